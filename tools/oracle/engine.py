@@ -92,8 +92,10 @@ CASES = {
         shards=1,
         lengths=(200, 65),
         seed=3,
+        # smaller taps, to stay small; and over 200 tokens the chunked form is no better than this
         taps=("resid_out", "mixer_out", "router_logits", "experts", "gates"),
-        noise=5e-5,
+        drop=("embed", "final_norm", "logits_chunked"),
+        noise=3e-5,
     ),
     "bf16": dict(text=PLAIN, multimodal=True, fused=True, dtype="bfloat16", shards=3, lengths=(12, 5), seed=4),
 }
@@ -348,17 +350,18 @@ def attempt(name, case, seed, out):
 
 
 def write_golden(folder, case, golden):
-    keep = case.get("taps", ALL_TAPS)
-    whole = ("input_ids", "greedy", "greedy_nocache", "logits", "final_norm", "embed")
+    keep = set(case.get("taps", ALL_TAPS)) | {"input_ids", "greedy", "greedy_nocache", "logits"}
+    keep |= {"embed", "final_norm", "logits_chunked"} - set(case.get("drop", ()))
     out = {}
     for s, seen in enumerate(golden):
+        seen = dict(seen, logits_chunked=seen["chunked"]["logits"])
         for key, value in seen.items():
-            if key == "chunked":
-                out[f"seq{s}.logits_chunked"] = value["logits"]
-            elif key in whole or key.rsplit(".", 1)[-1] in keep:
+            if key.rsplit(".", 1)[-1] in keep:
                 assert value.dtype in (torch.float32, torch.int64), (key, value.dtype)
                 out[f"seq{s}.{key}"] = value.contiguous()
     save_file(out, folder / "golden.safetensors")
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def main():
