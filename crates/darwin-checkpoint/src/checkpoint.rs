@@ -1,0 +1,426 @@
+//! A checkpoint folder, opened from its headers alone.
+
+use crate::header::{Entry, read_header};
+use crate::layout::{Layout, Place, assemble};
+use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource, Unit};
+use darwin_core::hash::sha256_hex;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+
+/// Model types whose every tensor we know; an unknown name in them is an error for whoever needs
+/// the whole model.
+const KNOWN_FAMILIES: [&str; 2] = ["qwen3_5_moe", "qwen3_5_moe_text"];
+
+/// Files of a checkpoint folder that are not carried over to a child: they are written anew, or
+/// speak of the parent alone.
+const NOT_CARRIED: [&str; 5] =
+    ["README.md", "config.json", "manifest.json", "mergekit_config.yml", INDEX];
+
+/// A checkpoint: config, shards, logical tensors, side files.
+#[derive(Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    name: String,
+    config_bytes: Vec<u8>,
+    config: Value,
+    shards: Vec<(PathBuf, File)>,
+    manifest: Manifest,
+    layout: Layout,
+    places: Vec<Place>,
+    /// For each logical tensor its stored pieces, by first row.
+    pieces: Vec<Vec<usize>>,
+    headers_sha256: String,
+}
+
+impl Checkpoint {
+    /// Opens a folder: reads config, index and headers, and reports everything that is wrong with
+    /// them at once. No weight is read.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with all problems; [`Error::Io`] where the folder cannot be read.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
+        let folder = folder.as_ref();
+        let config_path = folder.join("config.json");
+        let config_bytes = std::fs::read(&config_path).map_err(|e| no_config(folder, e))?;
+        let config: Value = serde_json::from_slice(&config_bytes).map_err(|e| {
+            Error::one(
+                format!("{}: not valid JSON: {e}", config_path.display()),
+                "restore the file from the model's source",
+            )
+        })?;
+        let mut problems = Vec::new();
+        let files = shard_files(folder, &mut problems)?;
+        let (shards, entries, mut hashed) = open_shards(folder, &files, &mut problems);
+        if let Some(error) = invalid(problems) {
+            return Err(error);
+        }
+        let (manifest, layout, places) =
+            assemble(&folder.display().to_string(), entries).map_err(Error::Invalid)?;
+        let mut pieces = vec![Vec::new(); manifest.tensors().len()];
+        for (i, stored) in layout.stored.iter().enumerate() {
+            pieces[stored.id.index()].push(i);
+        }
+        for list in &mut pieces {
+            list.sort_by_key(|i| layout.stored[*i].rows.start);
+        }
+        hashed.extend_from_slice(&config_bytes);
+        Ok(Self {
+            name: folder.display().to_string(),
+            folder: folder.to_owned(),
+            config_bytes,
+            config,
+            shards,
+            manifest,
+            layout,
+            places,
+            pieces,
+            headers_sha256: sha256_hex(&hashed),
+        })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The bytes of `config.json`.
+    #[must_use]
+    pub fn config_bytes(&self) -> &[u8] {
+        &self.config_bytes
+    }
+
+    /// The names on disk and what they hold.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// SHA-256 over all headers and the config: which model this is, without reading weights.
+    #[must_use]
+    pub fn headers_sha256(&self) -> &str {
+        &self.headers_sha256
+    }
+
+    /// Total bytes of tensors.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.places.iter().map(|p| p.bytes.end - p.bytes.start).sum()
+    }
+
+    /// Number of shards.
+    #[must_use]
+    pub fn num_shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The text model's part of the config: `text_config` where there is one.
+    #[must_use]
+    pub fn text_config(&self) -> &Value {
+        self.config.get("text_config").unwrap_or(&self.config)
+    }
+
+    /// Refuses names that the family does not know, for nothing may be dropped silently.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming every unknown tensor.
+    pub fn check_known(&self) -> Result<(), Error> {
+        let family = self.config.get("model_type").and_then(Value::as_str).unwrap_or("");
+        if !KNOWN_FAMILIES.contains(&family) {
+            return Ok(());
+        }
+        let unknown = self
+            .layout
+            .stored
+            .iter()
+            .enumerate()
+            .filter(|(_, stored)| self.manifest.get(stored.id).role == Role::Other);
+        let problems: Vec<Problem> = unknown
+            .map(|(i, stored)| {
+                Problem::new(
+                    format!(
+                        "{}: unknown tensor `{}` for a model of type {family}",
+                        self.shards[self.places[i].shard].0.display(),
+                        stored.name
+                    ),
+                    "remove the tensor from the file, or say what it is in an issue",
+                )
+            })
+            .collect();
+        invalid(problems).map_or(Ok(()), Err)
+    }
+
+    /// Files that belong to the model but are not weights or config (tokenizer, generation
+    /// config, chat template, preprocessors, licences), sorted by name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be listed.
+    pub fn side_files(&self) -> Result<Vec<PathBuf>, Error> {
+        let listing =
+            std::fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
+        let mut files = Vec::new();
+        for entry in listing {
+            let path = entry.map_err(|e| Error::io("read", &self.folder, e))?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+            let weights = [".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json"]
+                .iter()
+                .any(|end| name.ends_with(end));
+            if path.is_file() && !weights && !name.starts_with('.') && !NOT_CARRIED.contains(&name)
+            {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn read_stored(&self, stored: usize, skip: u64, out: &mut [u8]) -> Result<(), Error> {
+        let place = &self.places[stored];
+        let (path, file) = &self.shards[place.shard];
+        file.read_exact_at(out, place.bytes.start + skip).map_err(|e| Error::io("read", path, e))
+    }
+
+    /// Calls `f(stored, rows within the stored piece, offset in the request)` for each piece that
+    /// overlaps `rows`.
+    fn for_pieces(
+        &self,
+        id: TensorId,
+        rows: &Range<usize>,
+        mut f: impl FnMut(usize, Range<usize>, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let pieces = &self.pieces[id.index()];
+        let first = pieces.partition_point(|i| self.layout.stored[*i].rows.end <= rows.start);
+        for &i in &pieces[first..] {
+            let held = &self.layout.stored[i].rows;
+            if held.start >= rows.end {
+                break;
+            }
+            let start = rows.start.max(held.start);
+            let end = rows.end.min(held.end);
+            f(i, start - held.start..end - held.start, start - rows.start)?;
+        }
+        Ok(())
+    }
+
+    fn check_finite(&self, stored: usize, first: usize, values: &[f32]) -> Result<(), Error> {
+        // A sum is finite-or-not faster than element tests; only then look for the culprit.
+        if values.iter().fold(0_u32, |bad, v| bad | u32::from(!v.is_finite())) == 0 {
+            return Ok(());
+        }
+        let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        Err(Error::NotFinite {
+            file: self.shards[self.places[stored].shard].0.clone(),
+            tensor: self.layout.stored[stored].name.clone(),
+            element: first + at,
+            value: values[at],
+        })
+    }
+}
+
+impl TensorSource for Checkpoint {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn config(&self) -> &Value {
+        &self.config
+    }
+
+    fn prepare(&self, id: TensorId) -> Result<TensorPlan, Error> {
+        let info = self.manifest.get(id);
+        Ok(TensorPlan {
+            id,
+            rows: info.rows(),
+            cols: info.cols(),
+            dtype: info.dtype,
+            unit: Unit::Tensor,
+            rows_per_unit: info.rows(),
+            statistics: Arc::from([]),
+        })
+    }
+
+    fn read_tile(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let info = self.manifest.get(plan.id);
+        if !info.dtype.is_mergeable() {
+            return Err(Error::one(
+                format!("{}: tensor `{}` is {}", self.name, info.name, info.dtype),
+                "only float32, float16 and bfloat16 weights can be computed with",
+            ));
+        }
+        let size = info.dtype.size();
+        let cols = plan.cols;
+        let mut bytes = Vec::new();
+        self.for_pieces(plan.id, &rows, |stored, within, at| {
+            bytes.resize(within.len() * cols * size, 0);
+            self.read_stored(stored, (within.start * cols * size) as u64, &mut bytes)?;
+            let values = &mut out[at * cols..(at + within.len()) * cols];
+            info.dtype.decode(&bytes, values);
+            self.check_finite(stored, within.start * cols, values)
+        })
+    }
+
+    fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
+        let info = self.manifest.get(id);
+        let row_bytes = info.cols() * info.dtype.size();
+        self.for_pieces(id, &rows, |stored, within, _| {
+            let start = out.len();
+            out.resize(start + within.len() * row_bytes, 0);
+            self.read_stored(stored, (within.start * row_bytes) as u64, &mut out[start..])
+        })?;
+        Ok(true)
+    }
+}
+
+fn invalid(problems: Vec<Problem>) -> Option<Error> {
+    (!problems.is_empty()).then_some(Error::Invalid(problems))
+}
+
+fn no_config(folder: &Path, error: std::io::Error) -> Error {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return Error::io("read", &folder.join("config.json"), error);
+    }
+    if folder.exists() {
+        Error::one(
+            format!("{}: no config.json", folder.display()),
+            "give a folder with a Hugging Face checkpoint (config.json, *.safetensors, tokenizer)",
+        )
+    } else {
+        Error::one(format!("{}: no such folder", folder.display()), "check the path")
+    }
+}
+
+/// The shards of a folder with what the index says is in each (`None` without an index).
+fn shard_files(
+    folder: &Path,
+    problems: &mut Vec<Problem>,
+) -> Result<Vec<(String, Option<Vec<String>>)>, Error> {
+    let index_path = folder.join(INDEX);
+    if !index_path.exists() {
+        if folder.join(SINGLE).exists() {
+            return Ok(vec![(SINGLE.to_owned(), None)]);
+        }
+        problems.push(Problem::new(
+            format!("{}: neither {SINGLE} nor {INDEX}", folder.display()),
+            "convert pickle checkpoints to safetensors first",
+        ));
+        return Ok(Vec::new());
+    }
+    let bytes = std::fs::read(&index_path).map_err(|e| Error::io("read", &index_path, e))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::one(
+            format!("{}: not a safetensors index: {e}", index_path.display()),
+            "restore the file from the model's source",
+        )
+    })?;
+    let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, file) in index.weight_map {
+        files.entry(file).or_default().push(tensor);
+    }
+    files.retain(|file, _| {
+        let mut parts = Path::new(file).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        if !plain {
+            problems.push(Problem::new(
+                format!("{}: names the file `{file}` outside the folder", index_path.display()),
+                "shards lie beside their index; do not trust this download",
+            ));
+        }
+        plain
+    });
+    Ok(files.into_iter().map(|(f, t)| (f, Some(t))).collect())
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+type Opened = (Vec<(PathBuf, File)>, Vec<Vec<Entry>>, Vec<u8>);
+
+fn open_shards(
+    folder: &Path,
+    files: &[(String, Option<Vec<String>>)],
+    problems: &mut Vec<Problem>,
+) -> Opened {
+    let mut opened: Opened = Default::default();
+    for (file, expected) in files {
+        let path = folder.join(file);
+        let mut handle = match File::open(&path) {
+            Ok(handle) => handle,
+            Err(e) => {
+                problems.push(Problem::new(
+                    format!("{}: shard is missing ({e})", path.display()),
+                    "download the missing shard",
+                ));
+                continue;
+            }
+        };
+        match read_header(&path, &mut handle) {
+            Ok(header) => {
+                if let Some(expected) = expected {
+                    compare_with_index(&path, &header.entries, expected, problems);
+                }
+                opened.2.extend_from_slice(&header.raw);
+                opened.1.push(header.entries);
+                opened.0.push((path, handle));
+            }
+            Err(found) => problems.extend(found),
+        }
+    }
+    opened
+}
+
+fn compare_with_index(
+    path: &Path,
+    entries: &[Entry],
+    expected: &[String],
+    problems: &mut Vec<Problem>,
+) {
+    let mut found: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+    found.sort_unstable();
+    let hint = "index and shards are of different downloads: download both again";
+    for name in expected {
+        if found.binary_search(&name.as_str()).is_err() {
+            problems.push(Problem::new(
+                format!("{}: tensor `{name}` is in the index but not in the shard", path.display()),
+                hint,
+            ));
+        }
+    }
+    let mut listed: Vec<&str> = expected.iter().map(String::as_str).collect();
+    listed.sort_unstable();
+    for name in found {
+        if listed.binary_search(&name).is_err() {
+            problems.push(Problem::new(
+                format!("{}: tensor `{name}` is in the shard but not in the index", path.display()),
+                hint,
+            ));
+        }
+    }
+}
+
+/// The dtype that most of a model's bytes have.
+pub(crate) fn main_dtype(manifest: &Manifest) -> Dtype {
+    let mut bytes: BTreeMap<Dtype, usize> = BTreeMap::new();
+    for tensor in manifest.tensors() {
+        *bytes.entry(tensor.dtype).or_default() += tensor.elements() * tensor.dtype.size();
+    }
+    bytes.into_iter().max_by_key(|(_, b)| *b).map_or(Dtype::F32, |(d, _)| d)
+}

@@ -1,0 +1,204 @@
+//! Element types of safetensors and their exact conversion to and from f32.
+
+use half::f16;
+use std::fmt;
+
+/// An element type, by its safetensors name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Dtype {
+    F64,
+    F32,
+    F16,
+    Bf16,
+    F8E4m3,
+    F8E5m2,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
+}
+
+const NAMES: [(Dtype, &str, usize); 15] = [
+    (Dtype::F64, "F64", 8),
+    (Dtype::F32, "F32", 4),
+    (Dtype::F16, "F16", 2),
+    (Dtype::Bf16, "BF16", 2),
+    (Dtype::F8E4m3, "F8_E4M3", 1),
+    (Dtype::F8E5m2, "F8_E5M2", 1),
+    (Dtype::I64, "I64", 8),
+    (Dtype::I32, "I32", 4),
+    (Dtype::I16, "I16", 2),
+    (Dtype::I8, "I8", 1),
+    (Dtype::U64, "U64", 8),
+    (Dtype::U32, "U32", 4),
+    (Dtype::U16, "U16", 2),
+    (Dtype::U8, "U8", 1),
+    (Dtype::Bool, "BOOL", 1),
+];
+
+impl Dtype {
+    /// The type with a safetensors name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        NAMES.iter().find(|(_, n, _)| *n == name).map(|(d, ..)| *d)
+    }
+
+    /// The safetensors name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|(d, ..)| *d == self).map_or("?", |(_, n, _)| n)
+    }
+
+    /// Bytes per element.
+    #[must_use]
+    pub fn size(self) -> usize {
+        NAMES.iter().find(|(d, ..)| *d == self).map_or(1, |(.., s)| *s)
+    }
+
+    /// The type with a PyTorch name (`bfloat16`, `torch.float16`), as configs and recipes write it.
+    #[must_use]
+    pub fn from_torch_name(name: &str) -> Option<Self> {
+        match name.trim_start_matches("torch.") {
+            "bfloat16" => Some(Self::Bf16),
+            "float16" => Some(Self::F16),
+            "float32" => Some(Self::F32),
+            "float64" => Some(Self::F64),
+            "int64" => Some(Self::I64),
+            _ => None,
+        }
+    }
+
+    /// The PyTorch name.
+    #[must_use]
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+            Self::F32 => "float32",
+            Self::F64 => "float64",
+            Self::I64 => "int64",
+            other => other.name(),
+        }
+    }
+
+    /// Whether merge methods apply: f32, f16 and bf16, the types that f32 holds exactly.
+    #[must_use]
+    pub fn is_mergeable(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+
+    /// Widens little-endian bytes to f32, exactly. Only for [`Dtype::is_mergeable`] types.
+    ///
+    /// # Panics
+    /// If the type is not mergeable or the lengths disagree: a bug of the caller.
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), out.len() * self.size(), "decode: lengths agree");
+        match self {
+            Self::F32 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *o = f32::from_le_bytes(*b);
+                }
+            }
+            Self::Bf16 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            Self::F16 => {
+                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *o = f16::from_le_bytes(*b).to_f32();
+                }
+            }
+            other => panic!("decode is for mergeable types, not {other}"),
+        }
+    }
+
+    /// Rounds f32 values to this type, ties to even, kept as f32.
+    pub fn round(self, values: &mut [f32]) {
+        match self {
+            Self::Bf16 => values.iter_mut().for_each(|v| *v = round_bf16(*v)),
+            Self::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+            _ => {}
+        }
+    }
+
+    /// Narrows f32 values to little-endian bytes, rounding ties to even; exact for values that
+    /// [`Dtype::round`] has seen.
+    ///
+    /// # Panics
+    /// If the type is not mergeable or the lengths disagree: a bug of the caller.
+    pub fn encode(self, values: &[f32], out: &mut [u8]) {
+        assert_eq!(out.len(), values.len() * self.size(), "encode: lengths agree");
+        match self {
+            Self::F32 => {
+                for (v, o) in values.iter().zip(out.as_chunks_mut::<4>().0) {
+                    *o = v.to_le_bytes();
+                }
+            }
+            Self::Bf16 => {
+                for (v, o) in values.iter().zip(out.as_chunks_mut::<2>().0) {
+                    *o = ((round_bf16(*v).to_bits() >> 16) as u16).to_le_bytes();
+                }
+            }
+            Self::F16 => {
+                for (v, o) in values.iter().zip(out.as_chunks_mut::<2>().0) {
+                    *o = f16::from_f32(*v).to_le_bytes();
+                }
+            }
+            other => panic!("encode is for mergeable types, not {other}"),
+        }
+    }
+}
+
+/// Rounds to bf16, ties to even; NaN stays NaN. Written without a branch so that it vectorises.
+#[inline]
+fn round_bf16(value: f32) -> f32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    let quiet = (bits | 0x0040_0000) & 0xffff_0000;
+    f32::from_bits(if value.is_nan() { quiet } else { rounded })
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    #[test]
+    fn bf16_rounding_is_that_of_half() {
+        let mut bits = 1_u32;
+        for _ in 0..200_000 {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let v = f32::from_bits(bits);
+            let expected = bf16::from_f32(v).to_f32();
+            let found = round_bf16(v);
+            assert!(found.to_bits() == expected.to_bits() || (v.is_nan() && found.is_nan()), "{v}");
+        }
+    }
+
+    #[test]
+    fn every_bf16_and_f16_survives_the_round_trip() {
+        for dtype in [Dtype::Bf16, Dtype::F16] {
+            let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+            let mut values = vec![0.0; 1 << 16];
+            dtype.decode(&bytes, &mut values);
+            let mut back = vec![0; bytes.len()];
+            dtype.encode(&values, &mut back);
+            for (i, v) in values.iter().enumerate() {
+                assert!(v.is_nan() || bytes[2 * i..2 * i + 2] == back[2 * i..2 * i + 2]);
+            }
+        }
+    }
+}

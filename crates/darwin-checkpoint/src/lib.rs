@@ -1,0 +1,33 @@
+//! Hugging Face checkpoints in and out, as tensor sources.
+//!
+//! A [`Checkpoint`] is a folder of safetensors shards with a raw `config.json`. Its [`Manifest`]
+//! lists *logical* tensors: canonical names without the family's prefix, routed experts always
+//! fused (`…experts.gate_up_proj` of shape (E, 2I, H)) whatever the files hold, so that fused and
+//! per-expert layouts are one and the same to the rest of the program. Its [`Layout`] remembers
+//! the names and pieces on disk, and [`write_checkpoint`] writes any [`TensorSource`] in it.
+//!
+//! Nothing is mapped: tiles come by `pread` into own buffers.
+
+mod checkpoint;
+mod dtype;
+mod error;
+mod header;
+mod inspect;
+mod layout;
+mod manifest;
+mod memory;
+mod names;
+mod source;
+mod write;
+
+pub use checkpoint::Checkpoint;
+pub use dtype::Dtype;
+pub use error::{Error, Problem};
+pub use header::MAX_HEADER_BYTES;
+pub use inspect::{Inspection, RoleSummary, inspect};
+pub use layout::{Layout, Stored};
+pub use manifest::{Manifest, TensorId, TensorInfo};
+pub use memory::MemorySource;
+pub use names::{Role, canonical_name, role_of};
+pub use source::{TensorPlan, TensorSource, Unit, read_tensor};
+pub use write::{WriteOptions, Written, write_checkpoint};

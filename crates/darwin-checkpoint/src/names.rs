@@ -1,0 +1,194 @@
+//! Canonical names and roles of tensors: what a name means, whatever prefix and expert layout the
+//! files use (qwen35-moe.md, "Tensors of one layer").
+
+use darwin_core::{Component, ExpertIdx, LayerIdx};
+use serde::{Deserialize, Serialize};
+
+/// What a tensor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Token embedding.
+    Embedding,
+    /// A linear-attention (Gated DeltaNet) tensor, its inner norm, decay and convolution included.
+    LinearAttention,
+    /// A full-attention tensor, its query and key norms included.
+    Attention,
+    /// The router.
+    Router,
+    /// Routed experts.
+    RoutedExpert,
+    /// The shared expert and its gate.
+    SharedExpert,
+    /// A dense feed-forward block.
+    Mlp,
+    /// A layer norm of the residual stream.
+    Norm,
+    /// The vision tower.
+    Vision,
+    /// Multi-token prediction.
+    Mtp,
+    /// The output head.
+    Head,
+    /// Anything else.
+    Other,
+}
+
+impl Role {
+    /// The name used in files and tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::LinearAttention => "linear_attention",
+            Self::Attention => "attention",
+            Self::Router => "router",
+            Self::RoutedExpert => "routed_expert",
+            Self::SharedExpert => "shared_expert",
+            Self::Mlp => "mlp",
+            Self::Norm => "norm",
+            Self::Vision => "vision",
+            Self::Mtp => "mtp",
+            Self::Head => "head",
+            Self::Other => "other",
+        }
+    }
+
+    /// The component of a decoder layer that the tensor belongs to.
+    #[must_use]
+    pub fn component(self) -> Option<Component> {
+        match self {
+            Self::LinearAttention | Self::Attention => Some(Component::Mixer),
+            Self::RoutedExpert | Self::Mlp => Some(Component::Routed),
+            Self::SharedExpert => Some(Component::Shared),
+            Self::Router => Some(Component::Router),
+            _ => None,
+        }
+    }
+}
+
+/// Prefixes of the language model in the wild, longest first, with what stands for them in a
+/// canonical name.
+const PREFIXES: [(&str, &str); 5] = [
+    ("model.language_model.", ""),
+    ("language_model.model.", ""),
+    ("model.visual.", "visual."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.", ""),
+];
+
+/// The name without the family's prefix: `layers.3.mlp.gate.weight`, `visual.…`, `mtp.…`.
+#[must_use]
+pub fn canonical_name(name: &str) -> String {
+    for (prefix, replacement) in PREFIXES {
+        if let Some(rest) = name.strip_prefix(prefix) {
+            return format!("{replacement}{rest}");
+        }
+    }
+    name.to_owned()
+}
+
+/// Role and decoder layer of a canonical name.
+#[must_use]
+pub fn role_of(canonical: &str) -> (Role, Option<LayerIdx>) {
+    match canonical {
+        "embed_tokens.weight" => return (Role::Embedding, None),
+        "norm.weight" => return (Role::Norm, None),
+        "lm_head.weight" => return (Role::Head, None),
+        _ => {}
+    }
+    if canonical.starts_with("visual.") {
+        return (Role::Vision, None);
+    }
+    if canonical.starts_with("mtp.") {
+        return (Role::Mtp, None);
+    }
+    let Some((layer, rest)) = canonical
+        .strip_prefix("layers.")
+        .and_then(|r| r.split_once('.'))
+        .and_then(|(n, rest)| n.parse().ok().map(|n| (LayerIdx(n), rest)))
+    else {
+        return (Role::Other, None);
+    };
+    (layer_role(rest), Some(layer))
+}
+
+fn layer_role(rest: &str) -> Role {
+    const NORMS: [&str; 4] = [
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+        "pre_feedforward_layernorm.weight",
+        "post_feedforward_layernorm.weight",
+    ];
+    const MLP: [&str; 3] = ["mlp.gate_proj.", "mlp.up_proj.", "mlp.down_proj."];
+    if NORMS.contains(&rest) {
+        Role::Norm
+    } else if rest.starts_with("linear_attn.") {
+        Role::LinearAttention
+    } else if rest.starts_with("self_attn.") {
+        Role::Attention
+    } else if rest.starts_with("mlp.gate.") {
+        Role::Router
+    } else if rest.starts_with("mlp.experts.") {
+        Role::RoutedExpert
+    } else if rest.starts_with("mlp.shared_expert.") || rest.starts_with("mlp.shared_expert_gate.")
+    {
+        Role::SharedExpert
+    } else if MLP.iter().any(|p| rest.starts_with(p)) {
+        Role::Mlp
+    } else {
+        Role::Other
+    }
+}
+
+/// Which part of a fused expert tensor a per-expert tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExpertPart {
+    Gate,
+    Up,
+    Down,
+}
+
+/// Splits `….experts.J.gate_proj.weight` into (`….experts.`, J, part).
+pub(crate) fn expert_piece(canonical: &str) -> Option<(&str, ExpertIdx, ExpertPart)> {
+    let at = canonical.find(".experts.")? + ".experts.".len();
+    let (base, rest) = canonical.split_at(at);
+    let (index, part) = rest.split_once('.')?;
+    let part = match part {
+        "gate_proj.weight" => ExpertPart::Gate,
+        "up_proj.weight" => ExpertPart::Up,
+        "down_proj.weight" => ExpertPart::Down,
+        _ => return None,
+    };
+    Some((base, ExpertIdx(index.parse().ok()?), part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_do_not_matter() {
+        for name in
+            ["model.language_model.layers.3.mlp.gate.weight", "model.layers.3.mlp.gate.weight"]
+        {
+            assert_eq!(canonical_name(name), "layers.3.mlp.gate.weight");
+        }
+        assert_eq!(role_of("layers.3.mlp.gate.weight"), (Role::Router, Some(LayerIdx(3))));
+        assert_eq!(
+            role_of(&canonical_name("model.visual.blocks.0.attn.qkv.weight")).0,
+            Role::Vision
+        );
+        assert_eq!(role_of(&canonical_name("mtp.layers.0.mlp.gate.weight")).0, Role::Mtp);
+        assert_eq!(role_of("layers.0.linear_attn.norm.weight").0, Role::LinearAttention);
+    }
+
+    #[test]
+    fn per_expert_names_split() {
+        assert_eq!(
+            expert_piece("layers.0.mlp.experts.17.up_proj.weight"),
+            Some(("layers.0.mlp.experts.", ExpertIdx(17), ExpertPart::Up))
+        );
+        assert_eq!(expert_piece("layers.0.mlp.experts.gate_up_proj"), None);
+    }
+}

@@ -1,0 +1,20 @@
+//! The versioned types of every file that Darwin writes. Files are the interface: whatever the
+//! report or another tool needs stands in one of these.
+
+mod health;
+mod journal;
+mod manifest;
+mod profile;
+mod scores;
+
+pub use health::{Finding, Health, LayerHealth, Severity, Verdict};
+pub use journal::{JournalLine, Phase, RunHeader, Status};
+pub use manifest::{Action, ManifestLine, MergeManifest, Setting, SourceRef};
+pub use profile::{
+    Advantage, CalibrationRef, Comparison, ComponentDelta, Estimate, ExpertLoads, LayerComparison,
+    LayerProfile, LiteralLoad, ModelRef, ProbeDistance, Profile, Routing,
+};
+pub use scores::{DomainScore, ModelScores, Scored, Scores};
+
+/// The schema version of every file type in this module; raised when a field changes meaning.
+pub const SCHEMA: u32 = 1;

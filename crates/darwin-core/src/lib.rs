@@ -1,0 +1,21 @@
+//! The words that every part of Darwin speaks.
+//!
+//! Newtypes for shares, densities and indices; the versioned types of every file that Darwin
+//! writes ([`files`]); statistics ([`stats`]); randomness keyed by what it is for ([`keyed`]);
+//! files that never bear their final name half written ([`fs`]); errors that know their exit code
+//! ([`Diagnose`]); progress and cancellation as values ([`Progress`], [`Cancel`]).
+//!
+//! This crate knows nothing of checkpoints, engines or terminals.
+
+mod diagnose;
+pub mod files;
+pub mod fs;
+pub mod hash;
+pub mod keyed;
+mod progress;
+pub mod stats;
+mod words;
+
+pub use diagnose::{Diagnose, Failure, Fault, nearest};
+pub use progress::{Cancel, NoProgress, Progress};
+pub use words::{Component, Density, Domain, ExpertIdx, LayerIdx, OutOfRange, Share, Split};

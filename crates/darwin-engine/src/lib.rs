@@ -1,0 +1,1 @@
+//! Darwin's engine crate (see ARCHITECTURE.md).

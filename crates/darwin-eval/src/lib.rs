@@ -1,0 +1,1 @@
+//! Darwin's eval crate (see ARCHITECTURE.md).

@@ -1,0 +1,1 @@
+//! Darwin's evolve crate (see ARCHITECTURE.md).

@@ -1,0 +1,1 @@
+//! Darwin's merge crate (see ARCHITECTURE.md).

@@ -1,0 +1,1 @@
+//! Darwin's profile crate (see ARCHITECTURE.md).

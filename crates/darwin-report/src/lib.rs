@@ -1,0 +1,1 @@
+//! Darwin's report crate (see ARCHITECTURE.md).

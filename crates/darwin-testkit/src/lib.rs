@@ -1,0 +1,1 @@
+//! Darwin's testkit crate (see ARCHITECTURE.md).
