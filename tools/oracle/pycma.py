@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cma
 import numpy as np
+from cma.utilities.math import Mh
 
 DEFAULT_OUT = Path(__file__).resolve().parents[2] / "crates/darwin-testkit/fixtures/golden/cma"
 GENERATIONS = 5
@@ -80,7 +81,8 @@ def strategy(es):
         cmu=es.sp.cmu,
         damps=es.adapt_sigma.damps,
         cmean=es.sp.cmean,
-        chi_n=float(es.const.chiN),
+        chi_n=float(Mh.chiN(es.N)),  # what the step-size rule divides by: E|N(0, I)|, exactly
+        chi_n_series=float(es.const.chiN),  # the tutorial's sqrt(n) (1 - 1/4n + 1/21n²)
     )
 
 
