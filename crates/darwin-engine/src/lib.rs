@@ -1,1 +1,29 @@
-//! Darwin's engine crate (see ARCHITECTURE.md).
+//! The forward pass of each model family, from any tensor source.
+//!
+//! Everything is float32 on the CPU, by kernels of this crate that are chosen at run time
+//! (AVX-512, AVX2 with FMA, plain Rust). Each token's numbers are computed by the same operations
+//! in the same order whatever else is in the batch, so results do not depend on threads, on how
+//! sequences are grouped, or on whether a cache was used. The device seam is this crate: another
+//! backend would stand behind [`Model`].
+//!
+//! A forward pass is a value: [`Model::embed`] makes a [`State`], [`Model::run`] takes it through
+//! layers, a [`Tap`] sees what is computed, [`Interventions`] change it. [`score`] and
+//! [`generate`] are the two jobs that need speed. [`Text`] is the way from text to token ids.
+
+mod config;
+mod error;
+mod generate;
+mod model;
+mod score;
+mod state;
+mod tap;
+mod text;
+
+pub use config::{Config, LayerKind};
+pub use error::Error;
+pub use generate::{GenerateOptions, generate, generate_counted};
+pub use model::Model;
+pub use score::{Cost, ItemScore, ScoreItem, score, score_counted};
+pub use state::{Batch, Sequence, State};
+pub use tap::{Interventions, NoTap, Record, Site, Tap};
+pub use text::Text;

@@ -1,0 +1,116 @@
+//! Errors of loading and running models.
+
+use crate::Site;
+use darwin_checkpoint::Problem;
+use darwin_core::{Diagnose, Fault};
+use std::path::PathBuf;
+
+/// What can go wrong between a tensor source and an answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The config cannot be run, or the tensors do not fit it; all problems at once.
+    #[error("{}", join(.0))]
+    Model(Vec<Problem>),
+    /// Reading weights failed.
+    #[error(transparent)]
+    Weights(#[from] darwin_checkpoint::Error),
+    /// A token id is not in the vocabulary.
+    #[error(
+        "sequence {sequence}: token id {id} at position {position} is outside the vocabulary of {vocab_size}"
+    )]
+    TokenOutOfRange {
+        /// Index of the sequence, prompt or item.
+        sequence: usize,
+        /// Position in the sequence.
+        position: usize,
+        /// The id found.
+        id: u32,
+        /// Ids are below this.
+        vocab_size: usize,
+    },
+    /// A sequence without tokens.
+    #[error("{what} {index} is empty")]
+    Empty {
+        /// `sequence`, `prompt` or `answer of item`.
+        what: &'static str,
+        /// Its index.
+        index: usize,
+    },
+    /// A sequence would outgrow the model's context.
+    #[error(
+        "sequence {sequence} needs {tokens} tokens, the model's context (max_position_embeddings) is {limit}"
+    )]
+    ContextTooLong {
+        /// Index of the sequence, prompt or item.
+        sequence: usize,
+        /// Tokens needed.
+        tokens: usize,
+        /// The context.
+        limit: usize,
+    },
+    /// A layer range that does not continue the state, or leaves the model.
+    #[error("cannot run layers {}..{} of {layers} on a state that has passed {reached}", asked.start, asked.end)]
+    Layers {
+        /// The range asked for.
+        asked: std::ops::Range<usize>,
+        /// Layers of the model.
+        layers: usize,
+        /// Layers that the state has passed.
+        reached: usize,
+    },
+    /// An intervention that does not fit the model or the batch.
+    #[error("intervention at {site:?} of layer {layer}: {reason}")]
+    Intervention {
+        /// Where.
+        site: Site,
+        /// Which layer.
+        layer: usize,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A file of the tokenizer or the chat template could not be read or does not make sense.
+    #[error("{}: {reason}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        hint: String,
+        /// Whose fault.
+        fault: Fault,
+    },
+    /// The work was cancelled.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(|p| p.text.as_str()).collect::<Vec<_>>().join("\n       ")
+}
+
+impl Diagnose for Error {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Weights(error) => error.fault(),
+            Self::Text { fault, .. } => *fault,
+            Self::Cancelled => Fault::Interrupted,
+            _ => Fault::User,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Model(problems) => problems.first().map(|p| p.hint.clone()),
+            Self::Weights(error) => error.hint(),
+            Self::Text { hint, .. } => Some(hint.clone()),
+            Self::TokenOutOfRange { .. } => {
+                Some("encode the text with this model's own tokenizer".to_owned())
+            }
+            Self::ContextTooLong { .. } => Some("shorten the prompt or the answer".to_owned()),
+            Self::Empty { .. } => Some("give at least one token".to_owned()),
+            _ => None,
+        }
+    }
+}
