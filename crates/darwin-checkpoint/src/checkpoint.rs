@@ -306,11 +306,11 @@ fn no_config(folder: &Path, error: std::io::Error) -> Error {
     }
 }
 
-/// The shards of a folder with what the index says is in each (`None` without an index).
-fn shard_files(
-    folder: &Path,
-    problems: &mut Vec<Problem>,
-) -> Result<Vec<(String, Option<Vec<String>>)>, Error> {
+/// A shard's file name with the tensors that the index expects in it (`None` without an index).
+type Expected = (String, Option<Vec<String>>);
+
+/// The shards of a folder with what the index says is in each.
+fn shard_files(folder: &Path, problems: &mut Vec<Problem>) -> Result<Vec<Expected>, Error> {
     let index_path = folder.join(INDEX);
     if !index_path.exists() {
         if folder.join(SINGLE).exists() {
@@ -354,11 +354,7 @@ struct Index {
 
 type Opened = (Vec<(PathBuf, File)>, Vec<Vec<Entry>>, Vec<u8>);
 
-fn open_shards(
-    folder: &Path,
-    files: &[(String, Option<Vec<String>>)],
-    problems: &mut Vec<Problem>,
-) -> Opened {
+fn open_shards(folder: &Path, files: &[Expected], problems: &mut Vec<Problem>) -> Opened {
     let mut opened: Opened = Default::default();
     for (file, expected) in files {
         let path = folder.join(file);

@@ -121,7 +121,7 @@ fn entry(
 }
 
 fn check_disjoint(file: &str, entries: &mut [Entry], problems: &mut Vec<Problem>) {
-    entries.sort_by(|a, b| (a.bytes.start, a.bytes.end).cmp(&(b.bytes.start, b.bytes.end)));
+    entries.sort_by_key(|e| (e.bytes.start, e.bytes.end));
     for pair in entries.windows(2) {
         if pair[1].bytes.start < pair[0].bytes.end {
             problems.push(Problem::new(

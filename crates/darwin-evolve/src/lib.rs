@@ -1,1 +1,25 @@
-//! Darwin's evolve crate (see ARCHITECTURE.md).
+//! Phase 1: the evolution of a merge recipe (method 2, 3).
+//!
+//! [`run`] takes a [`RunConfig`], profiles and compares the parents, searches with each arm first
+//! on a proxy and then on a real benchmark, chooses and writes the child, checks its health and
+//! scores everybody on the test split. Every candidate is one line of the [`Journal`].
+
+mod blocks;
+pub mod cma;
+mod config;
+mod error;
+mod fitness;
+mod genome;
+mod journal;
+mod prior;
+
+pub use blocks::depth_blocks;
+pub use config::{
+    ArmName, BlendMethod, Goal, MergeChoice, PerDomain, PhaseBudget, RunConfig, Seeds,
+    SelectionBudget, UnitName,
+};
+pub use error::Error;
+pub use fitness::{ByDomain, Fitness, accuracies};
+pub use genome::{COMPONENTS, Gene, GeneKind, Genome, LayerShares, RouterChoice, Shares};
+pub use journal::{Journal, Wanted};
+pub use prior::Prior;

@@ -1,0 +1,257 @@
+//! The configuration of a run: one YAML file (`examples/first-light.yaml` shows every key).
+
+use crate::Error;
+use darwin_core::{Domain, Split, nearest};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A run: two parents, items, a goal, budgets and arms. Unknown keys are errors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Title of the report.
+    pub title: String,
+    /// The father: structural parent.
+    pub father: PathBuf,
+    /// The mother.
+    pub mother: PathBuf,
+    /// Folder with `calibration.jsonl.gz`, `proxy…`, `search…`, `selection…`, `test.jsonl.gz`.
+    pub items: PathBuf,
+    /// Folder that the run fills.
+    pub out: PathBuf,
+    /// Seeds, named apart.
+    #[serde(default)]
+    pub seeds: Seeds,
+    /// How candidates are merged.
+    #[serde(default)]
+    pub merge: MergeChoice,
+    /// What is wanted.
+    #[serde(default)]
+    pub goal: Goal,
+    /// Samples per domain that profiles and comparison use.
+    pub calibration: PerDomain,
+    /// The proxy phase.
+    pub proxy: PhaseBudget,
+    /// The real phase.
+    pub real: PhaseBudget,
+    /// The choice of each arm's child.
+    pub selection: SelectionBudget,
+    /// The one look.
+    pub test: PerDomain,
+    /// Longest answer that is generated, tokens.
+    #[serde(default = "default_max_new_tokens")]
+    pub max_new_tokens: usize,
+    /// The arms, in the order in which they run.
+    pub arms: Vec<ArmName>,
+}
+
+fn default_max_new_tokens() -> usize {
+    96
+}
+
+/// Seeds (method 0: named apart in the journal).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Seeds {
+    /// The search.
+    pub run: u64,
+    /// DARE masks; the same for all candidates.
+    pub masks: u64,
+}
+
+impl Default for Seeds {
+    fn default() -> Self {
+        Self { run: 1, masks: 42 }
+    }
+}
+
+/// How candidates are merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MergeChoice {
+    /// `dare_ties` (as published) or `linear`.
+    pub method: BlendMethod,
+    /// What statistics are taken over: `tensor` or `expert`.
+    pub unit: UnitName,
+}
+
+/// Merge methods that a share `t` drives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlendMethod {
+    /// DARE-TIES with the father as base.
+    #[default]
+    DareTies,
+    /// Linear interpolation.
+    Linear,
+}
+
+/// Units of statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitName {
+    /// The fused tensor.
+    #[default]
+    Tensor,
+    /// Each expert.
+    Expert,
+}
+
+/// What the user wants.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Goal {
+    /// Weight of each domain in the fitness; absent domains weigh 1, protected ones 0.
+    pub weights: BTreeMap<Domain, f64>,
+    /// Domains that may not fall below the father, with the margin allowed (accuracy, 0 to 1).
+    pub protected: BTreeMap<Domain, f64>,
+}
+
+/// Items per domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerDomain {
+    /// Items of each domain.
+    pub per_domain: usize,
+}
+
+/// Budget of a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseBudget {
+    /// Items of each domain.
+    pub per_domain: usize,
+    /// Candidates evaluated per arm (`guided` and `card` pay for the profiles out of theirs).
+    pub steps: usize,
+}
+
+/// Budget of the selection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelectionBudget {
+    /// Items of each domain.
+    pub per_domain: usize,
+    /// How many of an arm's best are looked at, the mean of its distribution besides.
+    pub top: usize,
+}
+
+/// The arms (method 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArmName {
+    /// Started and constrained by the comparison.
+    Guided,
+    /// The same diagnostics with layers permuted.
+    Placebo,
+    /// Mean 0.5, isotropic, the same blocks.
+    Blind,
+    /// The grid of t, refined.
+    Line,
+    /// The published rule, literally.
+    Card,
+}
+
+impl ArmName {
+    /// The name used in files and tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Guided => "guided",
+            Self::Placebo => "placebo",
+            Self::Blind => "blind",
+            Self::Line => "line",
+            Self::Card => "card",
+        }
+    }
+}
+
+impl RunConfig {
+    /// Reads and checks a configuration. Paths stay as written; [`RunConfig::resolve`] makes them
+    /// relative to a folder.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming file, line, column and key.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let config: Self =
+            serde_saphyr::from_str(&text).map_err(|e| unreadable(path, &e.to_string()))?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// The path of a split's items.
+    #[must_use]
+    pub fn items_of(&self, split: Split) -> PathBuf {
+        let zipped = self.items.join(format!("{split}.jsonl.gz"));
+        if zipped.exists() { zipped } else { self.items.join(format!("{split}.jsonl")) }
+    }
+
+    /// Weight of a domain in the fitness.
+    #[must_use]
+    pub fn weight(&self, domain: &Domain) -> f64 {
+        let protected = self.goal.protected.contains_key(domain);
+        self.goal.weights.get(domain).copied().unwrap_or(if protected { 0.0 } else { 1.0 })
+    }
+
+    fn check(&self, path: &Path) -> Result<(), Error> {
+        let mut wrong = Vec::new();
+        let mut at_least_one = |key: &str, value: usize| {
+            if value == 0 {
+                wrong.push(format!("`{key}` is 0, allowed is 1 or more"));
+            }
+        };
+        at_least_one("calibration.per_domain", self.calibration.per_domain);
+        at_least_one("proxy.per_domain", self.proxy.per_domain);
+        at_least_one("proxy.steps", self.proxy.steps);
+        at_least_one("real.per_domain", self.real.per_domain);
+        at_least_one("real.steps", self.real.steps);
+        at_least_one("selection.per_domain", self.selection.per_domain);
+        at_least_one("selection.top", self.selection.top);
+        at_least_one("test.per_domain", self.test.per_domain);
+        at_least_one("max_new_tokens", self.max_new_tokens);
+        at_least_one("arms (its length)", self.arms.len());
+        for (domain, weight) in &self.goal.weights {
+            if !(weight.is_finite() && *weight >= 0.0) {
+                wrong.push(format!("`goal.weights.{domain}` is {weight}, allowed is 0 or more"));
+            }
+        }
+        for (domain, margin) in &self.goal.protected {
+            if !(0.0..=1.0).contains(margin) {
+                wrong.push(format!("`goal.protected.{domain}` is {margin}, allowed is 0 to 1"));
+            }
+        }
+        let mut arms = self.arms.clone();
+        arms.sort_unstable();
+        arms.dedup();
+        if arms.len() != self.arms.len() {
+            wrong.push("`arms` names an arm twice".to_owned());
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Config {
+            path: path.to_owned(),
+            text: wrong.join("; "),
+            hint: "examples/first-light.yaml shows every key".to_owned(),
+        })
+    }
+}
+
+/// Turns serde's message into a sentence with the nearest known key.
+fn unreadable(path: &Path, message: &str) -> Error {
+    let first = message.lines().next().unwrap_or(message).to_owned();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let hint = match quoted.split_first() {
+        Some((unknown, known)) if message.contains("unknown") => {
+            nearest(unknown, known.iter().copied()).map(|key| format!("did you mean `{key}`?"))
+        }
+        _ => None,
+    };
+    Error::Config {
+        path: path.to_owned(),
+        text: first,
+        hint: hint.unwrap_or_else(|| "examples/first-light.yaml shows every key".to_owned()),
+    }
+}

@@ -1,0 +1,89 @@
+//! Errors of an evolution.
+
+use darwin_core::{Diagnose, Fault};
+use std::path::PathBuf;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error("{}: {text}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, key and what was found.
+        text: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A file could not be read or written.
+    #[error("cannot use {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The journal does not belong to this run.
+    #[error("{}: {text}", path.display())]
+    Journal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong.
+        text: String,
+    },
+    /// The optimiser was fed something impossible.
+    #[error("the optimiser failed: {0}")]
+    Optimiser(String),
+    /// The work was cancelled; the same command continues.
+    #[error("interrupted; the same command continues")]
+    Cancelled,
+    /// A part of Darwin below failed.
+    #[error("{message}")]
+    Below {
+        /// The sentence.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+        /// Whose fault.
+        fault: Fault,
+    },
+}
+
+impl Error {
+    /// Carries an error of a crate below upwards, sentence, hint and fault unchanged.
+    pub fn below<E: Diagnose>(error: E) -> Self {
+        let failure = darwin_core::Failure::from(error);
+        if failure.fault() == Fault::Interrupted {
+            return Self::Cancelled;
+        }
+        Self::Below {
+            message: failure.to_string(),
+            hint: failure.hint().map(str::to_owned),
+            fault: failure.fault(),
+        }
+    }
+}
+
+impl Diagnose for Error {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Io { source, .. } => Fault::of_io(source),
+            Self::Cancelled => Fault::Interrupted,
+            Self::Below { fault, .. } => *fault,
+            _ => Fault::User,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config { hint, .. } => Some(hint.clone()),
+            Self::Journal { .. } => {
+                Some("choose another `out` folder, or remove this one to begin anew".to_owned())
+            }
+            Self::Below { hint, .. } => hint.clone(),
+            _ => None,
+        }
+    }
+}
