@@ -4,7 +4,7 @@ use crate::Error;
 use std::path::Path;
 
 /// Text in and out of token ids, as the checkpoint's own files say.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Text {
     tokenizer_sha256: String,
     template_sha256: Option<String>,
