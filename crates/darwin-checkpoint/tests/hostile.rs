@@ -1,6 +1,8 @@
 //! One test for each way in which a checkpoint can lie; every answer is a sentence that names file
 //! and tensor.
 
+#![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
+
 use darwin_checkpoint::{Checkpoint, Error, TensorSource, read_tensor};
 use darwin_core::{Diagnose, Fault};
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! Fused and per-expert layouts are one; what is written is what was read; a 35B is inspected from
 //! headers alone.
 
+#![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
+
 use darwin_checkpoint::{
     Checkpoint, Dtype, TensorSource, WriteOptions, inspect, read_tensor, write_checkpoint,
 };
