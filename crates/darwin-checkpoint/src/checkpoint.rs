@@ -122,6 +122,11 @@ impl Checkpoint {
         self.shards.len()
     }
 
+    /// The shards' paths, in the order of the index.
+    pub fn shard_paths(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|(path, _)| path.as_path())
+    }
+
     /// The text model's part of the config: `text_config` where there is one.
     #[must_use]
     pub fn text_config(&self) -> &Value {

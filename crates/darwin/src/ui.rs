@@ -45,6 +45,11 @@ impl Ui {
         let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end_matches('\n'));
     }
 
+    /// Prints a warning on stderr.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        let _ = writeln!(std::io::stderr().lock(), "warning: {}", text.as_ref());
+    }
+
     /// Prints a failure as a sentence with its hint.
     pub(crate) fn failed(&self, failure: &Failure) -> ExitCode {
         self.progress.finish();

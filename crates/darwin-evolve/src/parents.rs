@@ -1,0 +1,121 @@
+//! The two parents, opened once and kept: checkpoints, tensors in memory where they fit, loaded
+//! models, the tokenizer.
+
+use crate::{Error, RunConfig};
+use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource};
+use darwin_core::files::ModelRef;
+use darwin_core::hash::{sha256_file, sha256_hex};
+use darwin_engine::{Model, Text};
+use darwin_merge::{Recipe, Sources};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Parents up to this many bytes of tensors are kept in memory and hashed whole.
+const IN_MEMORY_BYTES: u64 = 2 << 30;
+
+/// The parents of a run.
+pub struct Parents {
+    /// The father's checkpoint.
+    pub father: Arc<Checkpoint>,
+    /// The mother's checkpoint.
+    pub mother: Arc<Checkpoint>,
+    /// The father, loaded.
+    pub father_model: Model,
+    /// The mother, loaded.
+    pub mother_model: Model,
+    /// The father's tokenizer and template.
+    pub text: Text,
+    /// Both under the names that recipes use.
+    pub sources: Sources,
+    /// Who they are.
+    pub refs: [ModelRef; 2],
+    /// SHA-256 over the contents of both (headers alone beyond 2 GiB).
+    pub sha256: String,
+}
+
+impl Parents {
+    /// Opens both parents. All problems of both come before a weight is read.
+    ///
+    /// # Errors
+    /// [`Error::Below`] with the sentences of checkpoint, merge or engine.
+    pub fn open(config: &RunConfig, line: &Recipe) -> Result<Self, Error> {
+        let mut sources = Sources::open(line).map_err(Error::below)?;
+        let name = |path: &Path| path.display().to_string();
+        let (father_name, mother_name) = (name(&config.father), name(&config.mother));
+        // Headers first: whatever does not fit between the parents is said before loading.
+        darwin_merge::Merge::new(line, &sources).map_err(Error::below)?;
+        let checkpoint = |name: &str| {
+            sources.checkpoint(name).cloned().ok_or_else(|| Error::Config {
+                path: config.father.clone(),
+                text: format!("`{name}` was not opened"),
+                hint: "father and mother must be two different folders".to_owned(),
+            })
+        };
+        let father = checkpoint(&father_name)?;
+        let mother = checkpoint(&mother_name)?;
+        let text = Text::open(&config.father).map_err(Error::below)?;
+        let refs = [
+            model_ref("father", &father).map_err(Error::below)?,
+            model_ref("mother", &mother).map_err(Error::below)?,
+        ];
+        for (name, model) in [(&father_name, &father), (&mother_name, &mother)] {
+            if let Some(memory) = in_memory(model)? {
+                sources.insert(name, Arc::new(memory));
+            }
+        }
+        let load = |name: &str| -> Result<Model, Error> {
+            let source = sources.get(name).expect("both parents were opened above");
+            Model::load(source.as_ref()).map_err(Error::below)
+        };
+        let sha256 = contents(&father)? + &contents(&mother)?;
+        Ok(Self {
+            father_model: load(&father_name)?,
+            mother_model: load(&mother_name)?,
+            sha256: sha256_hex(sha256.as_bytes()),
+            father,
+            mother,
+            text,
+            sources,
+            refs,
+        })
+    }
+
+    /// For each layer whether it is linear attention.
+    #[must_use]
+    pub fn linear_layers(&self) -> Vec<bool> {
+        let kinds = &self.father_model.config().layer_types;
+        kinds.iter().map(|k| *k == darwin_engine::LayerKind::LinearAttention).collect()
+    }
+}
+
+/// Who a checkpoint is, for the files.
+///
+/// # Errors
+/// [`darwin_engine::Error`] where the tokenizer cannot be read.
+pub fn model_ref(name: &str, model: &Checkpoint) -> Result<ModelRef, darwin_engine::Error> {
+    let text = Text::open(model.folder())?;
+    let architecture = model.config()["architectures"][0].as_str().unwrap_or("").to_owned();
+    Ok(ModelRef {
+        name: name.to_owned(),
+        architecture,
+        headers_sha256: model.headers_sha256().to_owned(),
+        tokenizer_sha256: text.tokenizer_sha256().to_owned(),
+        template_sha256: text.template_sha256().unwrap_or("").to_owned(),
+    })
+}
+
+fn in_memory(model: &Checkpoint) -> Result<Option<MemorySource>, Error> {
+    let small = model.tensor_bytes() <= IN_MEMORY_BYTES;
+    let floats = model.manifest().tensors().iter().all(|t| t.dtype.is_mergeable());
+    if small && floats { MemorySource::read(model).map(Some).map_err(Error::below) } else { Ok(None) }
+}
+
+fn contents(model: &Checkpoint) -> Result<String, Error> {
+    let mut text = model.headers_sha256().to_owned();
+    if model.tensor_bytes() <= IN_MEMORY_BYTES {
+        for path in model.shard_paths() {
+            text += &sha256_file(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        }
+    }
+    Ok(text)
+}

@@ -1,0 +1,51 @@
+//! `darwin merge CONFIG OUT`
+
+use crate::cli::MergeArgs;
+use crate::table::human_bytes;
+use crate::ui::Ui;
+use darwin_core::Failure;
+use darwin_merge::{Merge, MergeOptions, Recipe, Sources, merge_to};
+use std::process::ExitCode;
+
+pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
+    super::use_threads(arguments.threads)?;
+    let recipe = recipe(arguments)?;
+    let sources = Sources::open(&recipe)?;
+    let merge = Merge::new(&recipe, &sources)?;
+    for note in recipe.notes() {
+        ui.warn(note);
+    }
+    let Some(out) = arguments.out.as_deref().filter(|_| !arguments.dry_run) else {
+        ui.say(merge.plan().describe());
+        return Ok(ExitCode::SUCCESS);
+    };
+    let options = MergeOptions {
+        max_shard_bytes: arguments.out_shard_size,
+        memory: arguments.memory,
+        documents: Vec::new(),
+        progress: ui.progress(),
+        cancel: ui.cancel(),
+    };
+    let written = merge_to(&merge, out, &options)?;
+    ui.say(format!(
+        "{}: {} tensors, {} in {} shard{}; manifest.json says what was done to each",
+        out.display(),
+        written.tensors,
+        human_bytes(written.bytes),
+        written.shards,
+        if written.shards == 1 { "" } else { "s" },
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn recipe(arguments: &MergeArgs) -> Result<Recipe, Failure> {
+    let mut recipe = Recipe::load(&arguments.config)?;
+    if let (Some(father), Some(mother)) = (&arguments.father, &arguments.mother) {
+        let name = |path: &std::path::Path| path.display().to_string();
+        recipe = recipe.with_parents(Some(&name(father)), Some(&name(mother)));
+    }
+    if let Some(seed) = arguments.random_seed {
+        recipe = recipe.with_seed(seed);
+    }
+    Ok(recipe)
+}
