@@ -1,1 +1,24 @@
-//! Darwin's merge crate (see ARCHITECTURE.md).
+//! Recipes, merge methods and the merge itself as a tensor source.
+//!
+//! A [`Recipe`] is mergekit's YAML with one namespace, `darwin:`. Bound to opened models
+//! ([`Sources`]) it becomes a [`Merge`], which is a [`darwin_checkpoint::TensorSource`] like any
+//! checkpoint: the engine evaluates it in memory, [`merge_to`] writes it, and both see the same
+//! bits.
+
+mod error;
+mod execute;
+mod merge;
+mod methods;
+mod recipe;
+mod sources;
+
+pub use error::{Error, RecipeProblem};
+pub use execute::{MergeOptions, merge_to};
+pub use merge::Merge;
+pub use methods::{METHODS, Method, Parameter};
+pub use recipe::{
+    Blocks, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition, LayerShares,
+    LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder, RouterMode, RouterRule,
+    Setting, Shares, Slice, SliceSource, Value,
+};
+pub use sources::Sources;

@@ -1,0 +1,197 @@
+//! The canonical YAML of a recipe: one spelling for one meaning.
+
+use super::{
+    Conditional, CopyRule, Darwin, Inputs, LayerShares, Parameters, Part, Recipe, Setting, Shares,
+    Value,
+};
+use darwin_core::Share;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+pub(super) fn emit(recipe: &Recipe) -> String {
+    let mut out = String::new();
+    line(&mut out, 0, "merge_method", recipe.method.name);
+    if let Some(base) = &recipe.base {
+        line(&mut out, 0, "base_model", &quote(base));
+    }
+    match &recipe.inputs {
+        Inputs::Models(entries) => {
+            out.push_str("models:\n");
+            for entry in entries {
+                let _ = writeln!(out, "  - model: {}", quote(&entry.model));
+                parameters(&mut out, 4, &entry.parameters);
+            }
+        }
+        Inputs::Slices(_) => slices(&mut out, recipe),
+    }
+    parameters(&mut out, 0, &recipe.parameters);
+    if let Some(dtype) = recipe.dtype {
+        line(&mut out, 0, "dtype", dtype.torch_name());
+    }
+    if let Some(dtype) = recipe.out_dtype {
+        line(&mut out, 0, "out_dtype", dtype.torch_name());
+    }
+    if recipe.darwin != Darwin::default() {
+        out.push_str("darwin:\n");
+        darwin(&mut out, &recipe.darwin);
+    }
+    out
+}
+
+fn line(out: &mut String, indent: usize, key: &str, value: &str) {
+    let _ = writeln!(out, "{:indent$}{key}: {value}", "");
+}
+
+/// A double-quoted scalar, which every YAML reader takes as text.
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The shortest decimal that reads back as the same number.
+fn number(value: f64) -> String {
+    format!("{value:?}")
+}
+
+fn slices(out: &mut String, recipe: &Recipe) {
+    let Inputs::Slices(slices) = &recipe.inputs else { return };
+    out.push_str("slices:\n");
+    for slice in slices {
+        out.push_str("  - sources:\n");
+        for source in &slice.sources {
+            let _ = writeln!(out, "      - model: {}", quote(&source.model));
+            let range = format!("[{}, {}]", source.layers.start, source.layers.end);
+            line(out, 8, "layer_range", &range);
+            parameters(out, 8, &source.parameters);
+        }
+        if let Some(base) = &slice.base {
+            line(out, 4, "base_model", &quote(base));
+        }
+        parameters(out, 4, &slice.parameters);
+    }
+}
+
+fn parameters(out: &mut String, indent: usize, parameters: &Parameters) {
+    if parameters.0.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "{:indent$}parameters:", "");
+    for (name, setting) in &parameters.0 {
+        line(out, indent + 2, name, &setting_text(setting));
+    }
+}
+
+fn setting_text(setting: &Setting) -> String {
+    match &setting.0[..] {
+        [Conditional { filter: None, value }] => value_text(value),
+        conditionals => {
+            let items: Vec<String> = conditionals.iter().map(conditional_text).collect();
+            format!("[{}]", items.join(", "))
+        }
+    }
+}
+
+fn conditional_text(conditional: &Conditional) -> String {
+    let value = value_text(&conditional.value);
+    match &conditional.filter {
+        Some(filter) => format!("{{filter: {}, value: {value}}}", quote(filter)),
+        None => format!("{{value: {value}}}"),
+    }
+}
+
+fn value_text(value: &Value) -> String {
+    match value {
+        Value::Number(value) => number(*value),
+        Value::Bool(value) => value.to_string(),
+        Value::Gradient(values) => {
+            let numbers: Vec<String> = values.iter().map(|v| number(*v)).collect();
+            format!("[{}]", numbers.join(", "))
+        }
+    }
+}
+
+fn darwin(out: &mut String, darwin: &Darwin) {
+    let models =
+        [("structure", &darwin.structure), ("father", &darwin.father), ("mother", &darwin.mother)];
+    for (key, model) in models {
+        if let Some(model) = model {
+            line(out, 2, key, &quote(model));
+        }
+    }
+    if let Some(t) = &darwin.t {
+        shares(out, t);
+    }
+    if let Some(density) = darwin.density {
+        let (father, mother) = (number(density.father.get()), number(density.mother.get()));
+        line(out, 2, "density", &format!("{{father: {father}, mother: {mother}}}"));
+    }
+    if !darwin.router.is_empty() {
+        out.push_str("  router:\n");
+        for rule in &darwin.router {
+            let (layers, from) = (&rule.layers, rule.from.name());
+            let _ = writeln!(out, "    - {{layers: \"{layers}\", from: {from}}}");
+        }
+    }
+    if let Some(unit) = darwin.unit {
+        line(out, 2, "unit", unit.name());
+    }
+    if !darwin.copy.is_empty() {
+        out.push_str("  copy:\n");
+        for rule in &darwin.copy {
+            let _ = writeln!(out, "    - {{{}}}", copy(rule));
+        }
+    }
+    if let Some(seed) = darwin.seed {
+        line(out, 2, "seed", &seed.to_string());
+    }
+}
+
+fn shares(out: &mut String, shares: &Shares) {
+    out.push_str("  t:\n");
+    line(out, 4, "default", &number(shares.default.get()));
+    if !shares.components.is_empty() {
+        line(out, 4, "components", &components(&shares.components));
+    }
+    if shares.blocks != super::Blocks::default() {
+        line(out, 4, "blocks", "compose");
+    }
+    if !shares.layers.is_empty() {
+        out.push_str("    layers:\n");
+        for entry in &shares.layers {
+            let _ = writeln!(out, "      - {{{}}}", layer_shares(entry));
+        }
+    }
+}
+
+fn layer_shares(entry: &LayerShares) -> String {
+    let mut text = format!("layers: \"{}\"", entry.layers);
+    if let Some(t) = entry.t {
+        let _ = write!(text, ", t: {}", number(t.get()));
+    }
+    if !entry.components.is_empty() {
+        let _ = write!(text, ", components: {}", components(&entry.components));
+    }
+    text
+}
+
+fn components(components: &BTreeMap<Part, Share>) -> String {
+    let items: Vec<String> = components
+        .iter()
+        .map(|(part, t)| format!("{}: {}", part.name(), number(t.get())))
+        .collect();
+    format!("{{{}}}", items.join(", "))
+}
+
+fn copy(rule: &CopyRule) -> String {
+    let mut parts = Vec::new();
+    if let Some(filter) = &rule.filter {
+        parts.push(format!("filter: {}", quote(filter)));
+    }
+    if let Some(layers) = &rule.layers {
+        parts.push(format!("layers: \"{layers}\""));
+    }
+    if let Some(part) = rule.part {
+        parts.push(format!("component: {}", part.name()));
+    }
+    parts.push(format!("from: {}", rule.from.name()));
+    parts.join(", ")
+}

@@ -1,0 +1,307 @@
+//! Recipes: mergekit's YAML with one namespace, `darwin:`, for every extension
+//! (mergekit.md 1, method 3.1).
+
+mod builder;
+mod darwin;
+mod emit;
+mod layers;
+mod parameters;
+mod parse;
+mod parse_darwin;
+mod validate;
+mod yaml;
+
+pub use builder::RecipeBuilder;
+pub use darwin::{
+    Blocks, CopyRule, Darwin, Densities, LayerShares, Parent, Part, RouterMode, RouterRule, Shares,
+};
+pub use layers::{LayerPosition, LayerSpec};
+pub(crate) use parameters::filter_matches;
+pub use parameters::{Conditional, Parameters, Setting, Value};
+
+use crate::{Error, Method};
+use darwin_checkpoint::Dtype;
+use darwin_core::hash::sha256_hex;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// A model in `models:`, with parameters of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelEntry {
+    /// The model's folder as written.
+    pub model: String,
+    /// Its parameters.
+    pub parameters: Parameters,
+}
+
+/// Layers of one model in a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceSource {
+    /// The model's folder as written.
+    pub model: String,
+    /// Its layers, the end excluded.
+    pub layers: Range<usize>,
+    /// Its parameters in this slice.
+    pub parameters: Parameters,
+}
+
+/// A run of output layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    /// What is merged; equally many layers each.
+    pub sources: Vec<SliceSource>,
+    /// The base model of this slice, where it is not the recipe's.
+    pub base: Option<String>,
+    /// Parameters of the slice.
+    pub parameters: Parameters,
+}
+
+/// What the output is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inputs {
+    /// Whole models.
+    Models(Vec<ModelEntry>),
+    /// Stacked layers.
+    Slices(Vec<Slice>),
+}
+
+/// A merge recipe: validated, not yet bound to models.
+///
+/// It comes from a file ([`Recipe::load`], [`Recipe::parse`]) or from code ([`Recipe::blend`],
+/// which gives a [`RecipeBuilder`]). [`Recipe::to_yaml`] writes the canonical form, which reads
+/// back equal; [`Recipe::sha256`] is taken over it.
+///
+/// ```
+/// # use darwin_merge::{Recipe, RouterMode, LayerShares, LayerSpec, Part};
+/// # use darwin_core::{Density, LayerIdx, Share};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let recipe = Recipe::blend("dare_ties", "father", "mother")
+///     .default_share(Share::new(0.5)?)
+///     .component(Part::Embed, Share::new(0.4)?)
+///     .layer(LayerIdx(0), [(Part::LinearAttn, Share::new(0.3)?), (Part::Routed, Share::new(0.6)?)])
+///     .router(LayerSpec::all(), RouterMode::Mother)
+///     .density(Density::new(1.0)?, Density::new(0.8)?)
+///     .seed(42)
+///     .build()?;
+/// assert_eq!(Recipe::parse(&recipe.to_yaml())?, recipe);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub(crate) method: &'static Method,
+    pub(crate) base: Option<String>,
+    pub(crate) inputs: Inputs,
+    pub(crate) parameters: Parameters,
+    pub(crate) dtype: Option<Dtype>,
+    pub(crate) out_dtype: Option<Dtype>,
+    pub(crate) darwin: Darwin,
+    /// The text as read, for `mergekit_config.yml`.
+    pub(crate) text: Option<String>,
+    /// The folder that relative model paths start from, before the working directory.
+    pub(crate) folder: Option<PathBuf>,
+    /// Things that are not wrong but have no effect.
+    pub(crate) notes: Vec<String>,
+}
+
+impl PartialEq for Recipe {
+    /// Equal in what they do; text, folder and notes do not count.
+    fn eq(&self, other: &Self) -> bool {
+        self.method == other.method
+            && self.base == other.base
+            && self.inputs == other.inputs
+            && self.parameters == other.parameters
+            && (self.dtype, self.out_dtype) == (other.dtype, other.out_dtype)
+            && self.darwin == other.darwin
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Recipe`] with every problem, each with line and column.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Io { file: file.clone(), source })?;
+        let mut recipe = parse::parse(&file, &text)?;
+        recipe.folder = path.parent().map(Path::to_owned);
+        Ok(recipe)
+    }
+
+    /// Reads a recipe from text; relative model paths start from the working directory.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] with every problem, each with line and column.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        parse::parse("<recipe>", text)
+    }
+
+    /// Starts a recipe that blends two parents by shares of the mother. `method` is one of
+    /// [`crate::METHODS`] but `passthrough`.
+    #[must_use]
+    pub fn blend(
+        method: &str,
+        father: impl Into<String>,
+        mother: impl Into<String>,
+    ) -> RecipeBuilder {
+        RecipeBuilder::new(method, father.into(), mother.into())
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> &'static Method {
+        self.method
+    }
+
+    /// The base model as written.
+    #[must_use]
+    pub fn base(&self) -> Option<&str> {
+        self.base.as_deref()
+    }
+
+    /// What the output is made of.
+    #[must_use]
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// The namespace `darwin:`.
+    #[must_use]
+    pub fn darwin(&self) -> &Darwin {
+        &self.darwin
+    }
+
+    /// What has no effect, a sentence each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Every model that the recipe names, in the order of first mention, the base last where it
+    /// is not among the inputs.
+    #[must_use]
+    pub fn models(&self) -> Vec<&str> {
+        let mut models: Vec<&str> = Vec::new();
+        let named: Vec<&str> = match &self.inputs {
+            Inputs::Models(entries) => entries.iter().map(|e| e.model.as_str()).collect(),
+            Inputs::Slices(slices) => {
+                let sources = slices.iter().flat_map(|s| &s.sources);
+                let bases = slices.iter().filter_map(|s| s.base.as_deref());
+                sources.map(|s| s.model.as_str()).chain(bases).collect()
+            }
+        };
+        let extra = [&self.base, &self.darwin.father, &self.darwin.mother, &self.darwin.structure];
+        for model in named.into_iter().chain(extra.into_iter().flatten().map(String::as_str)) {
+            if !models.contains(&model) {
+                models.push(model);
+            }
+        }
+        models
+    }
+
+    /// The structural parent: `darwin.structure`, else the father of a blend, else the base, else
+    /// the first model. Config, tokenizer, layout, vision and MTP are his.
+    #[must_use]
+    pub fn structure(&self) -> &str {
+        let darwin = &self.darwin;
+        let father = self.father().filter(|_| darwin.t.is_some());
+        let choice = darwin.structure.as_deref().or(father).or(self.base.as_deref());
+        choice.or_else(|| self.models().first().copied()).unwrap_or("")
+    }
+
+    /// The father of a blend: `darwin.father`, else the first of two models, which may stand
+    /// beside a base that is neither.
+    #[must_use]
+    pub fn father(&self) -> Option<&str> {
+        self.darwin.father.as_deref().or_else(|| self.pair().map(|(father, _)| father))
+    }
+
+    /// The mother of a blend: `darwin.mother`, else the second of two models.
+    #[must_use]
+    pub fn mother(&self) -> Option<&str> {
+        self.darwin.mother.as_deref().or_else(|| self.pair().map(|(_, mother)| mother))
+    }
+
+    fn pair(&self) -> Option<(&str, &str)> {
+        let Inputs::Models(entries) = &self.inputs else { return None };
+        match (&entries[..], self.base.as_deref()) {
+            ([a, b], Some(base)) if b.model == base => Some((base, &a.model)),
+            ([a, b], _) => Some((&a.model, &b.model)),
+            ([a], Some(base)) if a.model != base => Some((base, &a.model)),
+            _ => None,
+        }
+    }
+
+    /// The same recipe for other parents: every mention of the father and of the mother is
+    /// replaced (`darwin merge CONFIG OUT --father F --mother M`). In a recipe without two
+    /// recognisable parents nothing is.
+    #[must_use]
+    pub fn with_parents(&self, father: Option<&str>, mother: Option<&str>) -> Self {
+        let old = (self.father().map(str::to_owned), self.mother().map(str::to_owned));
+        let mut changed = self.clone();
+        changed.rename_models(|model| {
+            if Some(model) == old.0.as_deref() {
+                father.map(str::to_owned)
+            } else if Some(model) == old.1.as_deref() {
+                mother.map(str::to_owned)
+            } else {
+                None
+            }
+        });
+        changed.text = None;
+        changed
+    }
+
+    fn rename_models(&mut self, mut new_name: impl FnMut(&str) -> Option<String>) {
+        let mut rename = |model: &mut String| {
+            if let Some(name) = new_name(model) {
+                *model = name;
+            }
+        };
+        match &mut self.inputs {
+            Inputs::Models(entries) => entries.iter_mut().for_each(|e| rename(&mut e.model)),
+            Inputs::Slices(slices) => {
+                for slice in slices {
+                    slice.sources.iter_mut().for_each(|s| rename(&mut s.model));
+                    slice.base.iter_mut().for_each(&mut rename);
+                }
+            }
+        }
+        self.base.iter_mut().for_each(&mut rename);
+        let darwin = &mut self.darwin;
+        darwin.structure.iter_mut().for_each(&mut rename);
+        darwin.father.iter_mut().for_each(&mut rename);
+        darwin.mother.iter_mut().for_each(&mut rename);
+    }
+
+    /// Where a model lies: beside the recipe if there is such a folder, else as seen from the
+    /// working directory.
+    #[must_use]
+    pub fn resolve(&self, model: &str) -> PathBuf {
+        let beside = self.folder.as_ref().map(|folder| folder.join(model));
+        beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(model))
+    }
+
+    /// The canonical YAML; it reads back equal.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        emit::emit(self)
+    }
+
+    /// The text to keep beside the child: as the user wrote it, else the canonical form.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.text.clone().unwrap_or_else(|| self.to_yaml())
+    }
+
+    /// SHA-256 of the canonical YAML, 64 hex digits.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        sha256_hex(self.to_yaml().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Parameters of merge methods: scalars, gradients over layers, filters by tensor name
+//! (mergekit.md 1.2 to 1.5).
+
+use std::collections::BTreeMap;
+
+/// A parameter's value before the layer is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A number.
+    Number(f64),
+    /// A switch.
+    Bool(bool),
+    /// Numbers spread evenly over the layers of a slice, interpolated linearly.
+    Gradient(Vec<f64>),
+}
+
+impl Value {
+    /// The value at a position in 0..=1 of its slice (mergekit.md 1.5); switches are 0 or 1.
+    #[must_use]
+    pub fn at(&self, position: f64) -> f64 {
+        match self {
+            Self::Number(value) => *value,
+            Self::Bool(value) => f64::from(u8::from(*value)),
+            Self::Gradient(values) => interpolate(values, position),
+        }
+    }
+}
+
+fn interpolate(values: &[f64], position: f64) -> f64 {
+    let last = values.len() - 1;
+    let scaled = position * last as f64;
+    let low = (scaled.floor() as usize).min(last);
+    let high = (low + 1).min(last);
+    let fraction = scaled - low as f64;
+    (1.0 - fraction) * values[low] + fraction * values[high]
+}
+
+/// A value for the tensors whose name contains a substring.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conditional {
+    /// The substring; `None` and `*` match every tensor.
+    pub filter: Option<String>,
+    /// The value.
+    pub value: Value,
+}
+
+impl Conditional {
+    fn matches(&self, tensor: &str) -> bool {
+        match self.filter.as_deref() {
+            None | Some("*") => true,
+            Some(filter) => filter_matches(filter, tensor),
+        }
+    }
+}
+
+/// Whether a filter is a substring of a tensor's name, with or without the prefixes that
+/// checkpoints put before the canonical name (mergekit.md 1.3).
+pub(crate) fn filter_matches(filter: &str, canonical: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["", "model.", "model.language_model."];
+    PREFIXES.iter().any(|prefix| format!("{prefix}{canonical}").contains(filter))
+}
+
+/// The setting of one parameter: conditionals, of which the first that matches wins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting(pub Vec<Conditional>);
+
+impl Setting {
+    /// One value for every tensor.
+    #[must_use]
+    pub fn plain(value: Value) -> Self {
+        Self(vec![Conditional { filter: None, value }])
+    }
+
+    fn find(&self, tensor: &str) -> Option<&Value> {
+        self.0.iter().find(|c| c.matches(tensor)).map(|c| &c.value)
+    }
+}
+
+/// The settings of one scope (a source, a slice, the whole recipe) by parameter name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parameters(pub BTreeMap<String, Setting>);
+
+impl Parameters {
+    /// No settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one more number for every tensor.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: f64) -> Self {
+        self.0.insert(name.to_owned(), Setting::plain(Value::Number(value)));
+        self
+    }
+
+    /// The value for a tensor of canonical name `tensor`, `None` where nothing matches.
+    #[must_use]
+    pub fn find(&self, name: &str, tensor: &str) -> Option<&Value> {
+        self.0.get(name).and_then(|setting| setting.find(tensor))
+    }
+
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &str> {
+        let conditionals = self.0.values().flat_map(|setting| &setting.0);
+        conditionals.filter_map(|c| c.filter.as_deref()).filter(|f| *f != "*")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_interpolate() {
+        let gradient = Value::Gradient(vec![0.0, 1.0, 0.5]);
+        assert_eq!(gradient.at(0.0), 0.0);
+        assert_eq!(gradient.at(0.25), 0.5);
+        assert_eq!(gradient.at(0.75), 0.75);
+        assert_eq!(gradient.at(1.0), 0.5);
+        assert_eq!(Value::Gradient(vec![3.0]).at(1.0), 3.0);
+    }
+
+    #[test]
+    fn the_first_conditional_that_matches_wins() {
+        let conditional = |filter: Option<&str>, value| Conditional {
+            filter: filter.map(str::to_owned),
+            value: Value::Number(value),
+        };
+        let setting = Setting(vec![conditional(Some("mlp"), 1.0), conditional(None, 2.0)]);
+        assert_eq!(setting.find("layers.0.mlp.gate.weight"), Some(&Value::Number(1.0)));
+        assert_eq!(setting.find("norm.weight"), Some(&Value::Number(2.0)));
+        assert!(filter_matches("model.norm", "norm.weight"));
+    }
+}

@@ -1,0 +1,251 @@
+//! The namespace `darwin:` from YAML.
+
+use super::parse::Reader;
+use super::yaml::{Node, NodeKind};
+use super::{
+    Blocks, CopyRule, Darwin, Densities, LayerShares, LayerSpec, Parent, Part, RouterMode,
+    RouterRule, Shares,
+};
+use darwin_checkpoint::Unit;
+use darwin_core::{Density, Share, nearest};
+use std::collections::BTreeMap;
+
+const KEYS: [&str; 9] =
+    ["structure", "father", "mother", "t", "density", "router", "unit", "copy", "seed"];
+
+pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
+    let fields = reader.fields(node, "`darwin`", &KEYS);
+    let mut model = |key: &str| fields.get(key).and_then(|node| reader.model(node, key));
+    let (structure, father, mother) = (model("structure"), model("father"), model("mother"));
+    Darwin {
+        structure,
+        father,
+        mother,
+        t: fields.get("t").and_then(|node| shares(reader, node)),
+        density: fields.get("density").and_then(|node| densities(reader, node)),
+        router: fields.get("router").map(|node| routers(reader, node)).unwrap_or_default(),
+        unit: fields.get("unit").and_then(|node| unit(reader, node)),
+        copy: fields.get("copy").map(|node| copies(reader, node)).unwrap_or_default(),
+        seed: fields.get("seed").and_then(|node| seed(reader, node)),
+    }
+}
+
+fn share(reader: &mut Reader<'_>, node: &Node, key: &str) -> Option<Share> {
+    let share = node.number().and_then(|value| Share::new(value).ok());
+    if share.is_none() {
+        let text = format!("`{key}` is {}, allowed is a share from 0 to 1", node.describe());
+        reader.problem(node.mark, text, "0 is the father, 1 the mother");
+    }
+    share
+}
+
+fn shares(reader: &mut Reader<'_>, node: &Node) -> Option<Shares> {
+    if !matches!(node.kind, NodeKind::Mapping(_)) {
+        return share(reader, node, "t").map(Shares::uniform);
+    }
+    let fields = reader.fields(node, "`darwin.t`", &["default", "components", "blocks", "layers"]);
+    let default = match fields.get("default") {
+        Some(node) => share(reader, node, "default"),
+        None => {
+            let hint = "write the share where no rule decides, such as `default: 0.5`";
+            reader.problem(node.mark, "`darwin.t` has no `default`", hint);
+            None
+        }
+    };
+    let components = fields.get("components").map(|node| components(reader, node));
+    let blocks = match fields.get("blocks") {
+        Some(node) => {
+            let modes = [("override", Blocks::Override), ("compose", Blocks::Compose)];
+            choice(reader, node, "blocks", &modes)?
+        }
+        None => Blocks::default(),
+    };
+    let mut layers = Vec::new();
+    if let Some(list) = fields.get("layers") {
+        for item in reader.items(list, "layers") {
+            layers.extend(layer_shares(reader, item));
+        }
+    }
+    Some(Shares { default: default?, components: components.unwrap_or_default(), blocks, layers })
+}
+
+fn layer_shares(reader: &mut Reader<'_>, node: &Node) -> Option<LayerShares> {
+    let place = "an entry of `darwin.t.layers`";
+    let fields = reader.fields(node, place, &["layers", "t", "components"]);
+    let t = fields.get("t").and_then(|node| share(reader, node, "t"));
+    let components = fields.get("components").map(|node| components(reader, node));
+    let components = components.unwrap_or_default();
+    let layers = required_layers(reader, node, &fields)?;
+    Some(LayerShares { layers, t, components })
+}
+
+fn components(reader: &mut Reader<'_>, node: &Node) -> BTreeMap<Part, Share> {
+    let known: Vec<&str> = Part::ALL.iter().map(|(_, name)| *name).chain(["attn", "ffn"]).collect();
+    let mut components = BTreeMap::new();
+    for (key, node) in reader.fields(node, "`components`", &known) {
+        if let Some(t) = share(reader, node, key) {
+            for part in Part::from_key(key) {
+                // `attn` and `ffn` stand for two parts; a part's own key is more precise.
+                if part.name() == key || !components.contains_key(&part) {
+                    components.insert(part, t);
+                }
+            }
+        }
+    }
+    components
+}
+
+fn required_layers(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    fields: &BTreeMap<&str, &Node>,
+) -> Option<LayerSpec> {
+    match fields.get("layers") {
+        Some(layers) => layer_spec(reader, layers),
+        None => {
+            let hint = "write `layers: 0-37`, `layers: last` or `layers: all`";
+            reader.problem(node.mark, "this entry names no `layers`", hint);
+            None
+        }
+    }
+}
+
+fn layer_spec(reader: &mut Reader<'_>, node: &Node) -> Option<LayerSpec> {
+    let text = match &node.kind {
+        NodeKind::Sequence(items) => {
+            let texts: Option<Vec<&str>> = items.iter().map(Node::text).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        _ => node.text().map(str::to_owned),
+    };
+    let spec = text.and_then(|text| LayerSpec::parse(&text).ok());
+    if spec.is_none() {
+        let allowed = "`38`, `0-37`, `last`, `last-1`, `0-last-2`, `all` or a list of these";
+        let text = format!("`layers` is {}, allowed are {allowed}", node.describe());
+        reader.problem(node.mark, text, "count layers from 0; both ends belong to a range");
+    }
+    spec
+}
+
+fn choice<T: Copy>(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    key: &str,
+    choices: &[(&str, T)],
+) -> Option<T> {
+    let text = node.text().unwrap_or("");
+    let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let allowed = names.join(", ");
+        let hint = nearest(text, names).map_or_else(
+            || "choose one of them".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        let text = format!("`{key}` is {}, allowed are {allowed}", node.describe());
+        reader.problem(node.mark, text, hint);
+    }
+    found
+}
+
+fn densities(reader: &mut Reader<'_>, node: &Node) -> Option<Densities> {
+    let mut density = |node: &Node, key: &str| {
+        let found = node.number().and_then(|value| Density::new(value).ok());
+        if found.is_none() {
+            let text = format!("`{key}` is {}, allowed is a density from 0 to 1", node.describe());
+            reader.problem(node.mark, text, "1 keeps every element");
+        }
+        found
+    };
+    if !matches!(node.kind, NodeKind::Mapping(_)) {
+        let both = density(node, "density")?;
+        return Some(Densities { father: both, mother: both });
+    }
+    let fields = reader.fields(node, "`darwin.density`", &["father", "mother"]);
+    let one = Density::new(1.0).ok();
+    let mut of = |key: &str| match fields.get(key) {
+        Some(node) => {
+            let found = node.number().and_then(|value| Density::new(value).ok());
+            if found.is_none() {
+                let text =
+                    format!("`{key}` is {}, allowed is a density from 0 to 1", node.describe());
+                reader.problem(node.mark, text, "1 keeps every element");
+            }
+            found
+        }
+        None => one,
+    };
+    let (father, mother) = (of("father"), of("mother"));
+    Some(Densities { father: father?, mother: mother? })
+}
+
+fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
+    let modes: Vec<(&str, RouterMode)> =
+        RouterMode::ALL.iter().map(|(mode, name)| (*name, *mode)).collect();
+    if node.text().is_some() {
+        let mode = choice(reader, node, "router", &modes);
+        return mode
+            .map(|from| RouterRule { layers: LayerSpec::all(), from })
+            .into_iter()
+            .collect();
+    }
+    let mut rules = Vec::new();
+    for item in reader.items(node, "router") {
+        let fields = reader.fields(item, "an entry of `darwin.router`", &["layers", "from"]);
+        let from = match fields.get("from") {
+            Some(node) => choice(reader, node, "from", &modes),
+            None => {
+                let hint = "write `from: father`, `mother`, `blend` or `row_with_expert`";
+                reader.problem(item.mark, "this entry has no `from`", hint);
+                None
+            }
+        };
+        let layers = required_layers(reader, item, &fields);
+        if let (Some(layers), Some(from)) = (layers, from) {
+            rules.push(RouterRule { layers, from });
+        }
+    }
+    rules
+}
+
+fn unit(reader: &mut Reader<'_>, node: &Node) -> Option<Unit> {
+    choice(reader, node, "unit", &[("tensor", Unit::Tensor), ("expert", Unit::Expert)])
+}
+
+fn copies(reader: &mut Reader<'_>, node: &Node) -> Vec<CopyRule> {
+    let mut rules = Vec::new();
+    for item in reader.items(node, "copy") {
+        rules.extend(copy(reader, item));
+    }
+    rules
+}
+
+fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<CopyRule> {
+    let known = ["filter", "layers", "component", "from"];
+    let fields = reader.fields(node, "an entry of `darwin.copy`", &known);
+    let filter = fields.get("filter").and_then(|node| reader.string(node, "filter"));
+    let layers = fields.get("layers").and_then(|node| layer_spec(reader, node));
+    let parts: Vec<(&str, Part)> = Part::ALL.iter().map(|(part, name)| (*name, *part)).collect();
+    let part = fields.get("component").and_then(|node| choice(reader, node, "component", &parts));
+    let Some(from) = fields.get("from") else {
+        reader.problem(node.mark, "this entry has no `from`", "write `from: father` or `mother`");
+        return None;
+    };
+    let parents = [("father", Parent::Father), ("mother", Parent::Mother)];
+    let from = choice(reader, from, "from", &parents)?;
+    if filter.is_none() && layers.is_none() && part.is_none() {
+        let hint = "write `filter`, `layers` or `component`";
+        reader.problem(node.mark, "this entry does not say what is copied", hint);
+        return None;
+    }
+    Some(CopyRule { filter, layers, part, from })
+}
+
+fn seed(reader: &mut Reader<'_>, node: &Node) -> Option<u64> {
+    let seed = node.text().and_then(|text| text.parse().ok());
+    if seed.is_none() {
+        let text = format!("`seed` is {}, allowed is a whole number from 0", node.describe());
+        reader.problem(node.mark, text, "any number will do; the same one gives the same masks");
+    }
+    seed
+}

@@ -1,0 +1,203 @@
+//! What a recipe's parts must hold together, whether it was read or built.
+
+use super::{Inputs, Parameters, Recipe};
+use crate::methods::{Kind, Sparsifier};
+use crate::{METHODS, RecipeProblem};
+
+/// A problem before its place is known; `key` is the path that the reader remembers.
+pub(super) struct Finding {
+    pub(super) key: String,
+    text: String,
+    hint: String,
+}
+
+impl Finding {
+    pub(super) fn problem(self, file: &str, at: Option<(usize, usize)>) -> RecipeProblem {
+        RecipeProblem { file: file.to_owned(), at, text: self.text, hint: self.hint }
+    }
+}
+
+/// The names of all methods, for hints.
+pub(super) fn method_names() -> String {
+    METHODS.iter().map(|method| method.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Everything that contradicts itself; parameters without effect become notes.
+pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut find = |key: &str, text: String, hint: &str| {
+        findings.push(Finding { key: key.to_owned(), text, hint: hint.to_owned() });
+    };
+    inputs(recipe, &mut find);
+    if recipe.darwin.t.is_some() {
+        blend(recipe, &mut find);
+    } else if recipe.darwin.density.is_some() {
+        let text = "`darwin.density` is given without `darwin.t`".to_owned();
+        find("`darwin`/density", text, "give each model its `density` under `parameters`");
+    }
+    let rules = !recipe.darwin.router.is_empty() || !recipe.darwin.copy.is_empty();
+    if rules && (recipe.father().is_none() || recipe.mother().is_none()) {
+        let text = "`darwin.router` and `darwin.copy` need two parents".to_owned();
+        find("the recipe/darwin", text, "write `father:` and `mother:` under `darwin`");
+    }
+    base(recipe, &mut find);
+    recipe.notes = notes(recipe);
+    findings
+}
+
+fn inputs(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
+    match &recipe.inputs {
+        Inputs::Models(entries) => {
+            if entries.is_empty() {
+                find("the recipe/models", "`models` is empty".to_owned(), "name a model");
+            }
+            let names: Vec<&str> = entries.iter().map(|e| e.model.as_str()).collect();
+            twice(&names, "the recipe/models", find);
+            count(recipe, &names, "the recipe/models", find);
+        }
+        Inputs::Slices(slices) => {
+            if slices.is_empty() {
+                find("the recipe/slices", "`slices` is empty".to_owned(), "name a slice");
+            }
+            for (i, slice) in slices.iter().enumerate() {
+                let names: Vec<&str> = slice.sources.iter().map(|s| s.model.as_str()).collect();
+                twice(&names, "the recipe/slices", find);
+                count(recipe, &names, "the recipe/slices", find);
+                let lengths: Vec<usize> = slice.sources.iter().map(|s| s.layers.len()).collect();
+                if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
+                    let text = format!("the sources of slice {i} have {lengths:?} layers");
+                    find("the recipe/slices", text, "give all sources equally many layers");
+                }
+            }
+        }
+    }
+}
+
+fn twice(names: &[&str], key: &str, find: &mut impl FnMut(&str, String, &str)) {
+    for (i, name) in names.iter().enumerate() {
+        if names[..i].contains(name) {
+            find(key, format!("the model `{name}` comes twice"), "name each model once");
+        }
+    }
+}
+
+/// How many models a method takes (mergekit.md 2.1).
+fn count(recipe: &Recipe, names: &[&str], key: &str, find: &mut impl FnMut(&str, String, &str)) {
+    let method = recipe.method;
+    let extra = recipe.base.as_deref().filter(|base| !names.contains(base));
+    let found = names.len() + usize::from(extra.is_some());
+    let (wanted, fits) = match method.kind {
+        Kind::Passthrough => ("one model", names.len() == 1),
+        Kind::Slerp if recipe.darwin.t.is_none() => ("two models, the base among them", found == 2),
+        _ => return,
+    };
+    if !fits {
+        let text = format!("`{}` takes {wanted}, found are {found}", method.name);
+        find(key, text, "add or remove models");
+    }
+}
+
+/// A blend by shares (method 3.1).
+fn blend(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
+    let method = recipe.method;
+    if method.kind == Kind::Passthrough {
+        let text = "`darwin.t` blends two parents, `passthrough` takes one".to_owned();
+        find("`darwin`/t", text, "choose linear, slerp or dare_ties");
+    }
+    let parents = (recipe.father(), recipe.mother());
+    match (&recipe.inputs, parents) {
+        (Inputs::Slices(_), _) => {
+            let text = "`darwin.t` does not apply to `slices`".to_owned();
+            find("`darwin`/t", text, "use `models`");
+        }
+        (Inputs::Models(entries), (Some(father), Some(mother))) => {
+            if father == mother {
+                let text = format!("father and mother are both `{father}`");
+                find("`darwin`/t", text, "name two models");
+            }
+            let others = entries.iter().map(|e| e.model.as_str());
+            let base = recipe.base.as_deref();
+            for other in others.filter(|m| ![Some(father), Some(mother), base].contains(&Some(m))) {
+                let text = format!("`{other}` is neither father nor mother of `darwin.t`");
+                find("the recipe/models", text, "blend two parents, or give weights instead");
+            }
+        }
+        _ => {
+            let text = "`darwin.t` needs two parents".to_owned();
+            find("`darwin`/t", text, "write `father:` and `mother:` under `darwin`");
+        }
+    }
+    for name in ["weight", "t", "density", "normalize"] {
+        if scopes(recipe).iter().any(|scope| scope.0.contains_key(name)) {
+            let text = format!("both `darwin.t` and the parameter `{name}` are given");
+            let hint = "`darwin.t` sets weights 1 - t and t, not normalised; remove the parameter";
+            find("`darwin`/t", text, hint);
+        }
+    }
+    let thins = matches!(method.kind, Kind::TaskVectors { sparsifier, .. } if sparsifier != Sparsifier::None);
+    if recipe.darwin.density.is_some() && !thins {
+        let text = format!("`darwin.density` has no effect with `{}`", method.name);
+        find("`darwin`/density", text, "choose dare_ties, dare_linear or ties, or remove it");
+    }
+}
+
+fn base(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
+    let method = recipe.method;
+    let slices_have_it = matches!(&recipe.inputs, Inputs::Slices(slices)
+        if slices.iter().all(|slice| slice.base.is_some()));
+    let Some(base) = recipe.base.as_deref() else {
+        let needed =
+            method.uses_task_vectors() || (method.kind == Kind::Slerp && recipe.darwin.t.is_none());
+        if needed && !slices_have_it {
+            let text = format!("`{}` needs a `base_model`", method.name);
+            find("the recipe/merge_method", text, "write `base_model:` and the common ancestor");
+        }
+        return;
+    };
+    cancelled(recipe, base, find);
+}
+
+/// One task vector divided by its own weight: the weight has no effect (method 3.4).
+fn cancelled(recipe: &Recipe, base: &str, find: &mut impl FnMut(&str, String, &str)) {
+    let Inputs::Models(entries) = &recipe.inputs else { return };
+    if !recipe.method.uses_task_vectors() || recipe.darwin.t.is_some() {
+        return;
+    }
+    let others: Vec<_> = entries.iter().filter(|entry| entry.model != base).collect();
+    let [other] = others[..] else { return };
+    let normalize = recipe.parameters.find("normalize", "").map(|value| value.at(0.0));
+    let default = recipe.method.parameter("normalize").and_then(|p| p.default);
+    if normalize.or(default) == Some(1.0) {
+        let text = format!(
+            "with `normalize: true` and one task vector, of `{}`, its weight cancels exactly",
+            other.model
+        );
+        find("the recipe/merge_method", text, "write `normalize: false` under `parameters`");
+    }
+}
+
+fn scopes(recipe: &Recipe) -> Vec<&Parameters> {
+    let mut scopes = vec![&recipe.parameters];
+    match &recipe.inputs {
+        Inputs::Models(entries) => scopes.extend(entries.iter().map(|e| &e.parameters)),
+        Inputs::Slices(slices) => {
+            for slice in slices {
+                scopes.push(&slice.parameters);
+                scopes.extend(slice.sources.iter().map(|s| &s.parameters));
+            }
+        }
+    }
+    scopes
+}
+
+fn notes(recipe: &Recipe) -> Vec<String> {
+    let mut names: Vec<&str> =
+        scopes(recipe).into_iter().flat_map(|scope| scope.0.keys().map(String::as_str)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let method = recipe.method;
+    let unused = names.into_iter().filter(|name| method.parameter(name).is_none());
+    unused
+        .map(|name| format!("the parameter `{name}` has no effect with `{}`", method.name))
+        .collect()
+}

@@ -1,0 +1,112 @@
+//! The opened models of a recipe.
+
+use crate::{Error, Recipe};
+use darwin_checkpoint::{Checkpoint, TensorSource};
+use darwin_core::hash::{sha256_file, sha256_hex};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A model under the name that recipes use for it.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) model: String,
+    pub(crate) tensors: Arc<dyn TensorSource>,
+    /// The checkpoint behind it, for layout and side files.
+    pub(crate) checkpoint: Option<Arc<Checkpoint>>,
+    /// SHA-256 of `tokenizer.json`, where there is one.
+    pub(crate) tokenizer: Option<String>,
+}
+
+/// The opened models of a recipe. They stay open while recipes change.
+#[derive(Clone, Default)]
+pub struct Sources {
+    pub(crate) list: Vec<Source>,
+}
+
+impl Sources {
+    /// No models yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens every model that a recipe names, from headers alone.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] with all problems of all models.
+    pub fn open(recipe: &Recipe) -> Result<Self, Error> {
+        let mut sources = Self::new();
+        let mut problems = Vec::new();
+        for model in recipe.models() {
+            let opened = Checkpoint::open(recipe.resolve(model));
+            match opened.and_then(|c| c.check_known().map(|()| c)) {
+                Ok(checkpoint) => sources.insert_checkpoint(model, Arc::new(checkpoint)),
+                Err(darwin_checkpoint::Error::Invalid(found)) => problems.extend(found),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if problems.is_empty() { Ok(sources) } else { Err(Error::Plan(problems)) }
+    }
+
+    /// Adds a checkpoint under the name that recipes use for it; an earlier one is replaced.
+    pub fn insert_checkpoint(&mut self, model: &str, checkpoint: Arc<Checkpoint>) {
+        let tokenizer = tokenizer(checkpoint.folder());
+        let tensors = Arc::clone(&checkpoint) as Arc<dyn TensorSource>;
+        self.put(Source {
+            model: model.to_owned(),
+            tensors,
+            checkpoint: Some(checkpoint),
+            tokenizer,
+        });
+    }
+
+    /// Adds any tensor source, such as a [`darwin_checkpoint::MemorySource`]; where a checkpoint
+    /// stands under this name already, its layout, side files and tokenizer are kept.
+    pub fn insert(&mut self, model: &str, tensors: Arc<dyn TensorSource>) {
+        let old = self.list.iter().find(|source| source.model == model);
+        self.put(Source {
+            model: model.to_owned(),
+            tensors,
+            checkpoint: old.and_then(|source| source.checkpoint.clone()),
+            tokenizer: old.and_then(|source| source.tokenizer.clone()),
+        });
+    }
+
+    /// The tensor source of a model.
+    #[must_use]
+    pub fn get(&self, model: &str) -> Option<&Arc<dyn TensorSource>> {
+        self.list.iter().find(|source| source.model == model).map(|source| &source.tensors)
+    }
+
+    /// The checkpoint of a model, where it is one.
+    #[must_use]
+    pub fn checkpoint(&self, model: &str) -> Option<&Arc<Checkpoint>> {
+        let source = self.list.iter().find(|source| source.model == model);
+        source.and_then(|source| source.checkpoint.as_ref())
+    }
+
+    pub(crate) fn position(&self, model: &str) -> Option<usize> {
+        self.list.iter().position(|source| source.model == model)
+    }
+
+    fn put(&mut self, source: Source) {
+        match self.position(&source.model) {
+            Some(at) => self.list[at] = source,
+            None => self.list.push(source),
+        }
+    }
+}
+
+impl Source {
+    /// Which model this is: SHA-256 over config and headers.
+    pub(crate) fn identity(&self) -> String {
+        match &self.checkpoint {
+            Some(checkpoint) => checkpoint.headers_sha256().to_owned(),
+            None => sha256_hex(self.tensors.config().to_string().as_bytes()),
+        }
+    }
+}
+
+fn tokenizer(folder: &Path) -> Option<String> {
+    sha256_file(&folder.join("tokenizer.json")).ok()
+}
