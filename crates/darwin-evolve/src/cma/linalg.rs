@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn roots_of_a_full_matrix() {
-        let rows = vec![vec![4.0, 1.0, 0.5], vec![1.0, 3.0, -0.2], vec![0.5, -0.2, 0.1]];
+        let rows = vec![vec![4.0, 1.0, 0.5], vec![1.0, 3.0, -0.2], vec![0.5, -0.2, 1.0]];
         let matrix = Symmetric::from_rows(&rows);
         let eigen = matrix.decompose().unwrap();
         let v = [0.3, -1.0, 2.0];

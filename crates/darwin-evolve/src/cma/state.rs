@@ -156,25 +156,19 @@ impl State {
         squares / n < 2.0 + 4.0 / (n + 1.0)
     }
 
-    /// Rank-one and rank-mu update (46), (47). Negative weights are scaled so that what they take
-    /// away does not depend on how long the step was; those of injected candidates are 0.
+    /// Rank-one and rank-mu update (46), (47). What a bad candidate takes away does not depend on
+    /// how long its step was; injected ones take nothing, parents that failed give nothing.
     fn adapt_covariance(&mut self, p: &Parameters, ranked: &[Step], unstalled: bool) {
         let n = self.mean.len() as f64;
-        let weights: Vec<f64> = p
-            .weights
-            .iter()
-            .zip(ranked)
-            .map(|(weight, step)| if *weight < 0.0 && step.injected { 0.0 } else { p.cmu * weight })
-            .collect();
+        let left_out = |w: f64, step: &Step| if w < 0.0 { step.injected } else { !step.finite };
+        let weight = |(w, step): (&f64, &Step)| if left_out(*w, step) { 0.0 } else { p.cmu * w };
+        let weights: Vec<f64> = p.weights.iter().zip(ranked).map(weight).collect();
         let lost = if unstalled { 0.0 } else { p.cc * (2.0 - p.cc) };
         self.covariance.scale(1.0 - p.c1 * (1.0 - lost) - weights.iter().sum::<f64>());
         for (weight, step) in weights.iter().zip(ranked) {
-            if *weight < 0.0 {
-                let length = self.eigen.mahalanobis(&step.y) + 1e-9;
-                self.covariance.add_outer(&step.y, weight * n / length.powi(2));
-            } else if step.finite {
-                self.covariance.add_outer(&step.y, *weight);
-            }
+            let length = self.eigen.mahalanobis(&step.y) + 1e-9;
+            let scale = if *weight < 0.0 { n / length.powi(2) } else { 1.0 };
+            self.covariance.add_outer(&step.y, weight * scale);
         }
         self.covariance.add_outer(&self.path_c, p.c1);
     }
