@@ -10,14 +10,22 @@
 //! layers, a [`Tap`] sees what is computed, [`Interventions`] change it. [`score`] and
 //! [`generate`] are the two jobs that need speed. [`Text`] is the way from text to token ids.
 
+mod attention;
+mod cache;
 mod config;
 mod error;
+mod families;
+mod gdn;
 mod generate;
+mod kernels;
 mod model;
+mod moe;
+mod probe;
 mod score;
 mod state;
 mod tap;
 mod text;
+mod weights;
 
 pub use config::{Config, LayerKind};
 pub use error::Error;

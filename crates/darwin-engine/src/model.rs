@@ -1,15 +1,30 @@
 //! A whole text model: weights that are cheap to share, swap and run.
 
-use crate::{Batch, Config, Error, Interventions, State, Tap};
+use crate::cache::Caches;
+use crate::families::qwen3_5_moe::{Ends, Layer, Workspace, expected};
+use crate::families::read_config;
+use crate::kernels::{multiply, rms_norm};
+use crate::probe::{Probe, Seen, Wanted};
+use crate::weights::{Loader, check_tensors};
+use crate::{Batch, Config, Error, Interventions, Site, State, Tap};
 use darwin_checkpoint::{TensorInfo, TensorSource};
 use darwin_core::{Component, LayerIdx};
+use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Tokens that go through a layer together on one thread.
+pub(crate) const GROUP_TOKENS: usize = 256;
+
+/// Rows of logits that are computed together.
+pub(crate) const LOGIT_ROWS: usize = 32;
 
 /// The weights of a text model. Every part is behind an [`Arc`]: clones and swaps are cheap.
 #[derive(Clone, Debug)]
 pub struct Model {
     config: Arc<Config>,
+    ends: Ends,
+    layers: Vec<Layer>,
 }
 
 impl Model {
@@ -18,21 +33,38 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Model`] with everything that does not fit; [`Error::Weights`] where reading fails.
-    pub fn load(_source: &dyn TensorSource) -> Result<Self, Error> {
-        Err(Error::Cancelled)
+    pub fn load(source: &dyn TensorSource) -> Result<Self, Error> {
+        Self::read(source, &|_| true, None)
     }
 
     /// The model of another source of the same shape that differs from this one only in the
     /// tensors for which `changed` is true: only those are read, the rest is shared.
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// As [`Model::load`]; a source of other sizes is read whole.
     pub fn reload(
         &self,
-        _source: &dyn TensorSource,
-        _changed: &dyn Fn(&TensorInfo) -> bool,
+        source: &dyn TensorSource,
+        changed: &dyn Fn(&TensorInfo) -> bool,
     ) -> Result<Self, Error> {
-        Err(Error::Cancelled)
+        Self::read(source, changed, Some(self))
+    }
+
+    fn read(
+        source: &dyn TensorSource,
+        changed: &dyn Fn(&TensorInfo) -> bool,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let config = read_config(source)?;
+        check_tensors(source, &expected(&config))?;
+        let old = old.filter(|o| *o.config == config);
+        let loader = Loader::new(source, changed);
+        let ends = Ends::load(&loader, &config, old.map(|o| &o.ends))?;
+        let layers = (0..config.num_hidden_layers)
+            .into_par_iter()
+            .map(|i| Layer::load(&loader, &config, i, old.map(|o| &o.layers[i])))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { config: Arc::new(config), ends, layers })
     }
 
     /// The numbers.
@@ -41,47 +73,236 @@ impl Model {
         &self.config
     }
 
-    /// This model with one whole layer of `donor`.
+    /// This model with one whole layer of `donor`, a model of the same config.
     #[must_use]
-    pub fn with_layer(&self, _layer: LayerIdx, _donor: &Self) -> Self {
-        self.clone()
+    pub fn with_layer(&self, layer: LayerIdx, donor: &Self) -> Self {
+        let mut model = self.clone();
+        model.layers[layer.0] = donor.layers[layer.0].clone();
+        model
     }
 
-    /// This model with one component of one layer of `donor`: the mixer brings its input norm, the
-    /// routed experts bring the norm before them.
+    /// This model with one component of one layer of `donor`, a model of the same config: the
+    /// mixer brings its input norm, the routed experts bring the norm before them.
     #[must_use]
-    pub fn with_component(&self, _layer: LayerIdx, _component: Component, _donor: &Self) -> Self {
-        self.clone()
+    pub fn with_component(&self, layer: LayerIdx, component: Component, donor: &Self) -> Self {
+        let mut model = self.clone();
+        model.layers[layer.0] =
+            self.layers[layer.0].with_component(component, &donor.layers[layer.0]);
+        model
     }
 
     /// The state before the first layer.
     ///
     /// # Errors
     /// A token outside the vocabulary, an empty sequence, a sequence longer than the context.
-    pub fn embed(&self, _batch: &Batch) -> Result<State, Error> {
-        Err(Error::Cancelled)
+    pub fn embed(&self, batch: &Batch) -> Result<State, Error> {
+        let mut hidden = Vec::with_capacity(batch.tokens() * self.config.hidden_size);
+        for (i, sequence) in batch.sequences().iter().enumerate() {
+            self.check_ids("sequence", i, &sequence.ids)?;
+            self.check_length(i, sequence.ids.len())?;
+            self.embed_into(&sequence.ids, &mut hidden);
+        }
+        Ok(State::new(hidden, batch.clone()))
     }
 
     /// Runs layers on a state. After the last layer the sites `FinalNorm` and `Logits` are
-    /// computed if the tap wants them.
+    /// computed if the tap wants them; their layer is the number of layers.
     ///
     /// # Errors
     /// [`Error::Layers`] where the range does not start at the state's layer or leaves the model;
     /// [`Error::Intervention`].
     pub fn run(
         &self,
-        _state: &mut State,
-        _layers: Range<usize>,
-        _tap: &mut dyn Tap,
-        _interventions: &Interventions,
+        state: &mut State,
+        layers: Range<usize>,
+        tap: &mut dyn Tap,
+        interventions: &Interventions,
     ) -> Result<(), Error> {
-        Err(Error::Cancelled)
+        let all = self.layers.len();
+        if layers.start != state.layer || layers.end > all || layers.start > layers.end {
+            return Err(Error::Layers { asked: layers, layers: all, reached: state.layer });
+        }
+        interventions.check(&self.config, state.batch().tokens())?;
+        // Without taps a group runs through all layers at once; with taps layer after layer, so
+        // that records come in order and few values are kept.
+        let wanted = Wanted::of(tap, layers.clone());
+        let step = if wanted.any() { 1 } else { layers.len().max(1) };
+        while state.layer < layers.end {
+            let now = state.layer..layers.end.min(state.layer + step);
+            let seen = self.run_groups(state, now.clone(), &wanted, interventions)?;
+            let sites = seen.first().map_or(0, Vec::len);
+            for site in 0..sites {
+                seen.iter().for_each(|group| group[site].tell(state.batch(), tap));
+            }
+            state.layer = now.end;
+        }
+        if state.layer == all {
+            self.tell_ends(state, tap);
+        }
+        Ok(())
+    }
+
+    /// Groups of sequences through some layers, in parallel.
+    fn run_groups(
+        &self,
+        state: &mut State,
+        layers: Range<usize>,
+        wanted: &Wanted,
+        interventions: &Interventions,
+    ) -> Result<Vec<Vec<Seen>>, Error> {
+        let mut jobs = Vec::new();
+        let offsets = state.batch().offsets().to_vec();
+        let mut rest = state.hidden.as_mut_slice();
+        for group in groups(&offsets) {
+            let first = offsets[group.start];
+            let local: Vec<usize> =
+                offsets[group.start..=group.end].iter().map(|o| o - first).collect();
+            let tokens = offsets[group.end] - first;
+            let (hidden, after) = rest.split_at_mut(tokens * self.config.hidden_size);
+            rest = after;
+            jobs.push((first, local, hidden));
+        }
+        let run = |work: &mut Workspace,
+                   (first, local, hidden): (usize, Vec<usize>, &mut [f32])| {
+            let mut probe = Probe::new(interventions, wanted, first);
+            let mut caches = Caches::fresh();
+            self.forward(hidden, &local, layers.clone(), &mut caches, work, &mut probe)?;
+            Ok(probe.into_seen())
+        };
+        if jobs.len() == 1 {
+            return jobs.into_iter().map(|job| run(&mut Workspace::default(), job)).collect();
+        }
+        jobs.into_par_iter().map_init(Workspace::default, run).collect()
+    }
+
+    /// Layers on (tokens, hidden) of the sequences between `offsets`.
+    pub(crate) fn forward(
+        &self,
+        hidden: &mut [f32],
+        offsets: &[usize],
+        layers: Range<usize>,
+        caches: &mut Caches<'_>,
+        work: &mut Workspace,
+        probe: &mut Probe<'_>,
+    ) -> Result<(), Error> {
+        for (layer, weights) in self.layers[layers.clone()].iter().enumerate() {
+            let layer = layers.start + layer;
+            weights.forward(&self.config, layer, hidden, offsets, caches, work, probe)?;
+        }
+        Ok(())
+    }
+
+    /// The sites after the last layer.
+    fn tell_ends(&self, state: &State, tap: &mut dyn Tap) {
+        let layer = self.layers.len();
+        let wanted = Wanted::of(tap, layer..layer + 1);
+        if !wanted.any() {
+            return;
+        }
+        let nothing = Interventions::default();
+        let rows = LOGIT_ROWS * self.config.hidden_size;
+        for (i, hidden) in state.hidden.chunks(rows).enumerate() {
+            let mut probe = Probe::new(&nothing, &wanted, i * LOGIT_ROWS);
+            let normed = self.final_norm(hidden);
+            probe.see(Site::FinalNorm, layer, &normed, self.config.hidden_size);
+            if probe.wants(Site::Logits, layer) {
+                probe.see(Site::Logits, layer, &self.head(&normed), self.config.vocab_size);
+            }
+            probe.into_seen().iter().for_each(|seen| seen.tell(state.batch(), tap));
+        }
     }
 
     /// Logits of chosen flat token positions, row-major (positions, vocab). The state must have
     /// passed all layers for them to mean the model's output.
+    ///
+    /// # Panics
+    /// If a position is not in the batch.
     #[must_use]
-    pub fn logits(&self, _state: &State, _positions: &[usize]) -> Vec<f32> {
-        Vec::new()
+    pub fn logits(&self, state: &State, positions: &[usize]) -> Vec<f32> {
+        let width = self.config.hidden_size;
+        let rows = |positions: &[usize]| {
+            let hidden: Vec<f32> = positions
+                .iter()
+                .flat_map(|p| &state.hidden[p * width..(p + 1) * width])
+                .copied()
+                .collect();
+            self.head(&self.final_norm(&hidden))
+        };
+        positions.par_chunks(LOGIT_ROWS).flat_map_iter(rows).collect()
     }
+
+    /// The final norm of (rows, hidden).
+    pub(crate) fn final_norm(&self, hidden: &[f32]) -> Vec<f32> {
+        let mut normed = vec![0.0; hidden.len()];
+        self.final_norm_into(hidden, &mut normed);
+        normed
+    }
+
+    /// The final norm of (rows, hidden).
+    pub(crate) fn final_norm_into(&self, hidden: &[f32], normed: &mut [f32]) {
+        rms_norm(hidden, &self.ends.norm, self.config.rms_norm_eps as f32, normed);
+    }
+
+    /// Logits (rows, vocab) of normed rows.
+    fn head(&self, normed: &[f32]) -> Vec<f32> {
+        let mut logits = vec![0.0; normed.len() / self.config.hidden_size * self.config.vocab_size];
+        self.head_into(normed, &mut logits);
+        logits
+    }
+
+    /// Logits (rows, vocab) of normed rows.
+    pub(crate) fn head_into(&self, normed: &[f32], logits: &mut [f32]) {
+        let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
+        multiply(normed.len() / width, normed, width, self.ends.lm_head.panels(), logits, vocab);
+    }
+
+    /// Appends the embeddings of checked ids.
+    pub(crate) fn embed_into(&self, ids: &[u32], hidden: &mut Vec<f32>) {
+        let width = self.config.hidden_size;
+        for id in ids {
+            hidden.extend_from_slice(&self.ends.embed_tokens[*id as usize * width..][..width]);
+        }
+    }
+
+    /// Checks that there are ids and that all are in the vocabulary.
+    pub(crate) fn check_ids(
+        &self,
+        what: &'static str,
+        index: usize,
+        ids: &[u32],
+    ) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Err(Error::Empty { what, index });
+        }
+        let vocab_size = self.config.vocab_size;
+        match ids.iter().position(|id| *id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(position) => {
+                let id = ids[position];
+                Err(Error::TokenOutOfRange { sequence: index, position, id, vocab_size })
+            }
+        }
+    }
+
+    /// Checks that a sequence of so many tokens fits the context.
+    pub(crate) fn check_length(&self, sequence: usize, tokens: usize) -> Result<(), Error> {
+        let limit = self.config.max_position_embeddings;
+        if tokens > limit {
+            return Err(Error::ContextTooLong { sequence, tokens, limit });
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a batch into groups of whole sequences of about [`GROUP_TOKENS`].
+fn groups(offsets: &[usize]) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    for end in 1..offsets.len() {
+        if offsets[end] - offsets[start] >= GROUP_TOKENS || end + 1 == offsets.len() {
+            groups.push(start..end);
+            start = end;
+        }
+    }
+    groups
 }

@@ -1,6 +1,6 @@
 //! Looking into a forward pass, and reaching into it.
 
-use crate::{Batch, Error};
+use crate::{Batch, Config, Error};
 use darwin_core::ExpertIdx;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,8 @@ pub enum Site {
     RouterLogits,
     /// The selected experts in falling order of their gates: ids and gates (tokens, k).
     TopK,
+    /// The L2 norm of each selected expert's output before its gate; ids and norms (tokens, k).
+    ExpertNorms,
     /// The gated sum of the routed experts (tokens, hidden).
     ExpertOut,
     /// What the shared expert adds, its gate included (tokens, hidden).
@@ -33,6 +35,50 @@ pub enum Site {
     Logits,
 }
 
+impl Site {
+    /// All sites, in the order of computation.
+    pub const ALL: [Self; 13] = [
+        Self::ResidIn,
+        Self::MixerHeads,
+        Self::MixerOut,
+        Self::ResidMid,
+        Self::RouterLogits,
+        Self::TopK,
+        Self::ExpertNorms,
+        Self::ExpertOut,
+        Self::SharedGate,
+        Self::SharedOut,
+        Self::ResidOut,
+        Self::FinalNorm,
+        Self::Logits,
+    ];
+
+    /// Width of a row of values.
+    pub(crate) fn width(self, config: &Config) -> usize {
+        match self {
+            Self::MixerHeads => config.num_attention_heads,
+            Self::RouterLogits => config.num_experts,
+            Self::TopK | Self::ExpertNorms => config.num_experts_per_tok,
+            Self::SharedGate => 1,
+            Self::Logits => config.vocab_size,
+            _ => config.hidden_size,
+        }
+    }
+
+    /// Whether values can be put in place of what is computed here.
+    fn is_replaceable(self) -> bool {
+        !matches!(
+            self,
+            Self::MixerHeads
+                | Self::TopK
+                | Self::ExpertNorms
+                | Self::SharedGate
+                | Self::FinalNorm
+                | Self::Logits
+        )
+    }
+}
+
 /// Values of one site of one layer for consecutive tokens of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -44,7 +90,7 @@ pub struct Record<'a> {
     pub values: &'a [f32],
     /// (tokens, width).
     pub shape: [usize; 2],
-    /// [`Site::TopK`]: the expert ids of `shape`; `values` are their gates.
+    /// [`Site::TopK`] and [`Site::ExpertNorms`]: the expert ids, of `shape`.
     pub experts: Option<&'a [u32]>,
     /// The expert, where a record is of one expert alone.
     pub expert: Option<ExpertIdx>,
@@ -112,14 +158,56 @@ impl Interventions {
         self.masked.get(&layer).into_iter().flatten().copied()
     }
 
-    /// Overwrites `values` where the site is replaced.
-    pub(crate) fn apply(&self, site: Site, layer: usize, values: &mut [f32]) -> Result<(), Error> {
+    /// Overwrites `values` where the site is replaced, by the replacement from `first` on.
+    pub(crate) fn apply(
+        &self,
+        site: Site,
+        layer: usize,
+        first: usize,
+        values: &mut [f32],
+    ) -> Result<(), Error> {
         let Some(replacement) = self.replaced.get(&(site, layer)) else { return Ok(()) };
-        if replacement.len() != values.len() {
-            let reason = format!("{} values given, {} needed", replacement.len(), values.len());
-            return Err(Error::Intervention { site, layer, reason });
+        match replacement.get(first..first + values.len()) {
+            Some(replacement) => values.copy_from_slice(replacement),
+            None => {
+                let needed = first + values.len();
+                let reason = format!("{} values given, {needed} needed", replacement.len());
+                return Err(Error::Intervention { site, layer, reason });
+            }
         }
-        values.copy_from_slice(replacement);
+        Ok(())
+    }
+
+    /// Checks everything against a model and a number of tokens.
+    pub(crate) fn check(&self, config: &Config, tokens: usize) -> Result<(), Error> {
+        let wrong = |site, layer, reason| Err(Error::Intervention { site, layer, reason });
+        for (layer, experts) in &self.masked {
+            let (layer, site) = (*layer, Site::TopK);
+            let (n, k) = (config.num_experts, config.num_experts_per_tok);
+            if let Some(expert) = experts.iter().find(|e| **e as usize >= n) {
+                return wrong(site, layer, format!("expert {expert} masked, the layer has {n}"));
+            }
+            if n - experts.len() < k {
+                let reason = format!("{} of {n} experts masked, {k} are needed", experts.len());
+                return wrong(site, layer, reason);
+            }
+        }
+        for ((site, layer), values) in &self.replaced {
+            let (site, layer, needed) = (*site, *layer, tokens * site.width(config));
+            if !site.is_replaceable() {
+                return wrong(site, layer, "values cannot be replaced here".to_owned());
+            }
+            if values.len() != needed {
+                let reason = format!("{} values given, {needed} needed", values.len());
+                return wrong(site, layer, reason);
+            }
+        }
+        for layer in self.masked.keys().chain(self.replaced.keys().map(|(_, layer)| layer)) {
+            if *layer >= config.num_hidden_layers {
+                let reason = format!("the model has {} layers", config.num_hidden_layers);
+                return wrong(Site::ResidIn, *layer, reason);
+            }
+        }
         Ok(())
     }
 }

@@ -1,0 +1,228 @@
+//! Qwen3.5-MoE: the decoder layer in the order of computation (qwen35-moe.md).
+
+use crate::cache::Caches;
+use crate::kernels::{Matrix, add_assign, rms_norm, scratch};
+use crate::moe::{Routed, Router, Shared};
+use crate::probe::Probe;
+use crate::weights::{Expected, Loader, centred};
+use crate::{Config, Error, LayerKind, Site, attention, gdn, moe};
+use darwin_core::Component;
+use std::sync::Arc;
+
+/// The weights around the layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends {
+    /// (vocab, hidden), row-major
+    pub(crate) embed_tokens: Arc<[f32]>,
+    /// 1 + weight (hidden)
+    pub(crate) norm: Arc<[f32]>,
+    /// (vocab, hidden)
+    pub(crate) lm_head: Matrix,
+}
+
+/// The weights of a decoder layer; each part can be swapped for itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    /// 1 + weight (hidden)
+    input_layernorm: Arc<[f32]>,
+    mixer: Mixer,
+    /// 1 + weight (hidden)
+    post_attention_layernorm: Arc<[f32]>,
+    router: Arc<Router>,
+    routed: Arc<Routed>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone, Debug)]
+enum Mixer {
+    Linear(Arc<gdn::Weights>),
+    Full(Arc<attention::Weights>),
+}
+
+/// Buffers of a forward pass, reused from layer to layer and from step to step.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    normed: Vec<f32>,
+    added: Vec<f32>,
+    router_logits: Vec<f32>,
+    shared_out: Vec<f32>,
+    shared_gate: Vec<f32>,
+    gdn: gdn::Scratch,
+    attention: attention::Scratch,
+    moe: moe::Scratch,
+}
+
+/// Every tensor of the text model in its shape.
+pub(crate) fn expected(config: &Config) -> Vec<Expected> {
+    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+    let ends = [("embed_tokens.weight", vec![vocab, hidden]), ("norm.weight", vec![hidden])];
+    let mut all = Expected::list("", ends);
+    if !config.tie_word_embeddings {
+        all.extend(Expected::list("", [("lm_head.weight", vec![vocab, hidden])]));
+    }
+    for (layer, kind) in config.layer_types.iter().enumerate() {
+        let prefix = format!("layers.{layer}.");
+        let norms = [
+            ("input_layernorm.weight", vec![hidden]),
+            ("post_attention_layernorm.weight", vec![hidden]),
+        ];
+        all.extend(Expected::list(&prefix, norms));
+        all.extend(match kind {
+            LayerKind::LinearAttention => gdn::expected(config, &prefix),
+            LayerKind::FullAttention => attention::expected(config, &prefix),
+        });
+        all.extend(moe::expected(config, &prefix));
+    }
+    all
+}
+
+impl Ends {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let head =
+            if config.tie_word_embeddings { "embed_tokens.weight" } else { "lm_head.weight" };
+        let old_embedding = old.map(|o| &o.embed_tokens);
+        Ok(Self {
+            embed_tokens: loader.vector("embed_tokens.weight", old_embedding, |w| w)?,
+            norm: loader.vector("norm.weight", old.map(|o| &o.norm), centred)?,
+            lm_head: loader.matrix(head, old.map(|o| &o.lm_head))?,
+        })
+    }
+}
+
+impl Layer {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        layer: usize,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let prefix = format!("layers.{layer}.");
+        let name = |tensor: &str| format!("{prefix}{tensor}.weight");
+        let norm = old.map(|o| &o.input_layernorm);
+        let post_norm = old.map(|o| &o.post_attention_layernorm);
+        let mixer = match (config.layer_types[layer], old.map(|o| &o.mixer)) {
+            (LayerKind::LinearAttention, old) => {
+                let old = old.and_then(Mixer::linear);
+                Mixer::Linear(Arc::new(gdn::Weights::load(loader, config, &prefix, old)?))
+            }
+            (LayerKind::FullAttention, old) => {
+                let old = old.and_then(Mixer::full);
+                Mixer::Full(Arc::new(attention::Weights::load(loader, &prefix, old)?))
+            }
+        };
+        Ok(Self {
+            input_layernorm: loader.vector(&name("input_layernorm"), norm, centred)?,
+            mixer,
+            post_attention_layernorm: loader.vector(
+                &name("post_attention_layernorm"),
+                post_norm,
+                centred,
+            )?,
+            router: Arc::new(Router::load(loader, &prefix, old.map(|o| &*o.router))?),
+            routed: Arc::new(Routed::load(loader, &prefix, old.map(|o| &*o.routed))?),
+            shared: Arc::new(Shared::load(loader, &prefix, old.map(|o| &*o.shared))?),
+        })
+    }
+
+    /// This layer with one component of the donor's.
+    pub(crate) fn with_component(&self, component: Component, donor: &Self) -> Self {
+        let mut layer = self.clone();
+        match component {
+            Component::Mixer => {
+                layer.input_layernorm = donor.input_layernorm.clone();
+                layer.mixer = donor.mixer.clone();
+            }
+            Component::Routed => {
+                layer.post_attention_layernorm = donor.post_attention_layernorm.clone();
+                layer.routed = donor.routed.clone();
+            }
+            Component::Shared => layer.shared = donor.shared.clone(),
+            Component::Router => layer.router = donor.router.clone(),
+        }
+        layer
+    }
+
+    /// `hidden + mixer(norm(hidden))`, then `hidden + moe(norm(hidden))`, in place on
+    /// (tokens, hidden) of the sequences between `offsets`.
+    pub(crate) fn forward(
+        &self,
+        config: &Config,
+        layer: usize,
+        hidden: &mut [f32],
+        offsets: &[usize],
+        caches: &mut Caches<'_>,
+        work: &mut Workspace,
+        probe: &mut Probe<'_>,
+    ) -> Result<(), Error> {
+        let width = config.hidden_size;
+        let eps = config.rms_norm_eps as f32;
+        let tokens = hidden.len() / width;
+        probe.at(Site::ResidIn, layer, hidden, width)?;
+
+        let normed = scratch(&mut work.normed, hidden.len());
+        let added = scratch(&mut work.added, hidden.len());
+        rms_norm(hidden, &self.input_layernorm, eps, normed);
+        match &self.mixer {
+            Mixer::Linear(mixer) => {
+                let buffers = &mut work.gdn;
+                mixer.forward(config, layer, normed, offsets, caches, buffers, added);
+            }
+            Mixer::Full(mixer) => {
+                let input = attention::Input { config, layer, x: normed, offsets };
+                mixer.forward(&input, caches, &mut work.attention, added);
+                if probe.wants(Site::MixerHeads, layer) {
+                    let norms = mixer.head_norms(config, tokens, &work.attention);
+                    probe.see(Site::MixerHeads, layer, &norms, config.num_attention_heads);
+                }
+            }
+        }
+        probe.at(Site::MixerOut, layer, added, width)?;
+        add_assign(hidden, added);
+        probe.at(Site::ResidMid, layer, hidden, width)?;
+
+        rms_norm(hidden, &self.post_attention_layernorm, eps, normed);
+        let router_logits = scratch(&mut work.router_logits, tokens * config.num_experts);
+        self.router.logits(normed, router_logits);
+        probe.at(Site::RouterLogits, layer, router_logits, config.num_experts)?;
+        probe.mask(layer, router_logits, config.num_experts);
+        let k = config.num_experts_per_tok;
+        moe::select(router_logits, config.num_experts, k, &mut work.moe);
+        probe.see_experts(Site::TopK, layer, &work.moe.gates, &work.moe.experts, tokens, k);
+        let norms = probe.wants(Site::ExpertNorms, layer);
+        self.routed.forward(normed, k, norms, &mut work.moe, added);
+        if norms {
+            let (norms, experts) = (&work.moe.norms, &work.moe.experts);
+            probe.see_experts(Site::ExpertNorms, layer, norms, experts, tokens, k);
+        }
+        probe.at(Site::ExpertOut, layer, added, width)?;
+
+        let shared_out = scratch(&mut work.shared_out, hidden.len());
+        let gates = scratch(&mut work.shared_gate, tokens);
+        self.shared.forward(normed, &mut work.moe, gates, shared_out);
+        probe.see(Site::SharedGate, layer, gates, 1);
+        probe.at(Site::SharedOut, layer, shared_out, width)?;
+        add_assign(added, shared_out);
+        add_assign(hidden, added);
+        probe.at(Site::ResidOut, layer, hidden, width)
+    }
+}
+
+impl Mixer {
+    fn linear(&self) -> Option<&gdn::Weights> {
+        match self {
+            Self::Linear(weights) => Some(weights),
+            Self::Full(_) => None,
+        }
+    }
+
+    fn full(&self) -> Option<&attention::Weights> {
+        match self {
+            Self::Full(weights) => Some(weights),
+            Self::Linear(_) => None,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Gated DeltaNet, the linear attention of the family (arXiv 2412.06464).
+
+#[cfg(test)]
+mod chunked;
+mod scan;
+
+use crate::cache::Caches;
+use crate::kernels::{
+    Matrix, add_product, gated_rms_norm, l2_normalize, multiply, scratch, sigmoid, silu,
+};
+use crate::weights::{Expected, Loader};
+use crate::{Config, Error};
+use scan::{Scan, scan, state_len};
+use std::sync::Arc;
+
+/// Weights of one layer; (out, in) before packing.
+#[derive(Clone, Debug)]
+pub(crate) struct Weights {
+    /// (2 Kd + Vd, hidden)
+    in_proj_qkv: Matrix,
+    /// (Vd, hidden)
+    in_proj_z: Matrix,
+    /// (value heads, hidden)
+    in_proj_b: Matrix,
+    /// (value heads, hidden)
+    in_proj_a: Matrix,
+    /// (kernel, 2 Kd + Vd): the stored (2 Kd + Vd, 1, kernel) with the taps outermost
+    conv1d: Arc<[f32]>,
+    /// `-exp(A_log)` (value heads)
+    decay_rate: Arc<[f32]>,
+    /// (value heads)
+    dt_bias: Arc<[f32]>,
+    /// (value dim), not centred
+    norm: Arc<[f32]>,
+    /// (hidden, Vd)
+    out_proj: Matrix,
+}
+
+/// What a sequence leaves behind: the last inputs of the convolution and the state.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cache {
+    /// (kernel - 1, 2 Kd + Vd), oldest first; empty before the first token
+    window: Vec<f32>,
+    /// `scan`'s layout, value heads one after another; empty before the first token
+    state: Vec<f32>,
+}
+
+impl Cache {
+    /// Back to before the first token.
+    pub(crate) fn clear(&mut self) {
+        self.window.clear();
+        self.state.clear();
+    }
+}
+
+/// Buffers.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    qkv: Vec<f32>,
+    conv: Vec<f32>,
+    z: Vec<f32>,
+    beta: Vec<f32>,
+    decay: Vec<f32>,
+    heads: Vec<f32>,
+}
+
+/// Names and shapes of one layer's tensors.
+pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
+    let (hidden, heads) = (config.hidden_size, config.linear_num_value_heads);
+    let (conv, values) = (config.linear_conv_dim(), config.linear_value_dim());
+    let shapes = [
+        ("in_proj_qkv.weight", vec![conv, hidden]),
+        ("in_proj_z.weight", vec![values, hidden]),
+        ("in_proj_b.weight", vec![heads, hidden]),
+        ("in_proj_a.weight", vec![heads, hidden]),
+        ("conv1d.weight", vec![conv, 1, config.linear_conv_kernel_dim]),
+        ("A_log", vec![heads]),
+        ("dt_bias", vec![heads]),
+        ("norm.weight", vec![config.linear_value_head_dim]),
+        ("out_proj.weight", vec![hidden, values]),
+    ];
+    Expected::list(&format!("{prefix}linear_attn."), shapes)
+}
+
+impl Weights {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        prefix: &str,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let name = |tensor: &str| format!("{prefix}linear_attn.{tensor}");
+        let taps_first = |w: Vec<f32>| {
+            let (kernel, channels) = (config.linear_conv_kernel_dim, config.linear_conv_dim());
+            (0..w.len()).map(|i| w[i % channels * kernel + i / channels]).collect()
+        };
+        let negative_exp = |w: Vec<f32>| w.into_iter().map(|a| -a.exp()).collect();
+        Ok(Self {
+            in_proj_qkv: loader.matrix(&name("in_proj_qkv.weight"), old.map(|o| &o.in_proj_qkv))?,
+            in_proj_z: loader.matrix(&name("in_proj_z.weight"), old.map(|o| &o.in_proj_z))?,
+            in_proj_b: loader.matrix(&name("in_proj_b.weight"), old.map(|o| &o.in_proj_b))?,
+            in_proj_a: loader.matrix(&name("in_proj_a.weight"), old.map(|o| &o.in_proj_a))?,
+            conv1d: loader.vector(&name("conv1d.weight"), old.map(|o| &o.conv1d), taps_first)?,
+            decay_rate: loader.vector(&name("A_log"), old.map(|o| &o.decay_rate), negative_exp)?,
+            dt_bias: loader.vector(&name("dt_bias"), old.map(|o| &o.dt_bias), |w| w)?,
+            norm: loader.vector(&name("norm.weight"), old.map(|o| &o.norm), |w| w)?,
+            out_proj: loader.matrix(&name("out_proj.weight"), old.map(|o| &o.out_proj))?,
+        })
+    }
+
+    /// The mixer of layer `layer` over normed hidden states `x` (tokens, hidden) of the sequences
+    /// between `offsets`, into `out` (tokens, hidden).
+    pub(crate) fn forward(
+        &self,
+        config: &Config,
+        layer: usize,
+        x: &[f32],
+        offsets: &[usize],
+        caches: &mut Caches<'_>,
+        buffers: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let tokens = x.len() / config.hidden_size;
+        let hidden = config.hidden_size;
+        let (channels, values) = (config.linear_conv_dim(), config.linear_value_dim());
+        let heads = config.linear_num_value_heads;
+
+        let qkv = scratch(&mut buffers.qkv, tokens * channels);
+        multiply(tokens, x, hidden, self.in_proj_qkv.panels(), qkv, channels);
+        let z = scratch(&mut buffers.z, tokens * values);
+        multiply(tokens, x, hidden, self.in_proj_z.panels(), z, values);
+        let beta = scratch(&mut buffers.beta, tokens * heads);
+        multiply(tokens, x, hidden, self.in_proj_b.panels(), beta, heads);
+        beta.iter_mut().for_each(|b| *b = sigmoid(*b));
+        let decay = scratch(&mut buffers.decay, tokens * heads);
+        multiply(tokens, x, hidden, self.in_proj_a.panels(), decay, heads);
+        self.decays(decay);
+
+        let conv = scratch(&mut buffers.conv, tokens * channels); // (tokens, q | k | v)
+        let per_head = scratch(&mut buffers.heads, tokens * values);
+        for (s, ends) in offsets.windows(2).enumerate() {
+            let rows = ends[0] * channels..ends[1] * channels;
+            let cache = caches.linear(layer, s);
+            self.convolve(&qkv[rows.clone()], channels, cache, &mut conv[rows.clone()]);
+            silu(&mut conv[rows.clone()]);
+            normalize_queries_and_keys(config, &mut conv[rows.clone()]);
+            let work = Recurrence {
+                conv: &conv[rows],
+                beta: &beta[ends[0] * heads..ends[1] * heads],
+                decay: &decay[ends[0] * heads..ends[1] * heads],
+            };
+            work.run(config, &mut cache.state, &mut per_head[ends[0] * values..ends[1] * values]);
+        }
+        gated_rms_norm(per_head, z, &self.norm, config.rms_norm_eps as f32);
+        multiply(tokens, per_head, values, self.out_proj.panels(), out, hidden);
+    }
+
+    /// From `in_proj_a`'s output to the factor of the state: `exp(-exp(A_log) softplus(a + dt))`.
+    fn decays(&self, a: &mut [f32]) {
+        let heads = self.dt_bias.len();
+        for row in a.chunks_exact_mut(heads) {
+            for ((a, rate), dt) in row.iter_mut().zip(&*self.decay_rate).zip(&*self.dt_bias) {
+                let x = *a + dt;
+                let softplus = if x > 20.0 { x } else { x.exp().ln_1p() };
+                *a = (rate * softplus).exp();
+            }
+        }
+    }
+
+    /// The causal depthwise convolution of one sequence (tokens, channels); remembers its last
+    /// inputs.
+    fn convolve(&self, input: &[f32], channels: usize, cache: &mut Cache, out: &mut [f32]) {
+        let kernel = self.conv1d.len() / channels;
+        let before = kernel - 1;
+        cache.window.resize(before * channels, 0.0);
+        for (t, out) in out.chunks_exact_mut(channels).enumerate() {
+            out.fill(0.0);
+            for (j, taps) in self.conv1d.chunks_exact(channels).enumerate() {
+                // row t + j of the window followed by the input
+                let row = match (t + j).checked_sub(before) {
+                    None => &cache.window[(t + j) * channels..][..channels],
+                    Some(row) => &input[row * channels..][..channels],
+                };
+                add_product(out, taps, row);
+            }
+        }
+        let tokens = input.len() / channels;
+        let kept = before.saturating_sub(tokens);
+        cache.window.copy_within((before - kept) * channels.., 0);
+        let newest = &input[(tokens - (before - kept)) * channels..];
+        cache.window[kept * channels..].copy_from_slice(newest);
+    }
+}
+
+/// Queries and keys of (tokens, q | k | v) to unit length, queries over the root of their width.
+fn normalize_queries_and_keys(config: &Config, conv: &mut [f32]) {
+    let (dim, width) = (config.linear_key_dim(), config.linear_key_head_dim);
+    let scale = 1.0 / (width as f32).sqrt();
+    for row in conv.chunks_exact_mut(config.linear_conv_dim()) {
+        l2_normalize(&mut row[..dim], width, scale);
+        l2_normalize(&mut row[dim..2 * dim], width, 1.0);
+    }
+}
+
+/// The inputs of the recurrence of one sequence.
+struct Recurrence<'a> {
+    /// (tokens, q | k | v)
+    conv: &'a [f32],
+    /// (tokens, value heads)
+    beta: &'a [f32],
+    /// (tokens, value heads)
+    decay: &'a [f32],
+}
+
+impl Recurrence<'_> {
+    /// Every value head over all tokens, into `out` (tokens, value heads, value dim).
+    fn run(&self, config: &Config, state: &mut Vec<f32>, out: &mut [f32]) {
+        let heads = config.linear_num_value_heads;
+        let group = heads / config.linear_num_key_heads;
+        let (key, value) = (config.linear_key_head_dim, config.linear_value_head_dim);
+        let len = state_len(key, value);
+        state.resize(heads * len, 0.0);
+        for (head, state) in state.chunks_exact_mut(len).enumerate() {
+            let query_at = head / group * key;
+            scan(
+                &Scan {
+                    tokens: self.conv.len() / config.linear_conv_dim(),
+                    key_dim: key,
+                    value_dim: value,
+                    queries: &self.conv[query_at..],
+                    keys: &self.conv[config.linear_key_dim() + query_at..],
+                    values: &self.conv[2 * config.linear_key_dim() + head * value..],
+                    row: config.linear_conv_dim(),
+                    beta: &self.beta[head..],
+                    decay: &self.decay[head..],
+                    heads,
+                },
+                state,
+                &mut out[head * value..],
+            );
+        }
+    }
+}

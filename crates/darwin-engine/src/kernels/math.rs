@@ -1,0 +1,293 @@
+//! Norms, activations and reductions over rows.
+//!
+//! Written as plain loops that the compiler vectorises; each function exists twice, once compiled
+//! for AVX2 with FMA, with the same bits as the plain one.
+
+/// Lanes of the partial sums; fixed, so that sums do not depend on the machine.
+const LANES: usize = 8;
+
+/// Compiles a function for AVX2 with FMA too and takes the best at run time.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* pub(crate) fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$meta])*
+        pub(crate) fn $name($($arg: $ty),*) $(-> $out)? {
+            #[inline(always)]
+            fn plain($($arg: $ty),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn wide($($arg: $ty),*) $(-> $out)? {
+                    plain($($arg),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the features were detected.
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
+
+/// e^x to about 1 ulp, 0 below the normal range; branch-free, so that loops over it vectorise.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    /// 1.5 * 2^23: adding it rounds to an integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(-87.3, 88.0);
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
+    // Cephes expf: e^r = 1 + r + r^2 p(r) on |r| <= ln(2) / 2
+    let mut p = 1.987_569_1e-4_f32;
+    p = p.mul_add(r, 1.398_199_9e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 0.5);
+    let e = (p * r).mul_add(r, r) + 1.0;
+    let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    let value = e * two_to_n;
+    if x < -87.3 { 0.0 } else { value }
+}
+
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+#[inline(always)]
+fn reduce(lanes: [f32; LANES]) -> f32 {
+    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
+        + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+}
+
+/// Sum of `a * b`, in 8 chains.
+#[inline(always)]
+fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (a8, a_rest) = a.as_chunks::<LANES>();
+    let (b8, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a8.iter().zip(b8) {
+        for i in 0..LANES {
+            lanes[i] = a[i].mul_add(b[i], lanes[i]);
+        }
+    }
+    for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+        lanes[i] = a.mul_add(*b, lanes[i]);
+    }
+    reduce(lanes)
+}
+
+/// The largest value; negative infinity for none.
+#[inline(always)]
+fn max_lanes(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, v| if *v > max { *v } else { max })
+}
+
+vectorised! {
+    /// The inner product.
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        dot_lanes(a, b)
+    }
+}
+
+vectorised! {
+    /// The L2 norm.
+    pub(crate) fn l2_norm(x: &[f32]) -> f32 {
+        dot_lanes(x, x).sqrt()
+    }
+}
+
+vectorised! {
+    /// Rows of `x` over their rms, times `scale` (the centred weight with 1 already added).
+    pub(crate) fn rms_norm(x: &[f32], scale: &[f32], eps: f32, out: &mut [f32]) {
+        let width = scale.len();
+        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let inverse = 1.0 / (dot_lanes(x, x) / width as f32 + eps).sqrt();
+            for ((x, w), out) in x.iter().zip(scale).zip(out) {
+                *out = x * inverse * w;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// The gated norm of linear attention, row by row in place: `weight * x / rms(x) * silu(z)`.
+    pub(crate) fn gated_rms_norm(x: &mut [f32], z: &[f32], weight: &[f32], eps: f32) {
+        let width = weight.len();
+        for (x, z) in x.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
+            let inverse = 1.0 / (dot_lanes(x, x) / width as f32 + eps).sqrt();
+            for ((x, w), z) in x.iter_mut().zip(weight).zip(z) {
+                *x = w * (*x * inverse) * (z * sigmoid(*z));
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Each row of `width` over its L2 norm, times `scale`: `x * rsqrt(sum x^2 + 1e-6) * scale`.
+    pub(crate) fn l2_normalize(x: &mut [f32], width: usize, scale: f32) {
+        for x in x.chunks_exact_mut(width) {
+            let inverse = 1.0 / (dot_lanes(x, x) + 1e-6).sqrt();
+            for x in x {
+                *x = *x * inverse * scale;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `x * sigmoid(x)`, in place.
+    pub(crate) fn silu(x: &mut [f32]) {
+        for x in x {
+            *x *= sigmoid(*x);
+        }
+    }
+}
+
+vectorised! {
+    /// From rows [gate ; up] of twice `width` to rows `silu(gate) * up`.
+    pub(crate) fn silu_mul(gate_up: &[f32], width: usize, out: &mut [f32]) {
+        for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+            let (gate, up) = row.split_at(width);
+            for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+                *out = gate * sigmoid(*gate) * up;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `to += x`.
+    pub(crate) fn add_assign(to: &mut [f32], x: &[f32]) {
+        for (to, x) in to.iter_mut().zip(x) {
+            *to += x;
+        }
+    }
+}
+
+vectorised! {
+    /// `to += factor * x`, rounded once.
+    pub(crate) fn add_scaled(to: &mut [f32], factor: f32, x: &[f32]) {
+        for (to, x) in to.iter_mut().zip(x) {
+            *to = factor.mul_add(*x, *to);
+        }
+    }
+}
+
+vectorised! {
+    /// `to += a * b`, each rounded once.
+    pub(crate) fn add_product(to: &mut [f32], a: &[f32], b: &[f32]) {
+        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+            *to = a.mul_add(*b, *to);
+        }
+    }
+}
+
+vectorised! {
+    /// Softmax of `scale * row[..len]` in place; what follows becomes 0.
+    pub(crate) fn softmax(row: &mut [f32], len: usize, scale: f32) {
+        let (row, rest) = row.split_at_mut(len);
+        rest.fill(0.0);
+        let max = max_lanes(row) * scale;
+        let mut lanes = [0.0_f32; LANES];
+        let (chunks, tail) = row.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                chunk[i] = exp(chunk[i].mul_add(scale, -max));
+                lanes[i] += chunk[i];
+            }
+        }
+        for (i, value) in tail.iter_mut().enumerate() {
+            *value = exp(value.mul_add(scale, -max));
+            lanes[i] += *value;
+        }
+        let inverse = 1.0 / reduce(lanes);
+        for value in row {
+            *value *= inverse;
+        }
+    }
+}
+
+vectorised! {
+    /// Logarithm of the sum of exponentials of a row.
+    pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
+        let max = max_lanes(row);
+        let mut total = 0.0_f64;
+        for block in row.chunks(1024) {
+            let mut lanes = [0.0_f32; LANES];
+            let (chunks, tail) = block.as_chunks::<LANES>();
+            for chunk in chunks {
+                for i in 0..LANES {
+                    lanes[i] += exp(chunk[i] - max);
+                }
+            }
+            for (i, value) in tail.iter().enumerate() {
+                lanes[i] += exp(value - max);
+            }
+            total += f64::from(reduce(lanes));
+        }
+        f64::from(max) + total.ln()
+    }
+}
+
+vectorised! {
+    /// Index of the largest value, the first of equals.
+    pub(crate) fn argmax(row: &[f32]) -> usize {
+        let max = max_lanes(row);
+        row.iter().position(|v| *v == max).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_ulp_and_zero_far_below() {
+        for i in -8700..8700 {
+            let x = i as f32 * 0.01;
+            let want = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / want - 1.0).abs() < 2.4e-7, "e^{x}");
+        }
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn softmax_ignores_what_follows_its_length() {
+        let mut row = [1.0, 2.0, 3.0, 100.0, f32::INFINITY];
+        softmax(&mut row, 3, 0.5);
+        assert!((row[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert!((row[2] / row[1] - 0.5_f32.exp()).abs() < 1e-5);
+        assert_eq!(row[3..], [0.0, 0.0]);
+    }
+
+    #[test]
+    fn log_sum_exp_of_equal_values_is_the_log_of_their_number() {
+        assert!((log_sum_exp(&[3.0; 2048]) - (3.0 + 2048_f64.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn norms_are_unit() {
+        let x: Vec<f32> = (1..=20).map(|i| i as f32).collect();
+        let mut out = vec![0.0; 20];
+        rms_norm(&x, &[1.0; 20], 0.0, &mut out);
+        assert!((dot(&out, &out) / 20.0 - 1.0).abs() < 1e-6);
+        let mut y = x.clone();
+        l2_normalize(&mut y, 20, 2.0);
+        assert!((l2_norm(&y) - 2.0).abs() < 1e-6);
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+}

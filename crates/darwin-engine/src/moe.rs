@@ -1,0 +1,241 @@
+//! Router, routed experts and the shared expert.
+
+use crate::kernels::{
+    Matrix, add_scaled, dot, l2_norm, multiply, scratch, sigmoid, silu_mul, softmax,
+};
+use crate::weights::{Expected, Loader};
+use crate::{Config, Error};
+use std::sync::Arc;
+
+/// The router: (experts, hidden).
+#[derive(Clone, Debug)]
+pub(crate) struct Router {
+    gate: Matrix,
+}
+
+/// The routed experts; (out, in) before packing.
+#[derive(Clone, Debug)]
+pub(crate) struct Routed {
+    /// experts x (2 I, hidden), gate half first
+    gate_up_proj: Arc<[Matrix]>,
+    /// experts x (hidden, I)
+    down_proj: Arc<[Matrix]>,
+}
+
+/// The shared expert and its gate.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    /// (I, hidden)
+    gate_proj: Matrix,
+    /// (I, hidden)
+    up_proj: Matrix,
+    /// (hidden, I)
+    down_proj: Matrix,
+    /// (hidden)
+    gate: Arc<[f32]>,
+}
+
+/// Buffers, and what the router chose.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// (tokens, k), falling gates
+    pub(crate) experts: Vec<u32>,
+    /// (tokens, k)
+    pub(crate) gates: Vec<f32>,
+    /// (tokens, k): L2 norm of each chosen expert's output, before its gate
+    pub(crate) norms: Vec<f32>,
+    order: Vec<u32>,
+    starts: Vec<usize>,
+    gathered: Vec<f32>,
+    gate_up: Vec<f32>,
+    activated: Vec<f32>,
+    result: Vec<f32>,
+}
+
+/// Names and shapes of one layer's tensors.
+pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
+    let (hidden, experts) = (config.hidden_size, config.num_experts);
+    let (width, shared) = (config.moe_intermediate_size, config.shared_expert_intermediate_size);
+    let shapes = [
+        ("gate.weight", vec![experts, hidden]),
+        ("experts.gate_up_proj", vec![experts, 2 * width, hidden]),
+        ("experts.down_proj", vec![experts, hidden, width]),
+        ("shared_expert.gate_proj.weight", vec![shared, hidden]),
+        ("shared_expert.up_proj.weight", vec![shared, hidden]),
+        ("shared_expert.down_proj.weight", vec![hidden, shared]),
+        ("shared_expert_gate.weight", vec![1, hidden]),
+    ];
+    Expected::list(&format!("{prefix}mlp."), shapes)
+}
+
+impl Router {
+    pub(crate) fn load(l: &Loader<'_>, prefix: &str, old: Option<&Self>) -> Result<Self, Error> {
+        Ok(Self { gate: l.matrix(&format!("{prefix}mlp.gate.weight"), old.map(|o| &o.gate))? })
+    }
+
+    /// Router logits (tokens, experts) of normed hidden states.
+    pub(crate) fn logits(&self, x: &[f32], out: &mut [f32]) {
+        let hidden = self.gate.depth();
+        multiply(x.len() / hidden, x, hidden, self.gate.panels(), out, self.gate.columns());
+    }
+}
+
+/// The `k` largest logits of each row, falling, and their softmax: the same as the softmax over
+/// all experts renormalised to sum 1.
+pub(crate) fn select(logits: &[f32], num_experts: usize, k: usize, buffers: &mut Scratch) {
+    let tokens = logits.len() / num_experts;
+    let experts = scratch(&mut buffers.experts, tokens * k);
+    let gates = scratch(&mut buffers.gates, tokens * k);
+    for (t, row) in logits.chunks_exact(num_experts).enumerate() {
+        let chosen = &mut experts[t * k..(t + 1) * k];
+        let best = &mut gates[t * k..(t + 1) * k];
+        best.fill(f32::NEG_INFINITY);
+        for (expert, logit) in row.iter().enumerate() {
+            // strict: of equal logits the first expert is kept
+            if !(*logit > best[k - 1]) {
+                continue;
+            }
+            let at = best.partition_point(|b| b >= logit);
+            best[at..].rotate_right(1);
+            chosen[at..].rotate_right(1);
+            best[at] = *logit;
+            chosen[at] = expert as u32;
+        }
+        softmax(best, k, 1.0);
+    }
+}
+
+impl Routed {
+    pub(crate) fn load(l: &Loader<'_>, prefix: &str, old: Option<&Self>) -> Result<Self, Error> {
+        let name = |tensor: &str| format!("{prefix}mlp.experts.{tensor}");
+        Ok(Self {
+            gate_up_proj: l.experts(&name("gate_up_proj"), old.map(|o| &o.gate_up_proj))?,
+            down_proj: l.experts(&name("down_proj"), old.map(|o| &o.down_proj))?,
+        })
+    }
+
+    /// The gated sum of the chosen experts over `x` (tokens, hidden), into `out`. Experts come in
+    /// rising order, so that a token's sum does not depend on the other tokens.
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        k: usize,
+        norms: bool,
+        buffers: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let hidden = self.gate_up_proj[0].depth();
+        let width = self.down_proj[0].depth();
+        let slots = x.len() / hidden * k;
+        sort_by_expert(
+            &buffers.experts[..slots],
+            self.gate_up_proj.len(),
+            &mut buffers.order,
+            &mut buffers.starts,
+        );
+        out.fill(0.0);
+        for (expert, ends) in buffers.starts.windows(2).enumerate() {
+            let mine = &buffers.order[ends[0]..ends[1]];
+            if mine.is_empty() {
+                continue;
+            }
+            let n = mine.len();
+            let gathered = scratch(&mut buffers.gathered, n * hidden);
+            for (row, slot) in gathered.chunks_exact_mut(hidden).zip(mine) {
+                row.copy_from_slice(&x[*slot as usize / k * hidden..][..hidden]);
+            }
+            let gate_up = scratch(&mut buffers.gate_up, n * 2 * width);
+            let weight = self.gate_up_proj[expert].panels();
+            multiply(n, gathered, hidden, weight, gate_up, 2 * width);
+            let activated = scratch(&mut buffers.activated, n * width);
+            silu_mul(gate_up, width, activated);
+            let result = scratch(&mut buffers.result, n * hidden);
+            multiply(n, activated, width, self.down_proj[expert].panels(), result, hidden);
+            for (row, slot) in result.chunks_exact(hidden).zip(mine) {
+                let slot = *slot as usize;
+                add_scaled(&mut out[slot / k * hidden..][..hidden], buffers.gates[slot], row);
+                if norms {
+                    scratch(&mut buffers.norms, slots)[slot] = l2_norm(row);
+                }
+            }
+        }
+    }
+}
+
+/// Slots (token x k + rank) grouped by expert, rising within each: a counting sort.
+fn sort_by_expert(experts: &[u32], num: usize, order: &mut Vec<u32>, starts: &mut Vec<usize>) {
+    starts.clear();
+    starts.resize(num + 1, 0);
+    for expert in experts {
+        starts[*expert as usize + 1] += 1;
+    }
+    for i in 0..num {
+        starts[i + 1] += starts[i];
+    }
+    order.resize(experts.len(), 0);
+    // placing moves each start to its expert's end, which is the next one's start
+    for (slot, expert) in experts.iter().enumerate() {
+        let at = &mut starts[*expert as usize];
+        order[*at] = slot as u32;
+        *at += 1;
+    }
+    starts.rotate_right(1);
+    starts[0] = 0;
+}
+
+impl Shared {
+    pub(crate) fn load(l: &Loader<'_>, prefix: &str, old: Option<&Self>) -> Result<Self, Error> {
+        let name = |tensor: &str| format!("{prefix}mlp.{tensor}.weight");
+        Ok(Self {
+            gate_proj: l.matrix(&name("shared_expert.gate_proj"), old.map(|o| &o.gate_proj))?,
+            up_proj: l.matrix(&name("shared_expert.up_proj"), old.map(|o| &o.up_proj))?,
+            down_proj: l.matrix(&name("shared_expert.down_proj"), old.map(|o| &o.down_proj))?,
+            gate: l.vector(&name("shared_expert_gate"), old.map(|o| &o.gate), |w| w)?,
+        })
+    }
+
+    /// The shared expert times its gate over `x` (tokens, hidden), into `out`; `gates` (tokens).
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        buffers: &mut Scratch,
+        gates: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let (hidden, width) = (self.gate_proj.depth(), self.gate_proj.columns());
+        let tokens = x.len() / hidden;
+        let gate_up = scratch(&mut buffers.gate_up, tokens * 2 * width);
+        multiply(tokens, x, hidden, self.gate_proj.panels(), gate_up, 2 * width);
+        multiply(tokens, x, hidden, self.up_proj.panels(), &mut gate_up[width..], 2 * width);
+        let activated = scratch(&mut buffers.activated, tokens * width);
+        silu_mul(gate_up, width, activated);
+        multiply(tokens, activated, width, self.down_proj.panels(), out, hidden);
+        for ((x, out), gate) in x.chunks_exact(hidden).zip(out.chunks_exact_mut(hidden)).zip(gates)
+        {
+            *gate = sigmoid(dot(x, &self.gate));
+            out.iter_mut().for_each(|v| *v *= *gate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selection_is_falling_and_keeps_the_first_of_equals() {
+        let mut buffers = Scratch::default();
+        select(&[0.0, 2.0, 1.0, 2.0, f32::NEG_INFINITY], 5, 3, &mut buffers);
+        assert_eq!(buffers.experts[..3], [1, 3, 2]);
+        assert_eq!(buffers.gates[0], buffers.gates[1]);
+        assert!((buffers.gates[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn slots_are_grouped_by_expert() {
+        let (mut order, mut starts) = (Vec::new(), Vec::new());
+        sort_by_expert(&[2, 0, 2, 1], 3, &mut order, &mut starts);
+        assert_eq!(order, [1, 3, 0, 2]);
+        assert_eq!(starts, [0, 1, 2, 4]);
+    }
+}
