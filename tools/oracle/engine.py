@@ -18,10 +18,13 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+import spec
 import taps
 
 DEFAULT_OUT = Path(__file__).resolve().parents[2] / "crates/darwin-testkit/fixtures/golden/engine"
 ROUTER_BITS = 2.0
+MIN_EXPERT_MARGIN = 3e-5
+MIN_GREEDY_MARGIN = 1e-3
 F32_ISLANDS = ("linear_attn.A_log", "linear_attn.norm.weight")
 
 PLAIN = dict(
@@ -75,7 +78,8 @@ ODD = dict(
     ),
 )
 
-LONG = dict(PLAIN, vocab_size=64, hidden_size=32)
+# the larger epsilon is met in one case at least, and tames heads that nearly cancel over 200 tokens
+LONG = dict(PLAIN, vocab_size=64, hidden_size=32, rms_norm_eps=1e-4)
 
 ALL_TAPS = ("resid_out", "mixer_out", "router_logits", "experts", "gates", "shared_out", "expert_out")
 
@@ -317,6 +321,18 @@ def reference_noise(model, golden, sequences, layers):
     return {k: float(f"{v:.2e}") for k, v in noise.items()}
 
 
+def float32_error(folder, golden):
+    """Largest |golden - float64| / rms per kind of value, by the independent float64 model of spec.py."""
+    model, worst = spec.Model(folder), {}
+    for seen in golden:
+        for key, value in model.run(seen["input_ids"].numpy()).items():
+            kind = key.rsplit(".", 1)[-1]
+            if kind != "experts":
+                error = taps.max_over_rms(seen[key], torch.from_numpy(value))
+                worst[kind] = max(worst.get(kind, 0.0), error)
+    return {k: float(f"{v:.2e}") for k, v in worst.items()}
+
+
 def attempt(name, case, seed, out):
     gen = torch.Generator().manual_seed(seed)
     weights = draw_weights(case["text"], gen)
@@ -329,21 +345,25 @@ def attempt(name, case, seed, out):
     assert_file_is_model(model, weights, case)
     assert_perturbed(model, case["dtype"])
 
-    golden = []
-    for ids in sequences:
-        seen = taps.record(model, ids)
+    # cheap reasons to take another seed first
+    golden = [dict(taps.record(model, ids), input_ids=ids) for ids in sequences]
+    layers = range(len(case["text"]["layer_types"]))
+    routers = torch.cat([g[f"layer_{i:02d}.router_logits"] for g in golden for i in layers])
+    if taps.expert_margins(routers, case["text"]["num_experts_per_tok"]).min() < MIN_EXPERT_MARGIN:
+        return None
+    error = float32_error(folder, golden)
+    if max(error.values()) > 3e-5 or max(error["resid_out"], error["logits"]) > 1.5e-5:
+        return None
+
+    for ids, seen in zip(sequences, golden):
         seen["chunked"] = taps.record_chunked(model, ids)
-        seen["input_ids"] = ids
         seen["greedy"] = taps.greedy(model, ids, use_cache=True)
         seen["greedy_nocache"] = taps.greedy(model, ids, use_cache=False)
         assert torch.equal(seen["greedy"], seen["greedy_nocache"]), "cache changes the greedy tokens"
         seen["greedy_margin"] = taps.greedy_margin(model, ids, seen["greedy"])
-        golden.append(seen)
-    measured = measure(model, case, golden, sequences)
-    if measured["min_expert_margin"] < 3e-5 or measured["min_greedy_margin"] < 1e-3:
-        return None
+    measured = measure(model, case, golden, sequences) | dict(float32_error_max_over_rms=error)
     noise = measured["reference_noise_max_over_rms"]
-    if max(noise.values()) > case.get("noise", 1e-5):
+    if measured["min_greedy_margin"] < MIN_GREEDY_MARGIN or max(noise.values()) > case.get("noise", 1e-5):
         return None
     write_golden(folder, case, golden)
     return measured
@@ -370,7 +390,8 @@ def main():
     for name in args[1:] or CASES:
         case = CASES[name]
         # A near-tie between experts or between tokens tests luck, not arithmetic, and so does a head whose
-        # output nearly cancels before its norm: take the next seed. Cached equals uncached to `noise`.
+        # output nearly cancels before its norm: take the next seed. Cached equals uncached to `noise`, and the
+        # golden numbers are within half of the tests' limits of the float64 ones.
         for tries in range(100):
             seed = case["seed"] + 1000 * tries
             measured = attempt(name, case, seed, out)

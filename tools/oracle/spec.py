@@ -1,0 +1,175 @@
+"""The architecture in float64, written from its description alone, against the golden numbers.
+
+    python tools/oracle/spec.py [GOLDEN]
+
+A second, independent witness: it shares no code with transformers, so it tells a wrong golden number from a
+wrong reading of the architecture, and it measures how exact the float32 golden numbers are. Prints, for every
+case, the largest |golden - float64| over the rms, per kind of value; fails (exit 1) beyond 3e-5, or where an
+expert or a greedy token differs.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+DEFAULT_GOLDEN = Path(__file__).resolve().parents[2] / "crates/darwin-testkit/fixtures/golden/engine"
+LIMIT = 3e-5
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+class Model:
+    def __init__(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        self.c = config.get("text_config", config)
+        tensors = {}
+        for file in folder.glob("model*.safetensors"):
+            tensors |= load_file(file)
+        self.w = {}
+        for name, value in tensors.items():
+            name = name.removeprefix("model.").removeprefix("language_model.")
+            self.w[name] = value.to(torch.float64).numpy()
+
+    def norm(self, x, name):
+        rms = np.sqrt((x * x).mean(-1, keepdims=True) + self.c["rms_norm_eps"])
+        return x / rms * (1 + self.w[name])
+
+    def rotate(self, x):
+        """x (T, heads, head_dim): the first dims rotated, half against half."""
+        rope = self.c["rope_parameters"]
+        dims = int(self.c["head_dim"] * rope["partial_rotary_factor"])
+        freq = rope["rope_theta"] ** (-np.arange(0, dims, 2) / dims)
+        angle = (np.arange(len(x))[:, None] * freq)[:, None, :]
+        first, second, rest = x[..., : dims // 2], x[..., dims // 2 : dims], x[..., dims:]
+        turned = [first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)]
+        return np.concatenate([*turned, rest], -1)
+
+    def attention(self, x, p):
+        c, w, length = self.c, self.w, len(x)
+        heads, kv, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+        query_gate = (x @ w[p + "q_proj.weight"].T).reshape(length, heads, 2 * dim)
+        query, gate = query_gate[..., :dim], query_gate[..., dim:]
+        key = (x @ w[p + "k_proj.weight"].T).reshape(length, kv, dim)
+        value = (x @ w[p + "v_proj.weight"].T).reshape(length, kv, dim)
+        query = self.rotate(self.norm(query, p + "q_norm.weight"))
+        key = self.rotate(self.norm(key, p + "k_norm.weight"))
+        key, value = (np.repeat(a, heads // kv, axis=1) for a in (key, value))
+        scores = np.einsum("ihd,jhd->hij", query, key) / np.sqrt(dim)
+        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+        out = np.einsum("hij,jhd->ihd", softmax(scores), value) * sigmoid(gate)
+        return out.reshape(length, -1) @ w[p + "o_proj.weight"].T
+
+    def delta_net(self, x, p):
+        c, w, length = self.c, self.w, len(x)
+        key_heads, heads = c["linear_num_key_heads"], c["linear_num_value_heads"]
+        key_dim, value_dim = c["linear_key_head_dim"], c["linear_value_head_dim"]
+        qkv = x @ w[p + "in_proj_qkv.weight"].T
+        kernel = w[p + "conv1d.weight"][:, 0]
+        width = kernel.shape[1]
+        padded = np.concatenate([np.zeros((width - 1, qkv.shape[1])), qkv])
+        qkv = silu(sum(padded[j : j + length] * kernel[:, j] for j in range(width)))
+        total = key_heads * key_dim
+        query, key = (qkv[:, i * total : (i + 1) * total].reshape(length, key_heads, key_dim) for i in (0, 1))
+        value = qkv[:, 2 * total :].reshape(length, heads, value_dim)
+        query, key = (a / np.sqrt((a * a).sum(-1, keepdims=True) + 1e-6) for a in (query, key))
+        query, key = (np.repeat(a, heads // key_heads, axis=1) for a in (query / np.sqrt(key_dim), key))
+        beta = sigmoid(x @ w[p + "in_proj_b.weight"].T)
+        decay = np.exp(-np.exp(w[p + "A_log"]) * np.logaddexp(0, x @ w[p + "in_proj_a.weight"].T + w[p + "dt_bias"]))
+        state, out = np.zeros((heads, key_dim, value_dim)), np.empty((length, heads, value_dim))
+        for t in range(length):
+            state = state * decay[t][:, None, None]
+            change = beta[t][:, None] * (value[t] - np.einsum("hkv,hk->hv", state, key[t]))
+            state = state + key[t][:, :, None] * change[:, None, :]
+            out[t] = np.einsum("hkv,hk->hv", state, query[t])
+        gate = (x @ w[p + "in_proj_z.weight"].T).reshape(length, heads, value_dim)
+        rms = np.sqrt((out * out).mean(-1, keepdims=True) + c["rms_norm_eps"])
+        out = w[p + "norm.weight"] * out / rms * silu(gate)
+        return out.reshape(length, -1) @ w[p + "out_proj.weight"].T
+
+    def expert(self, p, j):
+        """(gate, up, down) of one routed expert, from either layout."""
+        if p + "experts.gate_up_proj" in self.w:
+            gate, up = np.split(self.w[p + "experts.gate_up_proj"][j], 2)
+            return gate, up, self.w[p + "experts.down_proj"][j]
+        return [self.w[f"{p}experts.{j}.{part}_proj.weight"] for part in ("gate", "up", "down")]
+
+    def moe(self, x, p, seen, at):
+        w, top_k = self.w, self.c["num_experts_per_tok"]
+        logits = x @ w[p + "gate.weight"].T
+        chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
+        gates = np.take_along_axis(softmax(logits), chosen, -1)
+        gates /= gates.sum(-1, keepdims=True)
+        routed = np.zeros_like(x)
+        for t, slot in np.ndindex(chosen.shape):
+            gate, up, down = self.expert(p, chosen[t, slot])
+            routed[t] += gates[t, slot] * (down @ (silu(gate @ x[t]) * (up @ x[t])))
+        s = p + "shared_expert."
+        shared = silu(x @ w[s + "gate_proj.weight"].T) * (x @ w[s + "up_proj.weight"].T)
+        shared = sigmoid(x @ w[p + "shared_expert_gate.weight"].T) * (shared @ w[s + "down_proj.weight"].T)
+        found = dict(router_logits=logits, experts=chosen, gates=gates, expert_out=routed, shared_out=shared)
+        seen.update({f"{at}.{k}": v for k, v in found.items()})
+        return routed + shared
+
+    def run(self, ids):
+        x = self.w["embed_tokens.weight"][ids]
+        seen = dict(embed=x)
+        for i, kind in enumerate(self.c["layer_types"]):
+            p, at = f"layers.{i}.", f"layer_{i:02d}"
+            mixer, part = (self.delta_net, "linear_attn.") if kind == "linear_attention" else (self.attention, "self_attn.")
+            seen[f"{at}.mixer_out"] = mixer(self.norm(x, p + "input_layernorm.weight"), p + part)
+            x = x + seen[f"{at}.mixer_out"]
+            x = x + self.moe(self.norm(x, p + "post_attention_layernorm.weight"), p + "mlp.", seen, at)
+            seen[f"{at}.resid_out"] = x
+        seen["final_norm"] = self.norm(x, "norm.weight")
+        seen["logits"] = seen["final_norm"] @ self.w["lm_head.weight"].T
+        return seen
+
+
+def main():
+    golden_folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_GOLDEN
+    wrong = []
+    for folder in sorted(p.parent for p in golden_folder.glob("*/config.json")):
+        model, golden = Model(folder), load_file(folder / "golden.safetensors")
+        worst = {}
+        for s in (0, 1):
+            ids = golden[f"seq{s}.input_ids"].numpy()
+            new = golden[f"seq{s}.greedy"].numpy()
+            seen = model.run(ids)
+            for key, value in seen.items():
+                want = golden.get(f"seq{s}.{key}")
+                kind = key.rsplit(".", 1)[-1]
+                if want is None:
+                    continue
+                if kind == "experts":
+                    if (want.numpy() != value).any():
+                        wrong.append(f"{folder.name} seq{s}.{key}: other experts")
+                    continue
+                error = np.abs(want.double().numpy() - value).max() / np.sqrt((value**2).mean())
+                worst[kind] = max(worst.get(kind, 0.0), error)
+            path = model.run(np.concatenate([ids, new]))["logits"][len(ids) - 1 : -1].argmax(-1)
+            if (path != new).any():
+                wrong.append(f"{folder.name} seq{s}.greedy: other tokens")
+        wrong += [f"{folder.name} {k}: {v:.1e}" for k, v in worst.items() if not v <= LIMIT]
+        print(f"{folder.name:6}" + "".join(f" {k} {v:.1e}" for k, v in worst.items()))
+    for line in wrong:
+        print("FAIL", line)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
