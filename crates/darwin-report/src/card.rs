@@ -1,0 +1,199 @@
+//! The child's model card: Hugging Face metadata, recipe, results, what got worse, lineage.
+
+use crate::error::{ReportError, Result};
+use crate::run::Run;
+use crate::sections::lineage::{Hash, family, hashes};
+use crate::sections::results::{detectable, losses};
+use crate::sections::scores::{ScoreTable, table};
+use crate::sections::verdict::{limits, verdict, verdict_word};
+use crate::size::size;
+use crate::words::{grouped, p_value, points};
+use darwin_core::files::{Finding, Severity};
+use minijinja::Environment;
+use serde::Serialize;
+
+/// Everything that the template sees. Strings of `yaml` are quoted for YAML, the others escaped
+/// for Markdown.
+#[derive(Serialize)]
+struct Card {
+    yaml: Metadata,
+    title: String,
+    verdict: String,
+    size: Option<String>,
+    parents: Vec<(&'static str, String)>,
+    split: Option<String>,
+    scores: Vec<Vec<String>>,
+    notes: Vec<String>,
+    no_scores: Option<String>,
+    worse: Vec<String>,
+    resolved: Option<String>,
+    limits: String,
+    health: Option<String>,
+    findings: Vec<String>,
+    recipe: Option<String>,
+    command: Option<String>,
+    hashes: Vec<Hash>,
+}
+
+/// The front matter.
+#[derive(Serialize)]
+struct Metadata {
+    license: String,
+    base_model: Vec<String>,
+    pipeline_tag: String,
+}
+
+/// Renders the card.
+pub(crate) fn render(run: &Run) -> Result<String> {
+    let failed = |source| ReportError::Template { name: "card.md", source };
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_keep_trailing_newline(true);
+    environment.add_template("card.md", include_str!("templates/card.md")).map_err(failed)?;
+    environment.get_template("card.md").and_then(|t| t.render(card(run))).map_err(failed)
+}
+
+fn card(run: &Run) -> Card {
+    let scores = table(run);
+    let health = run.health.as_ref().ok();
+    let word = health.map(|h| verdict_word(h.verdict));
+    let parents = family(run).into_iter().filter(|(title, _)| *title != "child");
+    Card {
+        yaml: metadata(run),
+        title: markdown(run.about("title").unwrap_or("A merged mixture of experts")),
+        verdict: markdown(&verdict(run, word)),
+        size: size(run).map(crate::size::Size::words),
+        parents: parents.map(|(title, model)| (title, markdown(&model.name))).collect(),
+        split: scores.as_ref().ok().map(|s| s.split.clone()),
+        scores: scores.as_ref().map(rows).unwrap_or_default(),
+        notes: scores
+            .as_ref()
+            .map(|s| s.notes.iter().map(|n| markdown(n)).collect())
+            .unwrap_or_default(),
+        no_scores: scores.err(),
+        worse: worse(run),
+        resolved: run
+            .child_scores()
+            .and_then(detectable)
+            .map(|d| points(d).trim_start_matches('+').to_owned()),
+        limits: markdown(&limits(run)),
+        health: word.map(str::to_owned),
+        findings: health.map(|h| findings(&h.findings)).unwrap_or_default(),
+        recipe: run.recipe.as_ref().ok().map(|r| fenced(r)),
+        command: run.about("command").map(fenced),
+        hashes: hashes(run).into_iter().map(escaped).collect(),
+    }
+}
+
+fn metadata(run: &Run) -> Metadata {
+    let config = |key: &str| run.config.as_ref().ok()?.get(key)?.as_str();
+    let parents = family(run).into_iter().filter(|(title, _)| *title != "child");
+    Metadata {
+        license: quoted(run.about("license").or_else(|| config("license")).unwrap_or("other")),
+        base_model: parents.map(|(_, model)| quoted(&model.name)).collect(),
+        pipeline_tag: quoted(run.about("pipeline_tag").unwrap_or("text-generation")),
+    }
+}
+
+/// The rows of the score table, heading first.
+fn rows(table: &ScoreTable) -> Vec<Vec<String>> {
+    let name = |c: &crate::sections::scores::Column| {
+        let child = if c.child { " (child)" } else { "" };
+        format!("{}{child}", markdown(&c.name))
+    };
+    let mut heading = vec!["domain".to_owned(), "n".to_owned()];
+    heading.extend(table.columns.iter().map(name));
+    let mut rows = vec![heading];
+    for row in &table.rows {
+        let protected = if row.protected { " (protected)" } else { "" };
+        let mut cells = vec![format!("{}{protected}", markdown(&row.domain))];
+        cells.push(row.n.clone().unwrap_or_default());
+        cells.extend(row.cells.iter().map(|cell| cell.as_ref().map_or_else(String::new, words)));
+        rows.push(cells);
+    }
+    let mut means = vec!["mean".to_owned(), String::new()];
+    means.extend(table.means.iter().map(|m| format!("{} ± {}", m.accuracy, m.half)));
+    rows.push(means);
+    rows
+}
+
+fn words(cell: &crate::sections::scores::Cell) -> String {
+    let bold = if cell.best { "**" } else { "" };
+    let n = cell.n.as_ref().map(|n| format!(", n = {n}")).unwrap_or_default();
+    let direct = cell.direct.as_ref().map(|d| format!("; direct {d}")).unwrap_or_default();
+    format!("{bold}{}{bold} ({}–{}{n}){direct}", cell.accuracy, cell.low, cell.high)
+}
+
+fn worse(run: &Run) -> Vec<String> {
+    let sentence = |loss: crate::sections::results::Loss| {
+        let p = loss.p.map(|p| format!(", {}", p_value(p))).unwrap_or_default();
+        let protected = if loss.protected { " (protected)" } else { "" };
+        let certain = if loss.certain {
+            "a loss after Holm's correction"
+        } else {
+            "within what chance can do"
+        };
+        format!(
+            "**{}**{protected}: {} points below the {} (n = {}{}): {certain}.",
+            markdown(&loss.domain),
+            points(loss.lost).trim_start_matches('+'),
+            loss.parent,
+            grouped(loss.n as u64),
+            p.replace('<', "&lt;")
+        )
+    };
+    losses(run).into_iter().map(sentence).collect()
+}
+
+/// Warnings and failures; notes stay in the report.
+fn findings(all: &[Finding]) -> Vec<String> {
+    let mut shown: Vec<&Finding> = all.iter().filter(|f| f.severity > Severity::Note).collect();
+    shown.sort_by_key(|f| std::cmp::Reverse(f.severity));
+    let word = |f: &Finding| if f.severity == Severity::Fail { "fail" } else { "warn" };
+    shown.iter().map(|f| format!("{}: {}", word(f), markdown(&f.text))).collect()
+}
+
+fn escaped(hash: Hash) -> Hash {
+    Hash { what: hash.what, of: markdown(&hash.of), sha256: markdown(&hash.sha256) }
+}
+
+/// A YAML double-quoted scalar: JSON's strings are a subset.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Text that stands for itself in Markdown and its HTML, in a table too.
+fn markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '\n' | '\r' => out.push(' '),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// Text for a fenced block, which it must not close.
+fn fenced(text: &str) -> String {
+    text.trim_end().replace("```", "'''")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_for_themselves() {
+        assert_eq!(markdown("<b>|a_b"), "&lt;b&gt;\\|a\\_b");
+        assert_eq!(quoted("a\"b: c"), r#""a\"b: c""#);
+    }
+}

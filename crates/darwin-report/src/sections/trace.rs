@@ -1,0 +1,222 @@
+//! The search: best fitness so far against evaluations, proxy and real phases apart, for the two
+//! are never compared (method 3.2).
+
+use crate::figure::{Figure, Group, Swatch, figure, layout, value_axis};
+use crate::ink::{self, Ink};
+use crate::run::{Journal, Part, Run};
+use crate::words::{four_digits, grouped, model_label, plain};
+use darwin_core::files::{JournalLine, Phase, Status};
+use plotly::common::{HoverInfo, Line, LineShape, Marker, Mode};
+use plotly::layout::{Axis, HoverMode};
+use plotly::{Plot, Scatter};
+use serde::Serialize;
+
+/// Candidates of one arm that are drawn as dots, at most.
+const MOST_DOTS: usize = 600;
+
+/// The section.
+#[derive(Debug, Serialize)]
+pub(crate) struct Trace {
+    pub(crate) group: Group,
+    pub(crate) costs: Vec<Cost>,
+    pub(crate) selection: Vec<Choice>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// What an arm spent.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cost {
+    pub(crate) arm: String,
+    pub(crate) proxy: usize,
+    pub(crate) real: usize,
+    pub(crate) failed: usize,
+    pub(crate) tokens: String,
+}
+
+/// A candidate on the selection split.
+#[derive(Debug, Serialize)]
+pub(crate) struct Choice {
+    pub(crate) arm: String,
+    pub(crate) candidate: String,
+    pub(crate) fitness: String,
+    pub(crate) n: String,
+    pub(crate) best: bool,
+}
+
+/// Makes the section.
+pub(crate) fn trace(run: &Run) -> Part<Trace> {
+    let journal = run.journal.as_ref().map_err(Clone::clone)?;
+    if journal.lines.is_empty() {
+        return Err("journal.jsonl holds no candidate yet.".to_owned());
+    }
+    let arms = arms(journal);
+    let pictures = [
+        (Phase::Proxy, "trace-proxy", "Proxy phase", "fitness from likelihood"),
+        (Phase::Real, "trace-real", "Real phase", "fitness from accuracy"),
+    ];
+    let figures = pictures
+        .iter()
+        .filter_map(|(phase, id, title, unit)| picture(journal, &arms, *phase, id, title, unit));
+    Ok(Trace {
+        group: Group {
+            legend: arms.iter().map(|(a, ink)| Swatch::line(model_label(a), *ink)).collect(),
+            columns: "two",
+            figures: figures.collect(),
+            ..Group::default()
+        },
+        costs: arms.iter().map(|(arm, _)| cost(journal, arm)).collect(),
+        selection: selection(journal),
+        notes: notes(journal),
+    })
+}
+
+/// The arms in the order of their first line.
+fn arms(journal: &Journal) -> Vec<(&str, Ink)> {
+    let mut arms: Vec<(&str, Ink)> = Vec::new();
+    for line in &journal.lines {
+        if !arms.iter().any(|(arm, _)| *arm == line.arm) {
+            arms.push((&line.arm, ink::arm(&line.arm, arms.len())));
+        }
+    }
+    arms
+}
+
+fn of<'a>(journal: &'a Journal, arm: &str, phase: Phase) -> Vec<&'a JournalLine> {
+    let mut lines: Vec<&JournalLine> =
+        journal.lines.iter().filter(|l| l.arm == arm && l.phase == phase).collect();
+    lines.sort_by_key(|l| l.step);
+    lines
+}
+
+fn scored(line: &JournalLine) -> bool {
+    line.status == Status::Ok && line.fitness.is_finite()
+}
+
+fn picture(
+    journal: &Journal,
+    arms: &[(&str, Ink)],
+    phase: Phase,
+    id: &str,
+    title: &str,
+    unit: &str,
+) -> Option<Figure> {
+    let mut plot = Plot::new();
+    let mut all = Vec::new();
+    let mut words = Vec::new();
+    for (arm, ink) in arms {
+        let lines = of(journal, arm, phase);
+        all.extend(lines.iter().filter(|l| scored(l)).map(|l| l.fitness));
+        dots(&mut plot, &lines, *ink);
+        if let Some(best) = best_so_far(&mut plot, arm, &lines, *ink) {
+            words.push(format!("{} {best:.3} after {}", model_label(arm), lines.len()));
+        }
+    }
+    let range = visible(&mut all)?;
+    plot.set_layout(
+        layout(
+            Axis::new().title("evaluations").zero_line(false),
+            value_axis(unit).range(range).zero_line(false),
+        )
+        .hover_mode(HoverMode::Closest),
+    );
+    let label = format!("{title}: best fitness so far by evaluations. {}.", words.join("; "));
+    Some(figure(id, title, label, 340, plot))
+}
+
+/// Every candidate as a faint dot, thinned where there are many.
+fn dots(plot: &mut Plot, lines: &[&JournalLine], ink: Ink) {
+    let every = lines.len().div_ceil(MOST_DOTS).max(1);
+    let shown = lines.iter().step_by(every).filter(|l| scored(l));
+    let (x, y): (Vec<f64>, Vec<f64>) =
+        shown.map(|l| ((l.step + 1) as f64, four_digits(l.fitness))).unzip();
+    let dots = Scatter::new(x, y)
+        .mode(Mode::Markers)
+        .marker(Marker::new().color(ink.faint(0.35)).size(4))
+        .hover_info(HoverInfo::Skip);
+    plot.add_trace(dots);
+}
+
+/// The best so far as steps; only the steps are stored. Gives the last best.
+fn best_so_far(plot: &mut Plot, arm: &str, lines: &[&JournalLine], ink: Ink) -> Option<f64> {
+    let (mut x, mut y, mut text) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut best, mut tokens) = (f64::NEG_INFINITY, 0);
+    for line in lines {
+        tokens += line.tokens;
+        if scored(line) && line.fitness > best {
+            best = line.fitness;
+            x.push((line.step + 1) as f64);
+            y.push(four_digits(best));
+            let label = line.label.as_deref().map(|l| format!(" ({})", plain(l)));
+            text.push(format!("{}{} tokens", label.unwrap_or_default() + " at ", grouped(tokens)));
+        }
+    }
+    let last = lines.last()?;
+    if best.is_finite() {
+        x.push((last.step + 1) as f64);
+        y.push(four_digits(best));
+        text.push(format!(" at {} tokens", grouped(tokens)));
+    }
+    let line = Line::new().color(ink.solid()).dash(ink.dash()).width(2.2).shape(LineShape::Hv);
+    plot.add_trace(
+        Scatter::new(x, y)
+            .mode(Mode::Lines)
+            .name(plain(&model_label(arm)))
+            .line(line)
+            .text_array(text)
+            .hover_template("evaluation %{x}: %{y:.4g}%{text}"),
+    );
+    best.is_finite().then_some(best)
+}
+
+/// The range that shows the best three quarters of the candidates.
+fn visible(all: &mut [f64]) -> Option<Vec<f64>> {
+    all.sort_by(f64::total_cmp);
+    let (low, high) = (*all.get(all.len() / 4)?, *all.last()?);
+    let pad = 0.06 * (high - low).max(1e-6);
+    Some(vec![four_digits(low - pad), four_digits(high + pad)])
+}
+
+fn cost(journal: &Journal, arm: &str) -> Cost {
+    let lines: Vec<&JournalLine> = journal.lines.iter().filter(|l| l.arm == arm).collect();
+    let count = |phase: Phase| lines.iter().filter(|l| l.phase == phase).count();
+    Cost {
+        arm: model_label(arm),
+        proxy: count(Phase::Proxy),
+        real: count(Phase::Real),
+        failed: lines.iter().filter(|l| l.status != Status::Ok).count(),
+        tokens: grouped(lines.iter().map(|l| l.tokens).sum()),
+    }
+}
+
+fn selection(journal: &Journal) -> Vec<Choice> {
+    let chosen = |l: &&JournalLine| l.phase == Phase::Selection && scored(l);
+    let lines: Vec<&JournalLine> = journal.lines.iter().filter(chosen).collect();
+    let best = |l: &JournalLine| !lines.iter().any(|o| o.arm == l.arm && o.fitness > l.fitness);
+    lines
+        .iter()
+        .map(|l| Choice {
+            arm: model_label(&l.arm),
+            candidate: l.label.clone().unwrap_or_else(|| format!("candidate {}", l.step)),
+            fitness: format!("{:.4}", l.fitness),
+            n: grouped(l.n.values().map(|n| *n as u64).sum()),
+            best: best(l),
+        })
+        .collect()
+}
+
+fn notes(journal: &Journal) -> Vec<String> {
+    let failed = journal.lines.iter().filter(|l| l.status != Status::Ok).count();
+    let mut notes = Vec::new();
+    if failed > 0 {
+        notes.push(format!(
+            "{failed} candidates failed; each counts as an evaluation all the same."
+        ));
+    }
+    if journal.unread > 0 {
+        notes.push(format!(
+            "{} lines of the journal could not be read, as after a run that was cut off.",
+            journal.unread
+        ));
+    }
+    notes
+}
