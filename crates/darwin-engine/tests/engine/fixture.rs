@@ -1,0 +1,94 @@
+//! Reading the golden files and comparing with them.
+
+use darwin_checkpoint::Checkpoint;
+use darwin_engine::{Batch, Model, Record, Sequence, Site, Tap};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub(crate) const CASES: [&str; 4] = ["plain", "odd", "long", "bf16"];
+
+/// One sequence's golden tensors by key: values as f64 whatever the stored type.
+pub(crate) struct Golden {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) greedy: Vec<u32>,
+    tensors: BTreeMap<String, Vec<f64>>,
+}
+
+impl Golden {
+    pub(crate) fn get(&self, key: &str) -> Option<&[f64]> {
+        self.tensors.get(key).map(Vec::as_slice)
+    }
+}
+
+fn folder(case: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../darwin-testkit/fixtures/golden/engine")
+        .join(case)
+}
+
+pub(crate) fn model(case: &str) -> Model {
+    Model::load(&Checkpoint::open(folder(case)).unwrap()).unwrap()
+}
+
+/// Both sequences of a case.
+pub(crate) fn golden(case: &str) -> Vec<Golden> {
+    let bytes = std::fs::read(folder(case).join("golden.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let index: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..header]).unwrap();
+    let mut sequences: BTreeMap<String, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
+    for (name, entry) in index.iter().filter(|(name, _)| *name != "__metadata__") {
+        let at = |i: usize| header + entry["data_offsets"][i].as_u64().unwrap() as usize;
+        let data = &bytes[at(0)..at(1)];
+        let values = match entry["dtype"].as_str().unwrap() {
+            "F32" => data.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+            "I64" => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+            other => panic!("{name}: {other}"),
+        };
+        let (sequence, key) = name.split_once('.').unwrap();
+        sequences.entry(sequence.to_owned()).or_default().insert(key.to_owned(), values);
+    }
+    let ids = |values: &[f64]| values.iter().map(|v| *v as u32).collect::<Vec<_>>();
+    sequences
+        .into_values()
+        .map(|t| Golden { ids: ids(&t["input_ids"]), greedy: ids(&t["greedy"]), tensors: t })
+        .collect()
+}
+
+pub(crate) fn batch(golden: &[Golden]) -> Batch {
+    Batch::new(golden.iter().map(|g| Sequence::new(g.ids.clone())).collect())
+}
+
+/// Keeps everything, rows in the batch's order.
+#[derive(Default)]
+pub(crate) struct Everything {
+    pub(crate) values: BTreeMap<(Site, usize), Vec<f32>>,
+    pub(crate) experts: BTreeMap<usize, Vec<u32>>,
+}
+
+impl Tap for Everything {
+    fn wants(&self, _: Site, _: usize) -> bool {
+        true
+    }
+
+    fn record(&mut self, r: &Record<'_>) {
+        let values = self.values.entry((r.site, r.layer)).or_default();
+        assert_eq!(values.len(), r.first_token * r.shape[1], "{:?} in order", r.site);
+        assert_eq!(r.values.len(), r.shape[0] * r.shape[1], "{:?} of its shape", r.site);
+        values.extend(r.values);
+        if r.site == Site::TopK {
+            self.experts.entry(r.layer).or_default().extend(r.experts.unwrap());
+        }
+    }
+}
+
+pub(crate) fn rms(want: &[f64]) -> f64 {
+    (want.iter().map(|x| x * x).sum::<f64>() / want.len() as f64).sqrt()
+}
+
+/// Largest difference over the rms of what it should be.
+pub(crate) fn error(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let diff = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs());
+    diff.fold(0.0, f64::max) / rms(want)
+}

@@ -1,0 +1,198 @@
+//! The engine against transformers 5.23 in float32 (tools/oracle/engine.py), after every layer.
+
+use crate::fixture::{CASES, Everything, batch, error, golden, model, rms};
+use darwin_core::Cancel;
+use darwin_engine::{
+    GenerateOptions, Interventions, NoTap, ScoreItem, Site, generate, generate_counted, score,
+};
+
+const LAYER_LIMIT: f64 = 3e-5;
+const LOGITS_LIMIT: f64 = 1e-4;
+
+fn everything(case: &str) -> Everything {
+    let (model, batch) = (model(case), batch(&golden(case)));
+    let mut state = model.embed(&batch).unwrap();
+    let mut tap = Everything::default();
+    let layers = 0..model.config().num_hidden_layers;
+    model.run(&mut state, layers, &mut tap, &Interventions::new()).unwrap();
+    tap
+}
+
+#[test]
+fn every_layer_equals_transformers() {
+    for case in CASES {
+        let (model, golden, tap) = (model(case), golden(case), everything(case));
+        let mut start = 0;
+        for (s, g) in golden.iter().enumerate() {
+            let rows = start..start + g.ids.len();
+            start = rows.end;
+            let check = |site: Site, layer: usize, key: &str, width: usize, limit: f64| {
+                let Some(want) = g.get(key) else { return 0.0 };
+                let got = &tap.values[&(site, layer)][rows.start * width..rows.end * width];
+                let error = error(got, want);
+                assert!(error <= limit, "{case} seq{s}.{key}: {error:.1e} of the rms");
+                error
+            };
+            let config = model.config();
+            let (hidden, layers) = (config.hidden_size, config.num_hidden_layers);
+            let mut worst = 0.0_f64;
+            for layer in 0..layers {
+                let key = |name: &str| format!("layer_{layer:02}.{name}");
+                for (site, name, width) in [
+                    (Site::MixerOut, "mixer_out", hidden),
+                    (Site::RouterLogits, "router_logits", config.num_experts),
+                    (Site::ExpertOut, "expert_out", hidden),
+                    (Site::SharedOut, "shared_out", hidden),
+                    (Site::ResidOut, "resid_out", hidden),
+                ] {
+                    worst = worst.max(check(site, layer, &key(name), width, LAYER_LIMIT));
+                }
+                check_experts(&tap, layer, rows.clone(), config.num_experts_per_tok, g);
+            }
+            check(Site::FinalNorm, layers, "final_norm", hidden, LOGITS_LIMIT);
+            let logits = check(Site::Logits, layers, "logits", config.vocab_size, LOGITS_LIMIT);
+            println!("{case} seq{s}: layers {worst:.1e}, logits {logits:.1e} of the rms");
+        }
+    }
+}
+
+/// The fixtures have no margin below 3e-5, so the selected experts must be equal, gates close.
+fn check_experts(
+    tap: &Everything,
+    layer: usize,
+    rows: std::ops::Range<usize>,
+    k: usize,
+    golden: &crate::fixture::Golden,
+) {
+    let pairs = |experts: Vec<u32>, gates: Vec<f64>| {
+        let mut pairs: Vec<_> = experts.into_iter().zip(gates).collect();
+        pairs.chunks_mut(k).for_each(|row| row.sort_by_key(|(e, _)| *e));
+        pairs
+    };
+    let as_f64 = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect();
+    let slots = rows.start * k..rows.end * k;
+    let gates = as_f64(&tap.values[&(Site::TopK, layer)][slots.clone()]);
+    let got = pairs(tap.experts[&layer][slots].to_vec(), gates);
+    let key = |name: &str| golden.get(&format!("layer_{layer:02}.{name}")).unwrap();
+    let experts = key("experts").iter().map(|e| *e as u32).collect();
+    for (got, want) in got.iter().zip(pairs(experts, key("gates").to_vec())) {
+        assert_eq!(got.0, want.0, "layer {layer}: selected experts");
+        assert!((got.1 - want.1).abs() < 3e-5, "layer {layer}: gates {got:?} {want:?}");
+    }
+}
+
+fn options(n: usize) -> GenerateOptions {
+    GenerateOptions { max_new_tokens: n, stop: Vec::new() }
+}
+
+#[test]
+fn thirty_two_greedy_tokens_equal_transformers() {
+    for case in CASES {
+        let (model, golden) = (model(case), golden(case));
+        let prompts: Vec<_> = golden.iter().map(|g| g.ids.clone()).collect();
+        let got = generate(&model, &prompts, &[], &options(32), &Cancel::default()).unwrap();
+        for (got, golden) in got.iter().zip(&golden) {
+            assert_eq!(*got, golden.greedy, "{case}");
+        }
+    }
+}
+
+/// Decoding with caches chooses what a full pass over the same tokens chooses, and the scores of
+/// the greedy answer say so.
+#[test]
+fn cached_equals_uncached() {
+    for case in CASES {
+        let (model, golden) = (model(case), golden(case));
+        let items: Vec<ScoreItem> = golden
+            .iter()
+            .map(|g| ScoreItem { prompt: g.ids.clone(), answer: g.greedy.clone() })
+            .collect();
+        for score in score(&model, &items, &Cancel::default()).unwrap() {
+            assert!(score.greedy, "{case}: {:?}", score.first_miss);
+        }
+    }
+}
+
+/// A batch of both sequences gives the same bits as each sequence alone.
+#[test]
+fn a_batch_equals_its_sequences_alone() {
+    for case in CASES {
+        let (model, golden) = (model(case), golden(case));
+        let layers = model.config().num_hidden_layers;
+        let together = everything(case);
+        let mut alone = Vec::new();
+        for g in &golden {
+            let mut state = model.embed(&batch(std::slice::from_ref(g))).unwrap();
+            model.run(&mut state, 0..layers, &mut NoTap, &Interventions::new()).unwrap();
+            alone.extend(state.hidden);
+        }
+        assert_eq!(alone, together.values[&(Site::ResidOut, layers - 1)], "{case}");
+    }
+}
+
+#[test]
+fn drafts_change_nothing_but_the_cost() {
+    let (model, golden) = (model("plain"), golden("plain"));
+    let prompts: Vec<_> = golden.iter().map(|g| g.ids.clone()).collect();
+    let never = Cancel::default();
+    for stop in [vec![], vec![golden[0].greedy[9]]] {
+        let options = GenerateOptions { max_new_tokens: 20, stop };
+        let (plain, cost) = generate_counted(&model, &prompts, &[], &options, &never).unwrap();
+        for cut in 0..20 {
+            let mut drafts = plain.clone();
+            for draft in &mut drafts {
+                draft.resize(20, 5);
+                draft[cut] = (draft[cut] + 1) % 97;
+            }
+            let drafted = generate(&model, &prompts, &drafts, &options, &never).unwrap();
+            assert_eq!(drafted, plain, "drafts wrong from {cut} on");
+            drafts.iter_mut().for_each(|d| d.truncate(cut));
+            let drafted = generate(&model, &prompts, &drafts, &options, &never).unwrap();
+            assert_eq!(drafted, plain, "drafts of {cut} tokens");
+        }
+        let (drafted, with) = generate_counted(&model, &prompts, &plain, &options, &never).unwrap();
+        assert_eq!(drafted, plain);
+        assert!(with.tokens <= cost.tokens, "{with:?} {cost:?}");
+    }
+}
+
+/// Scores have the same bits whatever the number of threads and whatever else is scored.
+#[test]
+fn scores_do_not_depend_on_threads_or_company() {
+    let (model, golden) = (model("long"), golden("long"));
+    let items: Vec<ScoreItem> = (1..40)
+        .flat_map(|n| golden.iter().map(move |g| (n, g)))
+        .map(|(n, g)| ScoreItem { prompt: g.ids[..n].to_vec(), answer: g.ids[n..n + 9].to_vec() })
+        .collect();
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| score(&model, &items, &Cancel::default()).unwrap())
+    };
+    let one = with(1);
+    assert_eq!(one, with(2));
+    assert_eq!(one, with(5));
+    let alone = score(&model, &items[7..8], &Cancel::default()).unwrap();
+    assert_eq!(alone[0], one[7]);
+    let total: f64 = one[7].logprobs.iter().map(|l| f64::from(*l)).sum();
+    assert!((one[7].nll + total).abs() < 1e-4);
+}
+
+/// The log-probabilities are those of the golden logits.
+#[test]
+fn scores_equal_the_golden_logits() {
+    for case in CASES {
+        let (model, golden) = (model(case), golden(case));
+        let vocab = model.config().vocab_size;
+        for g in &golden {
+            let (logits, n) = (g.get("logits").unwrap(), g.ids.len());
+            let item = ScoreItem { prompt: g.ids[..1].to_vec(), answer: g.ids[1..].to_vec() };
+            let got = score(&model, &[item], &Cancel::default()).unwrap();
+            for t in 1..n {
+                let row = &logits[(t - 1) * vocab..t * vocab];
+                let want = row[g.ids[t] as usize] - row.iter().map(|x| x.exp()).sum::<f64>().ln();
+                let error = (f64::from(got[0].logprobs[t - 1]) - want).abs();
+                assert!(error < LOGITS_LIMIT * rms(logits), "{case}: {error}");
+            }
+        }
+    }
+}
