@@ -42,12 +42,20 @@ pub struct RunConfig {
     /// Longest answer that is generated, tokens.
     #[serde(default = "default_max_new_tokens")]
     pub max_new_tokens: usize,
+    /// Random genomes on which the proxy's ranking is measured against the real benchmark; fewer
+    /// than 4 skip the measurement.
+    #[serde(default = "default_rank_check")]
+    pub rank_check: usize,
     /// The arms, in the order in which they run.
     pub arms: Vec<ArmName>,
 }
 
 fn default_max_new_tokens() -> usize {
     96
+}
+
+fn default_rank_check() -> usize {
+    12
 }
 
 /// Seeds (method 0: named apart in the journal).

@@ -7,6 +7,7 @@ use darwin_core::files::ModelRef;
 use darwin_core::hash::{sha256_file, sha256_hex};
 use darwin_engine::{Model, Text};
 use darwin_merge::{Recipe, Sources};
+use darwin_profile::{Subject, model_ref};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,8 +56,8 @@ impl Parents {
         let mother = checkpoint(&mother_name)?;
         let text = Text::open(&config.father).map_err(Error::below)?;
         let refs = [
-            model_ref("father", &father).map_err(Error::below)?,
-            model_ref("mother", &mother).map_err(Error::below)?,
+            model_ref("father", &father, Some(&text)),
+            model_ref("mother", &mother, Text::open(&config.mother).ok().as_ref()),
         ];
         for (name, model) in [(&father_name, &father), (&mother_name, &mother)] {
             if let Some(memory) = in_memory(model)? {
@@ -80,28 +81,24 @@ impl Parents {
         })
     }
 
+    /// The father as the profiler sees him.
+    #[must_use]
+    pub fn father_subject(&self) -> Subject<'_> {
+        Subject { model: &self.father_model, source: self.father.as_ref(), reference: &self.refs[0] }
+    }
+
+    /// The mother as the profiler sees her.
+    #[must_use]
+    pub fn mother_subject(&self) -> Subject<'_> {
+        Subject { model: &self.mother_model, source: self.mother.as_ref(), reference: &self.refs[1] }
+    }
+
     /// For each layer whether it is linear attention.
     #[must_use]
     pub fn linear_layers(&self) -> Vec<bool> {
         let kinds = &self.father_model.config().layer_types;
         kinds.iter().map(|k| *k == darwin_engine::LayerKind::LinearAttention).collect()
     }
-}
-
-/// Who a checkpoint is, for the files.
-///
-/// # Errors
-/// [`darwin_engine::Error`] where the tokenizer cannot be read.
-pub fn model_ref(name: &str, model: &Checkpoint) -> Result<ModelRef, darwin_engine::Error> {
-    let text = Text::open(model.folder())?;
-    let architecture = model.config()["architectures"][0].as_str().unwrap_or("").to_owned();
-    Ok(ModelRef {
-        name: name.to_owned(),
-        architecture,
-        headers_sha256: model.headers_sha256().to_owned(),
-        tokenizer_sha256: text.tokenizer_sha256().to_owned(),
-        template_sha256: text.template_sha256().unwrap_or("").to_owned(),
-    })
 }
 
 fn in_memory(model: &Checkpoint) -> Result<Option<MemorySource>, Error> {

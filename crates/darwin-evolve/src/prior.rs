@@ -26,6 +26,8 @@ pub struct Prior {
     fuses: bool,
     /// The card's literal-dead shares of the mother, per layer.
     pub(crate) card_dead_share: Option<Vec<f64>>,
+    /// The golden layer that the card cuts its blocks by.
+    card_golden_layer: Option<usize>,
     /// Router choices that are not genes.
     pub(crate) router_fixed: Option<Vec<RouterChoice>>,
 }
@@ -42,6 +44,7 @@ impl Prior {
             starts: false,
             fuses: false,
             card_dead_share: None,
+            card_golden_layer: None,
             router_fixed: None,
         }
     }
@@ -64,6 +67,7 @@ impl Prior {
             starts: true,
             fuses: true,
             card_dead_share: None,
+            card_golden_layer: None,
             router_fixed: None,
         }
     }
@@ -94,6 +98,8 @@ impl Prior {
             .map(|l| l.experts.as_ref().map_or(0.0, |e| e.literal.token_rate_below))
             .collect();
         let last = dead.len().saturating_sub(1);
+        let golden = mother.golden_layers.get("REASONING").or(mother.golden_layers.values().next());
+        let golden = golden.copied().unwrap_or(last.saturating_sub(1));
         let shares = dead
             .iter()
             .map(|d| {
@@ -111,8 +117,14 @@ impl Prior {
             fuses: true,
             router_fixed: Some(router),
             card_dead_share: Some(dead.clone()),
+            card_golden_layer: Some(golden),
             ..Self::ignorant(dead.len())
         }
+    }
+
+    /// The card's golden layer of reasoning, where this is the card's prior.
+    pub(crate) fn card_golden_layer(&self) -> Option<usize> {
+        self.card_golden_layer
     }
 
     pub(crate) fn starts(&self) -> bool {

@@ -12,8 +12,10 @@
 //! assert_eq!(father.manifest(), mother.manifest());
 //! ```
 
+mod disk;
 mod text;
 mod tiny;
 
+pub use disk::{ExpertLayout, write_model};
 pub use text::{TINY_VOCAB, write_tiny_text};
 pub use tiny::{Tiny, edited, sibling, tiny_qwen35};

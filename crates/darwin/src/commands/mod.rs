@@ -1,13 +1,21 @@
 //! One module per subcommand: arguments in, a validated job, a result on stdout.
 
+mod check;
+mod compare;
+mod evolve;
 mod generate;
 mod inspect;
 mod merge;
+mod profile;
+mod report;
 mod score;
 
-use crate::cli::Command;
+use crate::cli::{Command, ItemArgs};
 use crate::ui::Ui;
-use darwin_core::Failure;
+use darwin_core::{Failure, Fault, Split};
+use darwin_engine::Text;
+use darwin_eval::{Encoded, ItemSet};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Runs a subcommand.
@@ -17,7 +25,11 @@ pub(crate) fn run(command: Command, ui: &Ui) -> Result<ExitCode, Failure> {
         Command::Merge(arguments) => merge::run(&arguments, ui),
         Command::Generate(arguments) => generate::run(&arguments, ui),
         Command::Score(arguments) => score::run(&arguments, ui),
-        _ => Err(Failure::user("coming")),
+        Command::Profile(arguments) => profile::run(&arguments, ui),
+        Command::Compare(arguments) => compare::run(&arguments, ui),
+        Command::Evolve(arguments) => evolve::run(&arguments, ui),
+        Command::Check(arguments) => check::run(&arguments, ui),
+        Command::Report(arguments) => report::run(&arguments, ui),
     }
 }
 
@@ -30,5 +42,59 @@ fn use_threads(threads: Option<usize>) -> Result<(), Failure> {
             .build_global()
             .map_err(|e| Failure::user(format!("cannot start {n} threads: {e}"))),
         None => Ok(()),
+    }
+}
+
+/// The calibration items that the arguments name, tokenised.
+fn calibration(arguments: &ItemArgs, text: &Text) -> Result<Encoded, Failure> {
+    let path = if arguments.items.is_dir() {
+        arguments.items.join("calibration.jsonl.gz")
+    } else {
+        arguments.items.clone()
+    };
+    let items = ItemSet::open(&path, Split::Calibration)?;
+    Ok(Encoded::new(&items.take_per_domain(arguments.per_domain), text)?)
+}
+
+fn save_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+    darwin_core::fs::write_json(path, value)
+        .map_err(|e| Failure::new(Fault::of_io(&e), format!("cannot write {}: {e}", path.display())))
+}
+
+/// The time, UTC, as `2026-11-24T08:00:00Z`: for `created`, the one clock in our files.
+#[allow(clippy::disallowed_methods, reason = "the binary owns the clock")]
+fn now() -> String {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+/// Year, month and day of a count of days since 1970 (Howard Hinnant's `civil_from_days`).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + u64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dates() {
+        assert_eq!(super::civil(0), (1970, 1, 1));
+        assert_eq!(super::civil(20_781), (2026, 11, 24));
+        assert_eq!(super::civil(11_016), (2000, 2, 29));
     }
 }

@@ -1,0 +1,74 @@
+//! The items of a run: one set and one evaluator per split.
+
+use crate::{Error, RunConfig};
+use darwin_core::Split;
+use darwin_core::hash::sha256_hex;
+use darwin_engine::Text;
+use darwin_eval::{Encoded, ExactMatch, ItemSet, Likelihood};
+use std::collections::BTreeMap;
+
+/// Items and evaluators of all splits.
+pub struct Items {
+    /// For profiles and comparison.
+    pub calibration: Encoded,
+    /// The proxy phase.
+    pub proxy: Likelihood,
+    /// The real phase.
+    pub search: ExactMatch,
+    /// The choice of each arm's child.
+    pub selection: ExactMatch,
+    /// The one look.
+    pub test: ExactMatch,
+    /// SHA-256 over all splits' hashes.
+    pub sha256: String,
+}
+
+impl Items {
+    /// Reads the five files, takes the configured number per domain, and checks that no item is
+    /// in two splits.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming an item in two splits; whatever reading and tokenising bring.
+    pub fn open(config: &RunConfig, text: &Text) -> Result<Self, Error> {
+        let read = |split: Split, n: usize| {
+            let set = ItemSet::open(&config.items_of(split), split).map_err(Error::below)?;
+            Ok::<_, Error>(set.take_per_domain(n))
+        };
+        let calibration = read(Split::Calibration, config.calibration.per_domain)?;
+        let proxy = read(Split::Proxy, config.proxy.per_domain)?;
+        let search = read(Split::Search, config.real.per_domain)?;
+        let selection = read(Split::Selection, config.selection.per_domain)?;
+        let test = read(Split::Test, config.test.per_domain)?;
+        let all = [&calibration, &proxy, &search, &selection, &test];
+        disjoint(config, &all)?;
+        let sha256 = sha256_hex(all.map(ItemSet::sha256).join(" ").as_bytes());
+        // In the search only the main format counts; the report shows both.
+        let exact = |items: ItemSet, both: bool| {
+            ExactMatch::new(items, text, config.max_new_tokens, both).map_err(Error::below)
+        };
+        Ok(Self {
+            calibration: Encoded::new(&calibration, text).map_err(Error::below)?,
+            proxy: Likelihood::new(proxy, text).map_err(Error::below)?,
+            search: exact(search, false)?,
+            selection: exact(selection, false)?,
+            test: exact(test, true)?,
+            sha256,
+        })
+    }
+}
+
+fn disjoint(config: &RunConfig, sets: &[&ItemSet]) -> Result<(), Error> {
+    let mut seen: BTreeMap<&str, Split> = BTreeMap::new();
+    for set in sets {
+        for item in set.items() {
+            if let Some(other) = seen.insert(&item.id, set.split()) {
+                return Err(Error::Config {
+                    path: config.items.clone(),
+                    text: format!("item `{}` is in the splits {other} and {}", item.id, set.split()),
+                    hint: "splits never mix: remove it from one of the files".to_owned(),
+                });
+            }
+        }
+    }
+    Ok(())
+}

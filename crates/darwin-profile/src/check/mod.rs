@@ -1,0 +1,152 @@
+//! Phase 3: the child's health against both parents (method 5), whoever made the child.
+
+mod accounting;
+mod experts;
+mod function;
+mod generation;
+mod interference;
+mod observe;
+mod summary;
+
+pub use accounting::preflight;
+pub use summary::health_summary;
+
+use crate::sample::{Sample, samples_of};
+use crate::subject::same_shape;
+use crate::{Error, Subject};
+use darwin_core::files::{Finding, Health, LayerHealth, SCHEMA, Severity, Verdict};
+use darwin_core::{Cancel, Progress};
+use darwin_engine::Text;
+use darwin_eval::Encoded;
+use observe::{Observed, observe};
+use std::collections::BTreeMap;
+
+/// A child and its parents.
+#[derive(Clone, Copy)]
+pub struct Family<'a> {
+    /// The child.
+    pub child: Subject<'a>,
+    /// The father: structural parent.
+    pub father: Subject<'a>,
+    /// The mother.
+    pub mother: Subject<'a>,
+}
+
+/// How to check.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckOptions {
+    /// At most so many samples per domain, by hash.
+    pub per_domain: Option<usize>,
+    /// Prompts that all three models continue; 0 skips the generation checks.
+    pub generate: usize,
+    /// Longest continuation, tokens.
+    pub max_new_tokens: usize,
+}
+
+impl Default for CheckOptions {
+    fn default() -> Self {
+        Self { per_domain: None, generate: 32, max_new_tokens: 96 }
+    }
+}
+
+/// Checks a loaded child: interference, function loss, dead experts, accounting, finite weights,
+/// norm drift, generation. The worst finding is the verdict.
+///
+/// # Errors
+/// [`Error::Mismatch`] where the three are not of one shape; [`Error::NoSamples`]; whatever engine
+/// and weights bring; [`Error::Cancelled`].
+pub fn check(
+    family: &Family<'_>,
+    encoded: &Encoded,
+    text: &Text,
+    options: &CheckOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Health, Error> {
+    same_shape(&family.father, &family.child)?;
+    same_shape(&family.father, &family.mother)?;
+    let samples: Vec<Sample> = samples_of(encoded, options.per_domain);
+    if samples.is_empty() {
+        return Err(Error::NoSamples);
+    }
+    let observed = observe(family, &samples, progress, cancel)?;
+    let mut findings = preflight(family.child.source, family.father.source)?;
+    findings.extend(accounting::norm_drift(family)?);
+    findings.extend(interference::findings(&observed));
+    findings.extend(function::findings(&observed));
+    let suppliers = experts::router_suppliers(family)?;
+    let dead = experts::dead(&observed);
+    findings.extend(experts::findings(&dead, &suppliers));
+    if options.generate > 0 {
+        findings.extend(generation::findings(family, encoded, text, options, cancel)?);
+    }
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.layer.cmp(&b.layer)));
+    Ok(Health {
+        schema: SCHEMA,
+        father: family.father.reference.clone(),
+        mother: family.mother.reference.clone(),
+        child: family.child.reference.clone(),
+        verdict: verdict(&findings),
+        findings,
+        checks: checks(&observed, options),
+        layers: layers(&observed, &dead),
+        nll: function::nll(&observed),
+        kl: observed.kl(),
+        same_top: observed.same_top(),
+    })
+}
+
+fn verdict(findings: &[Finding]) -> Verdict {
+    match findings.iter().map(|f| f.severity).max() {
+        Some(Severity::Fail) => Verdict::Fail,
+        Some(Severity::Warn) => Verdict::Warn,
+        _ => Verdict::Pass,
+    }
+}
+
+fn layers(observed: &Observed, dead: &[Option<[Vec<usize>; 3]>]) -> Vec<LayerHealth> {
+    (0..observed.num_layers())
+        .map(|layer| LayerHealth {
+            layer,
+            importance: interference::importance(observed, layer),
+            router_jaccard: observed.jaccard(layer),
+            off_segment: observed.off_segment(layer),
+            dead: dead[layer].clone(),
+            relative_load: experts::relative_load(observed, layer),
+        })
+        .collect()
+}
+
+fn checks(observed: &Observed, options: &CheckOptions) -> BTreeMap<String, String> {
+    let n = observed.num_samples();
+    let looked = format!("{n} samples, {} tokens", observed.tokens());
+    let mut checks: BTreeMap<String, String> = [
+        ("accounting", "every tensor of the father, names, shapes and dtypes".to_owned()),
+        ("nan", "every weight".to_owned()),
+        ("norm_drift", "the norm of every matrix".to_owned()),
+        ("interference", format!("{looked}; Holm over layers and components at 1 %")),
+        ("function_loss", format!("{looked}; nats per answer, paired, 3 standard errors")),
+        ("dead_experts", format!("{looked}; upper 95 % bound of the load below 0.01")),
+    ]
+    .map(|(name, text)| (name.to_owned(), text))
+    .into();
+    if options.generate > 0 {
+        let text = format!("up to {} continuations of each model", options.generate);
+        checks.insert("generation".to_owned(), text);
+    }
+    checks
+}
+
+/// A finding without layer, component, domain or size.
+fn finding(severity: Severity, check: &str, text: String, advice: &str) -> Finding {
+    Finding {
+        severity,
+        check: check.to_owned(),
+        layer: None,
+        component: None,
+        domain: None,
+        size: None,
+        text,
+        advice: advice.to_owned(),
+    }
+}

@@ -1,0 +1,88 @@
+//! Tiny models on disk, in either expert layout.
+
+use crate::write_tiny_text;
+use darwin_checkpoint::{
+    Layout, MemorySource, Stored, TensorSource, WriteOptions, write_checkpoint,
+};
+use darwin_core::{Cancel, NoProgress};
+use std::path::Path;
+
+/// How routed experts lie on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertLayout {
+    /// `…experts.gate_up_proj`, as in official checkpoints.
+    Fused,
+    /// `…experts.J.gate_proj.weight`, as transformers saves them.
+    PerExpert,
+}
+
+/// Writes a model as a checkpoint folder with tokenizer and chat template, prefix
+/// `model.language_model.`, in shards of at most `max_shard_bytes`.
+///
+/// # Panics
+/// Where the folder cannot be written.
+pub fn write_model(
+    folder: &Path,
+    model: &MemorySource,
+    layout: ExpertLayout,
+    max_shard_bytes: u64,
+) {
+    let layout = layout_of(model, layout);
+    let config = serde_json::to_vec_pretty(model.config()).expect("JSON");
+    let cancel = Cancel::default();
+    let options = WriteOptions {
+        max_shard_bytes,
+        memory: 1 << 26,
+        side_files: Vec::new(),
+        documents: vec![("config.json".to_owned(), config)],
+        progress: &NoProgress,
+        cancel: &cancel,
+    };
+    write_checkpoint(model, &layout, folder, &options).expect("a test folder can be written");
+    write_tiny_text(folder).expect("a test folder can be written");
+}
+
+fn layout_of(model: &MemorySource, layout: ExpertLayout) -> Layout {
+    let manifest = model.manifest();
+    let mut stored = Vec::new();
+    for (id, info) in manifest.ids().zip(manifest.tensors()) {
+        let whole = Stored {
+            name: disk_name(&info.name),
+            id,
+            rows: 0..info.rows(),
+            shape: info.shape.clone(),
+        };
+        match (layout, info.experts()) {
+            (ExpertLayout::PerExpert, Some(experts)) => {
+                let parts: &[&str] = if info.name.ends_with("gate_up_proj") {
+                    &["gate_proj", "up_proj"]
+                } else {
+                    &["down_proj"]
+                };
+                let base = whole.name.rsplit_once('.').map_or("", |(base, _)| base).to_owned();
+                let rows = info.shape[1] / parts.len();
+                for piece in 0..experts * parts.len() {
+                    let (expert, part) = (piece / parts.len(), parts[piece % parts.len()]);
+                    stored.push(Stored {
+                        name: format!("{base}.{expert}.{part}.weight"),
+                        id,
+                        rows: piece * rows..(piece + 1) * rows,
+                        shape: vec![rows, info.shape[2]],
+                    });
+                }
+            }
+            _ => stored.push(whole),
+        }
+    }
+    Layout { stored }
+}
+
+fn disk_name(canonical: &str) -> String {
+    if canonical.starts_with("lm_head.") || canonical.starts_with("mtp.") {
+        canonical.to_owned()
+    } else if canonical.starts_with("visual.") {
+        format!("model.{canonical}")
+    } else {
+        format!("model.language_model.{canonical}")
+    }
+}

@@ -1,0 +1,45 @@
+//! `darwin check CHILD --father F --mother M`
+
+use super::profile::checkpoint_name;
+use crate::cli::CheckArgs;
+use crate::ui::Ui;
+use darwin_checkpoint::Checkpoint;
+use darwin_core::Failure;
+use darwin_core::files::{Severity, Verdict};
+use darwin_engine::{Model, Text};
+use darwin_profile::{
+    CheckOptions, Family, Subject, check, health_summary, model_ref, preflight,
+};
+use std::process::ExitCode;
+
+pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
+    let folders = [&arguments.child, &arguments.father, &arguments.mother];
+    let open = |i: usize| Checkpoint::open(folders[i]);
+    let checkpoints = [open(0)?, open(1)?, open(2)?];
+    let findings = preflight(&checkpoints[0], &checkpoints[1])?;
+    if findings.iter().any(|f| f.severity == Severity::Fail) {
+        // What cannot be loaded, or is not the father's shape, needs no forward pass to fail.
+        for finding in findings.iter().filter(|f| f.severity == Severity::Fail) {
+            ui.say(format!("FAIL  {}\n      try: {}", finding.text, finding.advice));
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    let text = Text::open(&arguments.father)?;
+    let items = super::calibration(&arguments.items, &text)?;
+    let load = |i: usize| Model::load(&checkpoints[i]);
+    let models = [load(0)?, load(1)?, load(2)?];
+    let refs = checkpoints.each_ref().map(|c| model_ref(checkpoint_name(c), c, Some(&text)));
+    let subject = |i: usize| Subject {
+        model: &models[i],
+        source: &checkpoints[i],
+        reference: &refs[i],
+    };
+    let family = Family { child: subject(0), father: subject(1), mother: subject(2) };
+    let options = CheckOptions::default();
+    let health = check(&family, &items, &text, &options, ui.progress(), ui.cancel())?;
+    ui.say(health_summary(&health));
+    if let Some(out) = &arguments.out {
+        super::save_json(out, &health)?;
+    }
+    Ok(if health.verdict == Verdict::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,176 @@
+//! The whole job on tiny parents: a run that is killed again and again ends with the same journal
+//! and the same child, byte for byte, as one that is not.
+
+#![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
+
+use darwin_checkpoint::{Checkpoint, TensorSource, read_tensor};
+use darwin_core::keyed::{Key, Rng};
+use darwin_merge::{Merge, Recipe, Sources};
+use darwin_testkit::{ExpertLayout, sibling, tiny_qwen35, write_model};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Two tiny parents, items of three domains and a configuration in a folder.
+fn setting(folder: &Path) {
+    let father = tiny_qwen35(1);
+    let mother = sibling(&father, "mother", 2, 0.3);
+    write_model(&folder.join("father"), &father, ExpertLayout::Fused, 60_000);
+    write_model(&folder.join("mother"), &mother, ExpertLayout::PerExpert, 80_000);
+    std::fs::create_dir(folder.join("items")).expect("create");
+    for split in ["calibration", "proxy", "search", "selection", "test"] {
+        let mut lines = String::new();
+        for domain in ["math", "knowledge", "language"] {
+            for i in 0..8 {
+                let think = if domain == "math" { r#","direct","think""# } else { r#","direct""# };
+                writeln!(
+                    lines,
+                    r#"{{"id":"{split}{domain}{i}","domain":"{domain}","family":"f","question":"{split} {i} + {domain}","target":"{i}","trace":"t{i}","formats":[{}]}}"#,
+                    &think[1..]
+                )
+                .expect("a string");
+            }
+        }
+        std::fs::write(folder.join("items").join(format!("{split}.jsonl")), lines).expect("write");
+    }
+    std::fs::write(
+        folder.join("run.yaml"),
+        "title: tiny\nfather: father\nmother: mother\nitems: items\nout: run\n\
+         goal: { protected: { language: 0.5 } }\n\
+         calibration: { per_domain: 8 }\nproxy: { per_domain: 4, steps: 26 }\n\
+         real: { per_domain: 2, steps: 14 }\nselection: { per_domain: 2, top: 1 }\n\
+         test: { per_domain: 3 }\nmax_new_tokens: 6\nrank_check: 4\n\
+         arms: [line, blind, card, guided, placebo]\n",
+    )
+    .expect("write");
+}
+
+fn evolve(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_darwin"));
+    command.args(["--quiet", "evolve", "run.yaml"]).current_dir(folder).stdout(Stdio::piped());
+    command.stderr(Stdio::piped());
+    command
+}
+
+/// Exit codes of a finished run: 0, or 1 where the tiny child fails its health check.
+fn assert_finished(output: &std::process::Output) {
+    let code = output.status.code();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(code == Some(0) || code == Some(1), "exit {code:?}: {text}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("child: the champion of"), "{text}");
+}
+
+/// All files of a run that must not depend on how often it was interrupted.
+fn lasting(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let run = folder.join("run");
+    let mut files = BTreeMap::new();
+    for part in ["", "child"] {
+        for entry in std::fs::read_dir(run.join(part)).expect("list").flatten() {
+            let name = entry.file_name().into_string().expect("UTF-8");
+            // `created` stands in these three.
+            let clocked = ["run.json", "report.html", "README.md"].contains(&name.as_str());
+            if entry.path().is_file() && !clocked {
+                let bytes = std::fs::read(entry.path()).expect("read");
+                files.insert(format!("{part}/{name}"), bytes);
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
+    let whole = tempfile::tempdir().expect("tempdir");
+    setting(whole.path());
+    let start = Instant::now();
+    assert_finished(&evolve(whole.path()).output().expect("runs"));
+    let took = start.elapsed();
+    let expected = lasting(whole.path());
+    assert!(expected.contains_key("/journal.jsonl") && expected.contains_key("child/manifest.json"));
+
+    let killed = tempfile::tempdir().expect("tempdir");
+    setting(killed.path());
+    let mut rng = Rng::new(Key::new(u64::from(std::process::id()), &["kill"]), 0);
+    let mut kills = 0;
+    for _ in 0..6 {
+        let mut child = evolve(killed.path()).spawn().expect("starts");
+        let wait = Duration::from_secs_f64(took.as_secs_f64() * (0.05 + 0.8 * rng.uniform()));
+        std::thread::sleep(wait);
+        // SIGKILL; an error means that it ended by itself.
+        if child.try_wait().expect("a child").is_none() {
+            child.kill().expect("kills");
+            kills += 1;
+        }
+        child.wait().expect("ends");
+    }
+    assert!(kills > 0, "no run was killed");
+    assert_finished(&evolve(killed.path()).output().expect("runs"));
+    let found = lasting(killed.path());
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, bytes) in &expected {
+        assert!(found[name] == *bytes, "{name} differs after {kills} kills");
+    }
+}
+
+#[test]
+fn what_was_evaluated_in_memory_is_what_was_written() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    setting(folder.path());
+    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    let run = folder.path().join("run");
+    let text = std::fs::read_to_string(run.join("best.yaml")).expect("read");
+    // The recipe names the parents relative to where the command ran.
+    let text = text.replace("father\"", "father").replace("mother\"", "mother");
+    std::fs::write(folder.path().join("best.yaml"), text).expect("write");
+    let recipe = Recipe::load(&folder.path().join("best.yaml")).expect("reads back");
+    let sources = Sources::open(&recipe).expect("opens");
+    let merge = Merge::new(&recipe, &sources).expect("plans");
+    let child = Checkpoint::open(run.join("child")).expect("opens");
+    for info in merge.manifest().tensors() {
+        let id = merge.manifest().find(&info.name).expect("there");
+        let written = child.manifest().find(&info.name).expect("written");
+        let (a, b) = (read_tensor(&merge, id), read_tensor(&child, written));
+        let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(a.expect("reads")), bits(b.expect("reads")), "{}", info.name);
+    }
+    let manifest = std::fs::read_to_string(run.join("child/manifest.json")).expect("read");
+    assert!(manifest.contains(&recipe.sha256()), "the child's manifest names the recipe's hash");
+}
+
+#[test]
+fn ctrl_c_stops_cleanly_and_the_same_command_continues() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    setting(folder.path());
+    let mut child = evolve(folder.path()).spawn().expect("starts");
+    let journal = folder.path().join("run/journal.jsonl");
+    let waiting = Instant::now();
+    while std::fs::read_to_string(&journal).map_or(0, |t| t.lines().count()) < 8 {
+        assert!(waiting.elapsed() < Duration::from_secs(120), "no journal after two minutes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(130));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("the same command continues"), "{text}");
+    assert!(!folder.path().join("run/child").exists());
+    assert_finished(&evolve(folder.path()).output().expect("runs"));
+}
+
+#[test]
+fn a_changed_configuration_is_not_continued() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    setting(folder.path());
+    let config = std::fs::read_to_string(folder.path().join("run.yaml")).expect("read");
+    let fewer = config.replace("steps: 26", "steps: 12").replace("arms: [line, blind, card, guided, placebo]", "arms: [line]");
+    std::fs::write(folder.path().join("run.yaml"), &fewer).expect("write");
+    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    std::fs::write(folder.path().join("run.yaml"), fewer.replace("run: 1", "run: 2") + "seeds: { run: 2 }\n").expect("write");
+    let output = evolve(folder.path()).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("journal.jsonl: belongs to a run with another configuration"), "{text}");
+}

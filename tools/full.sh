@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The comparisons that need Python: transformers (engine, does the child load), mergekit (merges),
+# pycma (optimiser), and the benchmarks against them. Called by `.ci/run --full`; its last log is
+# docs/full.log. Virtual environments live in target/, so that nothing is installed elsewhere.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$1"; }
+
+venv() { # name, requirements
+    local dir="target/venv/$1"
+    if [[ ! -x "$dir/bin/python" ]]; then
+        python3 -m venv "$dir"
+        "$dir/bin/pip" install --quiet -r "$2"
+    fi
+    echo "$dir/bin/python"
+}
+
+step "build"
+cargo build --release --locked
+
+step "python environments"
+transformers=$(venv transformers tools/oracle/requirements.txt)
+mergekit=$(venv mergekit tools/parity/requirements.txt)
+
+step "run of examples/first-light.yaml"
+target/release/darwin evolve examples/first-light.yaml || [[ $? == 1 ]]
+
+step "the child loads in transformers, every parameter equal to its file"
+"$transformers" tools/oracle/child_loads.py runs/first-light/child examples/parents/father
+
+step "merges against mergekit 0.1.5"
+"$mergekit" tools/parity/compare.py target/release/darwin
+
+step "engine against transformers, same cores, float32"
+"$transformers" tools/oracle/bench_transformers.py examples/parents/father --threads 2 \
+    | tail -n 1 >target/peer.json
+cargo bench --locked -p darwin-engine --bench engine -- examples/parents/father --peer "$PWD/target/peer.json"
+
+step "merge against reading and writing once"
+cargo bench --locked -p darwin-merge --bench merge
+
+step "an evaluated candidate against a plain scoring pass"
+cargo bench --locked -p darwin-evolve --bench candidate
