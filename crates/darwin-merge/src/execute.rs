@@ -1,7 +1,7 @@
 //! Writing the child as a checkpoint.
 
 use crate::{Error, Merge};
-use darwin_checkpoint::Written;
+use darwin_checkpoint::{TensorSource, WriteOptions, Written, write_checkpoint};
 use darwin_core::{Cancel, Progress};
 use std::path::Path;
 
@@ -20,12 +20,45 @@ pub struct MergeOptions<'a> {
 }
 
 /// Writes a merge as a Hugging Face checkpoint in the structural parent's layout, with its side
-/// files, `manifest.json` and `mergekit_config.yml`.
+/// files, `config.json`, `manifest.json` and `mergekit_config.yml`.
 ///
 /// # Errors
 /// Whatever reading the inputs and writing the output can bring; nothing is left under the final
 /// name then.
 pub fn merge_to(merge: &Merge, out: &Path, options: &MergeOptions<'_>) -> Result<Written, Error> {
-    let _ = (merge, options);
-    Err(Error::plan(format!("{}: not written yet", out.display()), "wait for the next commit"))
+    let (Some(parent), Some(layout)) = (merge.structure(), merge.plan().layout.as_ref()) else {
+        return Err(Error::plan(
+            "the structural parent is not a checkpoint on disk, so there is no layout to write",
+            "open it from its folder",
+        ));
+    };
+    let mut documents = vec![
+        ("config.json".to_owned(), config(merge)),
+        ("manifest.json".to_owned(), json(&merge.plan().manifest())),
+        ("mergekit_config.yml".to_owned(), merge.recipe_text().as_bytes().to_vec()),
+    ];
+    documents.extend(options.documents.iter().cloned());
+    let write = WriteOptions {
+        max_shard_bytes: options.max_shard_bytes,
+        memory: options.memory,
+        side_files: parent.side_files()?,
+        documents,
+        progress: options.progress,
+        cancel: options.cancel,
+    };
+    Ok(write_checkpoint(merge, layout, out, &write)?)
+}
+
+/// The parent's own bytes where nothing in it changes.
+fn config(merge: &Merge) -> Vec<u8> {
+    match merge.structure() {
+        Some(parent) if parent.config() == merge.config() => parent.config_bytes().to_vec(),
+        _ => json(merge.config()),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("these types have text keys");
+    bytes.push(b'\n');
+    bytes
 }

@@ -5,17 +5,23 @@
 //! checkpoint: the engine evaluates it in memory, [`merge_to`] writes it, and both see the same
 //! bits.
 
+mod compute;
 mod error;
 mod execute;
+mod masks;
 mod merge;
 mod methods;
+mod plan;
 mod recipe;
 mod sources;
+mod statistics;
 
 pub use error::{Error, RecipeProblem};
 pub use execute::{MergeOptions, merge_to};
+pub use masks::MaskSource;
 pub use merge::Merge;
 pub use methods::{METHODS, Method, Parameter};
+pub use plan::Plan;
 pub use recipe::{
     Blocks, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition, LayerShares,
     LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder, RouterMode, RouterRule,

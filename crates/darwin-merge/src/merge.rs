@@ -1,14 +1,29 @@
 //! A merge that nobody has written yet, as a tensor source.
 
+use crate::compute::Work;
+use crate::masks::MaskSource;
+use crate::plan::{Line, Operation, Plan, plan};
+use crate::sources::Source;
+use crate::statistics::Statistics;
 use crate::{Error, Recipe, Sources};
-use darwin_checkpoint::{Manifest, TensorId, TensorPlan, TensorSource};
+use darwin_checkpoint::{Checkpoint, Manifest, TensorId, TensorPlan, TensorSource};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A recipe bound to opened models: the child as a [`TensorSource`].
+///
+/// Making one is cheap (headers alone), so a search makes one for each candidate while the
+/// [`Sources`] stay open. Tiles are computed when they are asked for, from any thread.
 pub struct Merge {
     name: String,
+    recipe_text: String,
     manifest: Manifest,
-    config: serde_json::Value,
+    plan: Plan,
+    sources: Vec<Source>,
+    structure: Option<Arc<Checkpoint>>,
+    masks: Option<Arc<dyn MaskSource>>,
+    seed: u64,
+    statistics: Vec<Statistics>,
 }
 
 impl Merge {
@@ -17,12 +32,55 @@ impl Merge {
     /// # Errors
     /// [`Error::Plan`] with everything that does not fit.
     pub fn new(recipe: &Recipe, sources: &Sources) -> Result<Self, Error> {
-        let _ = sources;
+        let plan = plan(recipe, sources)?;
+        let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
+        let manifest = Manifest::new(infos).map_err(|name| {
+            Error::plan(format!("two output tensors are both `{name}`"), "name each layer once")
+        })?;
         Ok(Self {
-            name: recipe.method().name.to_owned(),
-            manifest: Manifest::default(),
-            config: serde_json::Value::Null,
+            name: format!("merge of {} ({})", recipe.models().join(", "), recipe.method().name),
+            recipe_text: recipe.text(),
+            statistics: plan.lines.iter().map(|_| Statistics::default()).collect(),
+            manifest,
+            plan,
+            sources: sources.list.clone(),
+            structure: sources.checkpoint(recipe.structure()).cloned(),
+            masks: None,
+            seed: recipe.darwin().seed.unwrap_or(0),
         })
+    }
+
+    /// Uses masks that were recorded elsewhere instead of drawing or selecting elements.
+    #[must_use]
+    pub fn with_masks(mut self, masks: Arc<dyn MaskSource>) -> Self {
+        self.masks = Some(masks);
+        self
+    }
+
+    /// What will be done to every tensor.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The recipe's text, as the user wrote it or canonical.
+    #[must_use]
+    pub fn recipe_text(&self) -> &str {
+        &self.recipe_text
+    }
+
+    /// The structural parent, where it is a checkpoint on disk.
+    #[must_use]
+    pub fn structure(&self) -> Option<&Checkpoint> {
+        self.structure.as_deref()
+    }
+
+    fn line(&self, id: TensorId) -> &Line {
+        &self.plan.lines[id.index()]
+    }
+
+    fn work<'a>(&'a self, line: &'a Line) -> Result<Work<'a>, darwin_checkpoint::Error> {
+        Work::new(line, &self.sources, self.masks.as_deref(), self.seed)
     }
 }
 
@@ -36,29 +94,45 @@ impl TensorSource for Merge {
     }
 
     fn config(&self) -> &serde_json::Value {
-        &self.config
+        &self.plan.config
     }
 
     fn prepare(&self, id: TensorId) -> Result<TensorPlan, darwin_checkpoint::Error> {
-        let tensor = self.manifest.get(id).name.clone();
-        Err(darwin_checkpoint::Error::MissingTensor { model: self.name.clone(), tensor })
+        let line = self.line(id);
+        let work = self.work(line)?;
+        Ok(TensorPlan {
+            id,
+            rows: work.rows,
+            cols: work.cols,
+            dtype: line.info.dtype,
+            unit: line.unit,
+            rows_per_unit: work.rows_per_unit,
+            statistics: self.statistics[id.index()].get(&work)?,
+        })
     }
 
     fn read_tile(
         &self,
         plan: &TensorPlan,
-        _: Range<usize>,
-        _: &mut [f32],
+        rows: Range<usize>,
+        out: &mut [f32],
     ) -> Result<(), darwin_checkpoint::Error> {
-        self.prepare(plan.id).map(|_| ())
+        self.work(self.line(plan.id))?.tile(&plan.statistics, rows, out)
     }
 
     fn read_raw(
         &self,
-        _: TensorId,
-        _: Range<usize>,
-        _: &mut Vec<u8>,
+        id: TensorId,
+        rows: Range<usize>,
+        out: &mut Vec<u8>,
     ) -> Result<bool, darwin_checkpoint::Error> {
-        Ok(false)
+        let line = self.line(id);
+        let Operation::Copy(input) = &line.operation else { return Ok(false) };
+        let source = &self.sources[input.source].tensors;
+        let stored = source.manifest().get(input.id).dtype;
+        if stored != line.info.dtype || line.load.is_some_and(|load| load != stored) {
+            return Ok(false);
+        }
+        source.read_raw(input.id, rows, out)
     }
 }

@@ -1,5 +1,10 @@
 //! The merge methods, one entry of [`METHODS`] each.
 
+pub(crate) mod kernels;
+pub(crate) mod slerp;
+pub(crate) mod sparsify;
+pub(crate) mod task_vectors;
+
 /// A merge method: what it is called, where it comes from, which parameters it takes.
 #[derive(Debug)]
 pub struct Method {

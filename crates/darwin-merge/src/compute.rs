@@ -1,0 +1,227 @@
+//! Tiles of one output tensor from tiles of its inputs.
+
+use crate::masks::{MaskSource, stream, uniforms};
+use crate::methods::kernels;
+use crate::methods::sparsify::{Thin, thin};
+use crate::methods::task_vectors::{MixScratch, Mixing, mix};
+use crate::plan::{Input, Line, Operation, TaskVector};
+use crate::sources::Source;
+use darwin_checkpoint::{Error, TensorPlan, Unit};
+use darwin_core::keyed::Key;
+use std::ops::Range;
+
+/// Elements that are worked on at once: small enough for the second-level cache.
+const TILE: usize = 1 << 15;
+
+/// Numbers that a vector has in the statistics of a unit: threshold, ties kept, factor.
+pub(crate) const PER_VECTOR: usize = 3;
+
+/// One output tensor bound to its sources: what tiles and statistics are computed from.
+pub(crate) struct Work<'a> {
+    pub(crate) line: &'a Line,
+    pub(crate) sources: &'a [Source],
+    pub(crate) masks: Option<&'a dyn MaskSource>,
+    pub(crate) seed: u64,
+    pub(crate) cols: usize,
+    pub(crate) rows: usize,
+    pub(crate) rows_per_unit: usize,
+    plans: Vec<(usize, TensorPlan)>,
+    keys: Vec<Key>,
+}
+
+/// Working memory of a call, reused from tile to tile.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) base: Vec<f32>,
+    pub(crate) vectors: Vec<Vec<f32>>,
+    uniforms: Vec<f32>,
+    mix: MixScratch,
+}
+
+impl<'a> Work<'a> {
+    pub(crate) fn new(
+        line: &'a Line,
+        sources: &'a [Source],
+        masks: Option<&'a dyn MaskSource>,
+        seed: u64,
+    ) -> Result<Self, Error> {
+        let info = &line.info;
+        let rows_per_unit = match (line.unit, info.experts()) {
+            (Unit::Expert, Some(experts)) if experts > 0 => info.rows() / experts,
+            _ => info.rows(),
+        };
+        let mut plans = Vec::new();
+        for input in line.operation.inputs() {
+            plans.push((input.source, sources[input.source].tensors.prepare(input.id)?));
+        }
+        let keys = match &line.operation {
+            Operation::TaskVectors { vectors, .. } => {
+                vectors.iter().map(|v| stream(seed, &info.name, v.stream)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let (rows, cols) = (info.rows(), info.cols());
+        Ok(Self { line, sources, masks, seed, cols, rows, rows_per_unit, plans, keys })
+    }
+
+    /// Rows of a tile.
+    pub(crate) fn tile_rows(&self) -> usize {
+        (TILE / self.cols.max(1)).max(1)
+    }
+
+    /// Reads rows of the `n`-th input, rounded to the recipe's `dtype`.
+    pub(crate) fn read(&self, n: usize, rows: &Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let (source, plan) = &self.plans[n];
+        self.sources[*source].tensors.read_tile(plan, rows.clone(), out)?;
+        if let Some(dtype) = self.line.load {
+            dtype.round(out);
+        }
+        Ok(())
+    }
+
+    fn read_into(&self, n: usize, rows: &Range<usize>, out: &mut Vec<f32>) -> Result<(), Error> {
+        out.resize(rows.len() * self.cols, 0.0);
+        self.read(n, rows, out)
+    }
+
+    /// How a vector is thinned.
+    pub(crate) fn thin(&self, vector: &TaskVector) -> Thin {
+        match &self.line.operation {
+            Operation::TaskVectors { sparsifier, .. } => {
+                thin(*sparsifier, vector.density, self.masks.is_some())
+            }
+            _ => Thin::All,
+        }
+    }
+
+    /// Fills `out` with rows of the output, rounded to its dtype. `statistics` has `stride`
+    /// numbers a unit.
+    pub(crate) fn tile(
+        &self,
+        statistics: &[f64],
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let units = self.rows.checked_div(self.rows_per_unit).unwrap_or(1).max(1);
+        let stride = statistics.len() / units;
+        let mut scratch = Scratch::default();
+        let mut start = rows.start;
+        while start < rows.end {
+            let unit = start.checked_div(self.rows_per_unit).unwrap_or(0);
+            let end = rows.end.min(start + self.tile_rows()).min((unit + 1) * self.rows_per_unit);
+            let part = (start - rows.start) * self.cols..(end - rows.start) * self.cols;
+            let numbers = &statistics[unit * stride..(unit + 1) * stride];
+            self.compute(numbers, &(start..end), &mut out[part], &mut scratch)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn compute(
+        &self,
+        numbers: &[f64],
+        rows: &Range<usize>,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        self.read(0, rows, out)?;
+        match &self.line.operation {
+            Operation::Copy(_) => {}
+            Operation::Scale(_, factor) => kernels::scale(out, *factor),
+            Operation::Linear { terms, convex } => {
+                self.linear(terms, *convex, rows, out, scratch)?;
+            }
+            Operation::Slerp { .. } => {
+                self.read_into(1, rows, &mut scratch.base)?;
+                let (a, b) = (numbers[0] as f32, numbers[1] as f32);
+                kernels::blend(out, &scratch.base, a, b, numbers[2] != 0.0);
+            }
+            Operation::TaskVectors { vectors, consensus, normalize, lambda, .. } => {
+                let mixing =
+                    Mixing { consensus: *consensus, normalize: *normalize, lambda: *lambda };
+                self.vectors(numbers, vectors, rows, out, scratch)?;
+                let weights: Vec<f64> = vectors.iter().map(|v| v.weight).collect();
+                mix(out, &scratch.vectors, &weights, mixing, &mut scratch.mix);
+            }
+        }
+        self.line.info.dtype.round(out);
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        terms: &[(Input, f32)],
+        convex: bool,
+        rows: &Range<usize>,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        if let [(_, a), (_, b)] = terms {
+            self.read_into(1, rows, &mut scratch.base)?;
+            kernels::blend(out, &scratch.base, *a, *b, convex);
+            return Ok(());
+        }
+        kernels::scale(out, terms[0].1);
+        for (n, (_, weight)) in terms.iter().enumerate().skip(1) {
+            self.read_into(n, rows, &mut scratch.base)?;
+            kernels::add_scaled(out, &scratch.base, *weight);
+        }
+        Ok(())
+    }
+
+    /// Thinned and weighted task vectors of some rows, into `scratch.vectors`.
+    fn vectors(
+        &self,
+        numbers: &[f64],
+        vectors: &[TaskVector],
+        rows: &Range<usize>,
+        base: &[f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        scratch.vectors.resize_with(vectors.len(), Vec::new);
+        for (i, vector) in vectors.iter().enumerate() {
+            let of = numbers.get(i * PER_VECTOR..(i + 1) * PER_VECTOR);
+            let cut = of.map_or((0, u64::MAX, 1.0), |n| (n[0] as u32, n[1] as u64, n[2]));
+            let factor = (cut.2 * vector.weight) as f32;
+            let mut out = std::mem::take(&mut scratch.vectors[i]);
+            self.read_into(i + 1, rows, &mut out)?;
+            self.thinned(i, vector, (cut.0, cut.1), factor, rows, base, &mut out, scratch);
+            scratch.vectors[i] = out;
+        }
+        Ok(())
+    }
+
+    /// One task vector, thinned, times `factor`; `out` holds the model's values. `cut` is the
+    /// threshold of magnitudes and the flat index in the unit up to which ties stay.
+    #[expect(clippy::too_many_arguments, reason = "one row of the table of sparsifiers")]
+    pub(crate) fn thinned(
+        &self,
+        i: usize,
+        vector: &TaskVector,
+        cut: (u32, u64),
+        factor: f32,
+        rows: &Range<usize>,
+        base: &[f32],
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        match self.thin(vector) {
+            Thin::All => kernels::delta(out, base, factor),
+            Thin::Nothing => out.fill(0.0),
+            Thin::Random => {
+                scratch.uniforms.resize(out.len(), 0.0);
+                let model = self.sources[vector.input.source].model.as_str();
+                let handed = self.masks.map(|m| (m, self.line.info.name.as_str(), model));
+                let first = (rows.start * self.cols) as u64;
+                uniforms(handed, &self.keys[i], first, &mut scratch.uniforms);
+                let density = vector.density as f32;
+                kernels::random_delta(out, base, &scratch.uniforms, density, factor);
+            }
+            Thin::Magnitude => {
+                let first = ((rows.start % self.rows_per_unit) * self.cols) as u64;
+                let ties = cut.1.saturating_sub(first).min(out.len() as u64) as usize;
+                kernels::trimmed_delta(out, base, cut.0, ties, factor);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The inner loops. Plain multiply and add in f32, sums in f64 over eight fixed lanes, so that the
+//! bits are the same on every processor; AVX2 is used where there is one.
+
+macro_rules! vectorised {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$doc])*
+        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn plain($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn wide($($arg: $ty),*) $(-> $ret)? {
+                    plain($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the line above found AVX2.
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
+
+vectorised! {
+    /// `values *= factor`.
+    fn scale(values: &mut [f32], factor: f32) {
+        for v in values {
+            *v *= factor;
+        }
+    }
+}
+
+vectorised! {
+    /// `sum += factor * x`.
+    fn add_scaled(sum: &mut [f32], x: &[f32], factor: f32) {
+        for (s, x) in sum.iter_mut().zip(x) {
+            *s += factor * *x;
+        }
+    }
+}
+
+vectorised! {
+    /// `a = wa * a + wb * b`; where `convex`, equal elements stay as they are.
+    fn blend(a: &mut [f32], b: &[f32], wa: f32, wb: f32, convex: bool) {
+        for (a, b) in a.iter_mut().zip(b) {
+            let mixed = wa * *a + wb * *b;
+            *a = if convex && *a == *b { *a } else { mixed };
+        }
+    }
+}
+
+vectorised! {
+    /// `x = (x - base) * factor`.
+    fn delta(x: &mut [f32], base: &[f32], factor: f32) {
+        for (x, base) in x.iter_mut().zip(base) {
+            *x = (*x - *base) * factor;
+        }
+    }
+}
+
+vectorised! {
+    /// `x = (x - base) * factor` where the uniform number is below the density, else 0.
+    fn random_delta(x: &mut [f32], base: &[f32], uniforms: &[f32], density: f32, factor: f32) {
+        for ((x, base), u) in x.iter_mut().zip(base).zip(uniforms) {
+            let value = (*x - *base) * factor;
+            *x = if *u < density { value } else { 0.0 };
+        }
+    }
+}
+
+vectorised! {
+    /// `x = (x - base) * factor` where the magnitude lies above the threshold, else 0; elements at
+    /// the threshold stay among the first `ties` ones of the slice.
+    fn trimmed_delta(x: &mut [f32], base: &[f32], threshold: u32, ties: usize, factor: f32) {
+        let (head, tail) = x.split_at_mut(ties.min(x.len()));
+        let (head_base, tail_base) = base.split_at(head.len());
+        for (x, base) in head.iter_mut().zip(head_base) {
+            let d = *x - *base;
+            *x = if d.to_bits() & 0x7fff_ffff >= threshold { d * factor } else { 0.0 };
+        }
+        for (x, base) in tail.iter_mut().zip(tail_base) {
+            let d = *x - *base;
+            *x = if d.to_bits() & 0x7fff_ffff > threshold { d * factor } else { 0.0 };
+        }
+    }
+}
+
+vectorised! {
+    /// `base + lambda * mixed`, the base itself where nothing is added.
+    fn add_mixed(base: &mut [f32], mixed: &[f32], lambda: f32) {
+        for (base, mixed) in base.iter_mut().zip(mixed) {
+            let added = *mixed * lambda;
+            *base = if added == 0.0 { *base } else { *base + added };
+        }
+    }
+}
+
+vectorised! {
+    /// Adds to `mixed` and `weights` where the vector has the elected sign; zeros never match.
+    fn elect(mixed: &mut [f32], weights: &mut [f32], v: &[f32], sums: &[f32], weight: f32) {
+        for (((mixed, weights), v), sum) in mixed.iter_mut().zip(weights).zip(v).zip(sums) {
+            let elected = (*sum >= 0.0 && *v > 0.0) || (!(*sum >= 0.0) && *v < 0.0);
+            *mixed += if elected { *v } else { 0.0 };
+            *weights += if elected { weight } else { 0.0 };
+        }
+    }
+}
+
+vectorised! {
+    /// `mixed / weights`, where the weights are 0 unchanged.
+    fn divide(mixed: &mut [f32], weights: &[f32]) {
+        for (mixed, weight) in mixed.iter_mut().zip(weights) {
+            *mixed /= if *weight == 0.0 { 1.0 } else { *weight };
+        }
+    }
+}
+
+vectorised! {
+    /// `[a.a, b.b, a.b]`.
+    fn dots(a: &[f32], b: &[f32]) -> [f64; 3] {
+        let mut lanes = [[0.0_f64; 8]; 3];
+        let (a_chunks, a_rest) = a.as_chunks::<8>();
+        let (b_chunks, b_rest) = b.as_chunks::<8>();
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            for i in 0..8 {
+                let (x, y) = (f64::from(a[i]), f64::from(b[i]));
+                lanes[0][i] += x * x;
+                lanes[1][i] += y * y;
+                lanes[2][i] += x * y;
+            }
+        }
+        for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+            let (x, y) = (f64::from(*a), f64::from(*b));
+            lanes[0][i] += x * x;
+            lanes[1][i] += y * y;
+            lanes[2][i] += x * y;
+        }
+        lanes.map(|lane| lane.iter().sum())
+    }
+}
+
+vectorised! {
+    /// Sum of magnitudes.
+    fn l1(values: &[f32]) -> f64 {
+        let mut lanes = [0.0_f64; 8];
+        let (chunks, rest) = values.as_chunks::<8>();
+        for chunk in chunks {
+            for i in 0..8 {
+                lanes[i] += f64::from(chunk[i].abs());
+            }
+        }
+        for (i, v) in rest.iter().enumerate() {
+            lanes[i] += f64::from(v.abs());
+        }
+        lanes.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_elected_sign_of_an_exact_zero_is_plus() {
+        let (mut mixed, mut weights) = ([0.0; 3], [0.0; 3]);
+        let sums = [0.0, -1.0, 2.0];
+        elect(&mut mixed, &mut weights, &[1.0, 1.0, 0.0], &sums, 0.5);
+        elect(&mut mixed, &mut weights, &[-1.0, -2.0, 2.0], &sums, 0.25);
+        assert_eq!(mixed, [1.0, -2.0, 2.0]);
+        assert_eq!(weights, [0.5, 0.25, 0.25]);
+    }
+
+    #[test]
+    fn ties_at_the_threshold_stay_lowest_index_first() {
+        let mut x = [1.0, -2.0, 2.0, 3.0, 2.0];
+        trimmed_delta(&mut x, &[0.0; 5], 2.0_f32.to_bits(), 2, 1.0);
+        assert_eq!(x, [0.0, -2.0, 0.0, 3.0, 0.0]);
+    }
+}

@@ -1,0 +1,30 @@
+//! Spherical interpolation (Shoemake, SIGGRAPH 1985; mergekit.md 2.7).
+
+/// Beyond this cosine two vectors count as colinear.
+const COLINEAR: f64 = 0.9995;
+/// A vector shorter than this is not normalised.
+const TINY: f64 = 1e-8;
+
+/// The coefficients of the two vectors, and whether they are the linear ones, from
+/// `[a.a, b.b, a.b]`.
+pub(crate) fn coefficients([aa, bb, ab]: [f64; 3], t: f64) -> ([f64; 2], bool) {
+    let unit = |square: f64| if square.sqrt() > TINY { square.sqrt() } else { 1.0 };
+    let cosine = (ab / (unit(aa) * unit(bb))).clamp(-1.0, 1.0);
+    if cosine.abs() > COLINEAR {
+        return ([1.0 - t, t], true);
+    }
+    let angle = cosine.acos();
+    ([((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()], false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_right_angle_is_halved() {
+        let ([a, b], linear) = coefficients([1.0, 4.0, 0.0], 0.5);
+        assert!((a - 0.5_f64.sqrt()).abs() < 1e-15 && (a - b).abs() < 1e-15 && !linear);
+        assert_eq!(coefficients([1.0, 1.0, 1.0], 0.25), ([0.75, 0.25], true));
+    }
+}

@@ -1,0 +1,63 @@
+//! Thinning out task vectors (mergekit.md 2.4).
+
+use super::Sparsifier;
+
+/// What happens to one task vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thin {
+    /// Every element stays.
+    All,
+    /// None does.
+    Nothing,
+    /// Elements stay by chance, or by a mask that was handed over.
+    Random,
+    /// The largest magnitudes stay.
+    Magnitude,
+}
+
+/// What a sparsifier does at a density; `masked` where masks were handed over.
+pub(crate) fn thin(sparsifier: Sparsifier, density: f64, masked: bool) -> Thin {
+    match sparsifier {
+        Sparsifier::None => Thin::All,
+        _ if density >= 1.0 => Thin::All,
+        _ if density <= 0.0 => Thin::Nothing,
+        Sparsifier::Magnitude if !masked => Thin::Magnitude,
+        _ => Thin::Random,
+    }
+}
+
+/// How many of `n` elements magnitude trimming keeps.
+pub(crate) fn kept(density: f64, n: usize) -> u64 {
+    ((density * n as f64) as u64).max(1)
+}
+
+/// The factor that gives a thinned vector the L1 norm that it had.
+pub(crate) fn rescale(before: f64, after: f64) -> f64 {
+    if before < 1e-7 || after < 1e-7 { 1.0 } else { before / after }
+}
+
+/// The number of the magnitude bits' high half; the low half has the other 15.
+pub(crate) const BUCKETS: usize = 1 << 16;
+
+/// High bits of a magnitude: its bucket in the first pass.
+pub(crate) fn high(value: f32) -> usize {
+    ((value.to_bits() & 0x7fff_ffff) >> 15) as usize
+}
+
+/// Low bits of a magnitude: its bucket in the second pass.
+pub(crate) fn low(value: f32) -> usize {
+    (value.to_bits() & 0x7fff) as usize
+}
+
+/// The bucket that holds the `wanted`-th largest element (from 1), and how many of this bucket's
+/// elements are wanted.
+pub(crate) fn bucket(counts: &[u64], wanted: u64) -> (usize, u64) {
+    let mut left = wanted;
+    for (bucket, count) in counts.iter().enumerate().rev() {
+        if left <= *count {
+            return (bucket, left);
+        }
+        left -= count;
+    }
+    (0, counts.first().copied().unwrap_or(0))
+}

@@ -1,0 +1,66 @@
+//! Base plus weighted task vectors: four methods, a sparsifier with or without sign election
+//! (arXiv 2212.04089, 2306.01708, 2311.03099; mergekit.md 2.5).
+
+use super::kernels;
+
+/// A sum of weights below this does not divide.
+const NO_WEIGHT: f64 = 1e-8;
+
+/// How thinned and weighted vectors are added up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mixing {
+    /// Only elements of the majority's sign count.
+    pub(crate) consensus: bool,
+    /// The sum is divided by the weights that went into it.
+    pub(crate) normalize: bool,
+    /// Factor of the whole sum.
+    pub(crate) lambda: f32,
+}
+
+/// Working memory of [`mix`].
+#[derive(Default)]
+pub(crate) struct MixScratch {
+    sums: Vec<f32>,
+    mixed: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+/// Adds `vectors` (thinned, weighted by `weights`) to `base`, in f32.
+pub(crate) fn mix(
+    base: &mut [f32],
+    vectors: &[Vec<f32>],
+    weights: &[f64],
+    mixing: Mixing,
+    scratch: &mut MixScratch,
+) {
+    if let ([only], false) = (vectors, mixing.normalize) {
+        return kernels::add_mixed(base, only, mixing.lambda);
+    }
+    let n = base.len();
+    scratch.sums.clear();
+    scratch.sums.resize(n, 0.0);
+    for vector in vectors {
+        kernels::add_scaled(&mut scratch.sums, vector, 1.0);
+    }
+    if !mixing.consensus {
+        let total: f64 = weights.iter().sum();
+        if mixing.normalize && total.abs() >= NO_WEIGHT {
+            scratch.weights.clear();
+            scratch.weights.resize(n, total as f32);
+            kernels::divide(&mut scratch.sums, &scratch.weights);
+        }
+        return kernels::add_mixed(base, &scratch.sums, mixing.lambda);
+    }
+    scratch.mixed.clear();
+    scratch.mixed.resize(n, 0.0);
+    scratch.weights.clear();
+    scratch.weights.resize(n, 0.0);
+    for (vector, weight) in vectors.iter().zip(weights) {
+        let weight = *weight as f32;
+        kernels::elect(&mut scratch.mixed, &mut scratch.weights, vector, &scratch.sums, weight);
+    }
+    if mixing.normalize {
+        kernels::divide(&mut scratch.mixed, &scratch.weights);
+    }
+    kernels::add_mixed(base, &scratch.mixed, mixing.lambda);
+}

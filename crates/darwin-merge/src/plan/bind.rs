@@ -1,0 +1,373 @@
+//! A recipe meets its models: which input tensors stand behind each output tensor.
+
+use super::check::{self, Problems};
+use super::lower::{Lowering, Target};
+use super::{Input, Line, Plan, child};
+use crate::recipe::{Inputs, Parameters};
+use crate::sources::Source;
+use crate::{Error, Recipe, Sources};
+use darwin_checkpoint::{Manifest, Problem, Role, TensorInfo};
+use darwin_core::LayerIdx;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// A model within a scope.
+#[derive(Clone, Debug)]
+pub(super) struct ScopeSource<'r> {
+    /// Which source.
+    pub(super) source: usize,
+    /// Its layers.
+    pub(super) layers: Range<usize>,
+    /// Its own parameters.
+    pub(super) parameters: &'r Parameters,
+}
+
+/// A run of output layers that share sources and parameters: all layers of `models`, or a slice.
+#[derive(Clone, Debug)]
+pub(super) struct Scope<'r> {
+    pub(super) sources: Vec<ScopeSource<'r>>,
+    pub(super) base: Option<usize>,
+    pub(super) parameters: &'r Parameters,
+}
+
+impl Scope<'_> {
+    fn len(&self) -> usize {
+        self.sources.first().map_or(0, |source| source.layers.len())
+    }
+}
+
+static NO_PARAMETERS: Parameters = Parameters(BTreeMap::new());
+
+/// Plans a merge; every problem that headers can show is reported at once.
+pub(crate) fn plan(recipe: &Recipe, sources: &Sources) -> Result<Plan, Error> {
+    let mut problems = Vec::new();
+    for model in recipe.models() {
+        if sources.position(model).is_none() {
+            problems.push(Problem::new(format!("the model `{model}` is not open"), "open it"));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Error::Plan(problems));
+    }
+    check::tokenizers(recipe, sources, &mut problems);
+    let binding = Binding::new(recipe, sources);
+    binding.check_depths(&mut problems);
+    if !problems.is_empty() {
+        return Err(Error::Plan(problems));
+    }
+    let mut lines = Vec::new();
+    for target in binding.targets(&mut problems) {
+        lines.extend(binding.lowering.line(&target, &mut problems));
+    }
+    let child = child::child(&binding, &mut lines, &mut problems);
+    if !problems.is_empty() {
+        return Err(Error::Plan(problems));
+    }
+    Ok(binding.finish(lines, child))
+}
+
+/// Everything that planning looks at.
+pub(super) struct Binding<'r> {
+    pub(super) recipe: &'r Recipe,
+    pub(super) sources: &'r [Source],
+    pub(super) structure: usize,
+    pub(super) scopes: Vec<Scope<'r>>,
+    pub(super) num_layers: usize,
+    lowering: Lowering<'r>,
+}
+
+impl<'r> Binding<'r> {
+    fn new(recipe: &'r Recipe, sources: &'r Sources) -> Self {
+        let at = |model: &str| sources.position(model).unwrap_or_default();
+        let list = &sources.list[..];
+        let structure = at(recipe.structure());
+        let scopes = scopes(recipe, list, &at);
+        let num_layers = match &recipe.inputs {
+            Inputs::Models(_) => list[structure].tensors.manifest().num_layers(),
+            Inputs::Slices(_) => scopes.iter().map(Scope::len).sum(),
+        };
+        let parents = recipe.father().map(at).zip(recipe.mother().map(at));
+        let lowering = Lowering::new(recipe, list, structure, parents, num_layers);
+        Self { recipe, sources: list, structure, scopes, num_layers, lowering }
+    }
+
+    pub(super) fn stacked(&self) -> bool {
+        matches!(self.recipe.inputs, Inputs::Slices(_))
+    }
+
+    fn manifest(&self, source: usize) -> &'r Manifest {
+        self.sources[source].tensors.manifest()
+    }
+
+    fn check_depths(&self, problems: &mut Problems) {
+        for source in self.scopes.iter().flat_map(|scope| &scope.sources) {
+            let has = self.manifest(source.source).num_layers();
+            let name = &self.sources[source.source].model;
+            if self.stacked() && source.layers.end > has {
+                problems.push(Problem::new(
+                    format!(
+                        "`layer_range` ends at {}, `{name}` has {has} layers",
+                        source.layers.end
+                    ),
+                    "the end of a range is excluded; count from 0",
+                ));
+            } else if !self.stacked() && has != self.num_layers {
+                let structure = &self.sources[self.structure].model;
+                problems.push(Problem::new(
+                    format!("`{name}` has {has} layers, `{structure}` has {}", self.num_layers),
+                    "merge models of one depth, or choose layers with `slices`",
+                ));
+            }
+        }
+        if let Some(darwin) = self.recipe.darwin.t.as_ref() {
+            for entry in &darwin.layers {
+                if let Some(beyond) = entry.layers.beyond(self.num_layers) {
+                    problems.push(Problem::new(
+                        format!(
+                            "`darwin.t.layers` names layer {beyond}, the models have {} layers",
+                            self.num_layers
+                        ),
+                        "count layers from 0, or from the back: last, last-1",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The output tensors with their inputs, in the structural parent's order.
+    fn targets(&self, problems: &mut Problems) -> Vec<Target<'_>> {
+        let (Some(first), Some(last)) = (self.scopes.first(), self.scopes.last()) else {
+            return Vec::new();
+        };
+        let mut targets = Vec::new();
+        let mut stacked = false;
+        for info in self.manifest(self.structure).tensors() {
+            match info.layer {
+                Some(_) if self.stacked() => {
+                    if !std::mem::replace(&mut stacked, true) {
+                        self.stack(&mut targets, problems);
+                    }
+                }
+                Some(layer) => {
+                    let position = position(layer.0, self.num_layers);
+                    targets.push(self.target(info.clone(), first, position, None));
+                }
+                None => {
+                    let scope = if info.role == Role::Embedding { first } else { last };
+                    let position = block_position(info, self.manifest(self.structure));
+                    targets.push(self.target(info.clone(), scope, position, None));
+                }
+            }
+        }
+        targets
+    }
+
+    /// The layers of `slices`, numbered through.
+    fn stack<'b>(&'b self, targets: &mut Vec<Target<'b>>, problems: &mut Problems) {
+        let mut out = 0;
+        for scope in &self.scopes {
+            for i in 0..scope.len() {
+                self.stack_layer(scope, i, out, targets, problems);
+                out += 1;
+            }
+        }
+    }
+
+    fn stack_layer<'b>(
+        &'b self,
+        scope: &'b Scope<'r>,
+        i: usize,
+        out: usize,
+        targets: &mut Vec<Target<'b>>,
+        problems: &mut Problems,
+    ) {
+        let kinds: Vec<(usize, &str)> = scope
+            .sources
+            .iter()
+            .map(|s| (s.source, child::layer_kind(self.manifest(s.source), s.layers.start + i)))
+            .collect();
+        if let Some(other) = kinds.iter().find(|(_, kind)| *kind != kinds[0].1) {
+            problems.push(Problem::new(
+                format!(
+                    "output layer {out}: layer {} of `{}` is {}, layer {} of `{}` is {}",
+                    scope.sources[0].layers.start + i,
+                    self.sources[kinds[0].0].model,
+                    kinds[0].1,
+                    scope
+                        .sources
+                        .iter()
+                        .find(|s| s.source == other.0)
+                        .map_or(0, |s| s.layers.start + i),
+                    self.sources[other.0].model,
+                    other.1
+                ),
+                "merge layers of one kind",
+            ));
+            return;
+        }
+        let lead = &scope.sources[0];
+        let from = format!("layers.{}.", lead.layers.start + i);
+        let to = format!("layers.{out}.");
+        for info in self.manifest(lead.source).tensors() {
+            if info.layer == Some(LayerIdx(lead.layers.start + i)) {
+                let mut info = info.clone();
+                info.name = info.name.replacen(&from, &to, 1);
+                info.layer = Some(LayerIdx(out));
+                targets.push(self.target(info, scope, position(i, scope.len()), Some((i, &to))));
+            }
+        }
+    }
+
+    /// The inputs of one output tensor; `stacked` is the layer's index in its scope and its prefix.
+    fn target<'b>(
+        &'b self,
+        info: TensorInfo,
+        scope: &'b Scope<'r>,
+        position: f64,
+        stacked: Option<(usize, &str)>,
+    ) -> Target<'b> {
+        let inputs = scope.sources.iter().map(|source| {
+            let manifest = self.manifest(source.source);
+            let id = match stacked {
+                None => manifest.find(&info.name),
+                Some((i, prefix)) => {
+                    let own = format!("layers.{}.", source.layers.start + i);
+                    manifest.find(&info.name.replacen(prefix, &own, 1))
+                }
+            };
+            id.map(|id| Input { source: source.source, id })
+        });
+        Target { inputs: inputs.collect(), info, scope, position }
+    }
+
+    fn finish(self, lines: Vec<Line>, child: child::Child) -> Plan {
+        let left_out = self.left_out(&lines);
+        let mut notes = self.recipe.notes.clone();
+        notes.extend(check::unused_filters(self.recipe, &lines));
+        let identities = self.used_models().map(|s| (s.model.clone(), s.identity()));
+        let read: BTreeSet<(usize, usize)> = lines
+            .iter()
+            .flat_map(|line| line.operation.inputs())
+            .map(|input| (input.source, input.id.index()))
+            .collect();
+        let bytes = read.into_iter().map(|(source, tensor)| {
+            let info = &self.manifest(source).tensors()[tensor];
+            (info.elements() * info.dtype.size()) as u64
+        });
+        Plan {
+            left_out,
+            notes,
+            inputs: identities.collect(),
+            recipe_sha256: self.recipe.sha256(),
+            layout: child.layout,
+            config: child.config,
+            read_bytes: bytes.sum(),
+            lines,
+        }
+    }
+
+    fn used_models(&self) -> impl Iterator<Item = &Source> {
+        let models = self.recipe.models();
+        self.sources.iter().filter(move |source| models.contains(&source.model.as_str()))
+    }
+
+    /// Input tensors that no line reads and whose name the output does not have, vision and MTP
+    /// always.
+    fn left_out(&self, lines: &[Line]) -> BTreeMap<String, String> {
+        let mut read: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); self.sources.len()];
+        for input in lines.iter().flat_map(|line| line.operation.inputs()) {
+            read[input.source].insert(input.id.index());
+        }
+        let written: BTreeSet<&str> = lines.iter().map(|line| line.info.name.as_str()).collect();
+        let structure = &self.sources[self.structure].model;
+        let mut left_out = BTreeMap::new();
+        for source in self.used_models() {
+            let at = self.sources.iter().position(|s| s.model == source.model).unwrap_or_default();
+            for (i, info) in source.tensors.manifest().tensors().iter().enumerate() {
+                let own = matches!(info.role, Role::Vision | Role::Mtp | Role::Other);
+                let there = written.contains(info.name.as_str()) && !self.stacked();
+                if read[at].contains(&i) || (there && !own) {
+                    continue;
+                }
+                let reason = match (there, info.layer) {
+                    (true, _) => format!("`{structure}` gives this tensor"),
+                    (false, Some(_)) if self.stacked() => "no slice has this layer".to_owned(),
+                    (false, _) => format!("`{structure}` has no such tensor"),
+                };
+                left_out.insert(format!("{}: {}", source.model, info.name), reason);
+            }
+        }
+        left_out
+    }
+}
+
+fn scopes<'r>(
+    recipe: &'r Recipe,
+    sources: &[Source],
+    at: &impl Fn(&str) -> usize,
+) -> Vec<Scope<'r>> {
+    match &recipe.inputs {
+        Inputs::Models(entries) => {
+            let mut list: Vec<(&str, &'r Parameters)> =
+                entries.iter().map(|e| (e.model.as_str(), &e.parameters)).collect();
+            let extra = [recipe.base.as_deref(), recipe.father(), recipe.mother()];
+            let blend = recipe.darwin.t.is_some();
+            let wanted = if blend { &extra[..] } else { &extra[..1] };
+            for model in wanted.iter().flatten() {
+                if !list.iter().any(|(other, _)| other == model) {
+                    list.push((model, &NO_PARAMETERS));
+                }
+            }
+            let scope_sources = list.into_iter().map(|(model, parameters)| {
+                let source = at(model);
+                let layers = 0..sources[source].tensors.manifest().num_layers();
+                ScopeSource { source, layers, parameters }
+            });
+            vec![Scope {
+                sources: scope_sources.collect(),
+                base: recipe.base.as_deref().map(at),
+                parameters: &NO_PARAMETERS,
+            }]
+        }
+        Inputs::Slices(slices) => slices
+            .iter()
+            .map(|slice| Scope {
+                sources: slice
+                    .sources
+                    .iter()
+                    .map(|s| ScopeSource {
+                        source: at(&s.model),
+                        layers: s.layers.clone(),
+                        parameters: &s.parameters,
+                    })
+                    .collect(),
+                base: slice.base.as_deref().or(recipe.base.as_deref()).map(at),
+                parameters: &slice.parameters,
+            })
+            .collect(),
+    }
+}
+
+/// Position of layer `index` of `count` for gradients (mergekit.md 1.5).
+fn position(index: usize, count: usize) -> f64 {
+    if count <= 1 { 1.0 } else { index as f64 / (count - 1) as f64 }
+}
+
+/// The same for blocks outside the decoder, such as the vision tower's; 0 for single tensors.
+fn block_position(info: &TensorInfo, manifest: &Manifest) -> f64 {
+    let Some((prefix, index)) = block(&info.name) else { return 0.0 };
+    let same = manifest.tensors().iter().filter_map(|other| block(&other.name));
+    let count = same.filter(|(p, _)| *p == prefix).map(|(_, i)| i + 1).max().unwrap_or(1);
+    position(index, count)
+}
+
+fn block(name: &str) -> Option<(&str, usize)> {
+    let mut start = 0;
+    for part in name.split('.') {
+        if let Ok(index) = part.parse() {
+            return Some((&name[..start], index));
+        }
+        start += part.len() + 1;
+    }
+    None
+}

@@ -1,0 +1,86 @@
+//! What must agree between models before anything is merged.
+
+use super::{Input, Line};
+use crate::recipe::{Inputs, filter_matches};
+use crate::sources::Source;
+use crate::{Recipe, Sources};
+use darwin_checkpoint::{Problem, TensorInfo};
+
+pub(super) type Problems = Vec<Problem>;
+
+/// Token ids must mean the same in all models.
+pub(super) fn tokenizers(recipe: &Recipe, sources: &Sources, problems: &mut Problems) {
+    let models = recipe.models();
+    let used = sources.list.iter().filter(|s| models.contains(&s.model.as_str()));
+    let known: Vec<(&Source, &str)> =
+        used.filter_map(|s| s.tokenizer.as_deref().map(|hash| (s, hash))).collect();
+    let Some(((first, expected), rest)) = known.split_first() else { return };
+    for (other, found) in rest {
+        if found != expected {
+            problems.push(Problem::new(
+                format!(
+                    "`{}` and `{}` have different tokenizers: tokenizer.json is {} and {}",
+                    first.model,
+                    other.model,
+                    &expected[..12],
+                    &found[..12]
+                ),
+                "merge models of one tokenizer; remapping vocabularies is not supported yet",
+            ));
+        }
+    }
+}
+
+/// Whether tensors can be merged with one another; a sentence for each that cannot.
+pub(super) fn mergeable(
+    target: &TensorInfo,
+    inputs: &[Input],
+    sources: &[Source],
+    problems: &mut Problems,
+) -> bool {
+    let before = problems.len();
+    let mut expected: Option<(&TensorInfo, &str)> = None;
+    for input in inputs {
+        let source = &sources[input.source];
+        let info = source.tensors.manifest().get(input.id);
+        if !info.dtype.is_mergeable() {
+            problems.push(Problem::new(
+                format!("`{}`: tensor `{}` is {}", source.model, info.name, info.dtype),
+                "only F32, F16 and BF16 can be merged: convert the model first",
+            ));
+        }
+        match expected {
+            None => expected = Some((info, &source.model)),
+            Some((first, model)) if first.shape != info.shape => problems.push(Problem::new(
+                format!(
+                    "tensor `{}` is {:?} in `{model}` and {:?} in `{}`",
+                    target.name, first.shape, info.shape, source.model
+                ),
+                "merge models of one shape (same size, vocabulary and number of experts)",
+            )),
+            Some(_) => {}
+        }
+    }
+    problems.len() == before
+}
+
+/// A filter that matches no tensor is most likely a typo.
+pub(super) fn unused_filters(recipe: &Recipe, lines: &[Line]) -> Vec<String> {
+    let mut filters: Vec<&str> = recipe.parameters.filters().collect();
+    match &recipe.inputs {
+        Inputs::Models(entries) => {
+            filters.extend(entries.iter().flat_map(|e| e.parameters.filters()));
+        }
+        Inputs::Slices(slices) => {
+            for slice in slices {
+                filters.extend(slice.parameters.filters());
+                filters.extend(slice.sources.iter().flat_map(|s| s.parameters.filters()));
+            }
+        }
+    }
+    filters.extend(recipe.darwin.copy.iter().filter_map(|rule| rule.filter.as_deref()));
+    filters.sort_unstable();
+    filters.dedup();
+    filters.retain(|filter| !lines.iter().any(|line| filter_matches(filter, &line.info.name)));
+    filters.into_iter().map(|filter| format!("the filter `{filter}` matches no tensor")).collect()
+}

@@ -1,0 +1,405 @@
+//! The one pass over a tensor for what needs a whole unit: angles, thresholds, L1 norms.
+//!
+//! A unit is cut into blocks of fixed size. Every thread that asks for the statistics takes blocks
+//! until none is left, so they are computed once, by as many threads as need them, without a pool
+//! and without waiting on anything but blocks that are being computed. Sums are added in the order
+//! of the blocks, so threads, tiles and layouts do not matter.
+
+use crate::compute::{PER_VECTOR, Scratch, Work};
+use crate::methods::slerp::coefficients;
+use crate::methods::sparsify::{BUCKETS, Thin, bucket, high, kept, low, rescale};
+use crate::plan::{Operation, TaskVector};
+use darwin_checkpoint::Error;
+use darwin_core::Fault;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Elements of a block.
+const BLOCK: usize = 1 << 18;
+
+/// Threshold of magnitudes (its bits) and the flat index in the unit up to which ties stay.
+type Cut = (u32, u64);
+
+/// What is being looked for in the current unit.
+#[derive(Clone, Debug)]
+enum Pass {
+    /// `[a.a, b.b, a.b]`.
+    Dots,
+    /// How many magnitudes fall into each bucket of high bits.
+    High,
+    /// The same for low bits within a bucket; with how many of it are wanted.
+    Low(Vec<(usize, u64)>),
+    /// How many magnitudes equal the threshold; with how many of them are wanted.
+    Ties(Vec<(u32, u64)>),
+    /// L1 norms before and after thinning.
+    Norms(Vec<Cut>),
+}
+
+/// What one block gives.
+enum Partial {
+    Sums(Vec<[f64; 3]>),
+    Counts(Vec<Vec<u32>>),
+}
+
+#[derive(Default)]
+struct State {
+    unit: usize,
+    pass: Option<Pass>,
+    next: usize,
+    done: usize,
+    sums: Vec<Vec<[f64; 3]>>,
+    counts: Vec<Vec<u64>>,
+    results: Vec<f64>,
+    finished: Option<Arc<[f64]>>,
+    failed: bool,
+}
+
+/// The statistics of one tensor, computed at most once.
+#[derive(Default)]
+pub(crate) struct Statistics {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Statistics {
+    /// The statistics; the calling thread helps to compute them.
+    pub(crate) fn get(&self, work: &Work<'_>) -> Result<Arc<[f64]>, Error> {
+        let vectors = match &work.line.operation {
+            Operation::TaskVectors { vectors, .. } => &vectors[..],
+            _ => &[],
+        };
+        let collect = Collect { work, vectors };
+        let mut scratch = Scratch::default();
+        let mut state = self.lock();
+        loop {
+            if let Some(finished) = &state.finished {
+                return Ok(Arc::clone(finished));
+            }
+            if state.failed {
+                return Err(failed_elsewhere());
+            }
+            if state.pass.is_none() && !collect.begin(&mut state) {
+                state.finished = Some(Arc::from(std::mem::take(&mut state.results)));
+                continue;
+            }
+            if state.next == collect.blocks() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (unit, block) = (state.unit, state.next);
+            let pass = state.pass.clone().unwrap_or(Pass::Dots);
+            state.next += 1;
+            drop(state);
+            let partial = collect.block(&pass, unit, block, &mut scratch);
+            state = self.lock();
+            if let Err(error) = partial.and_then(|partial| {
+                state.add(block, collect.blocks(), partial);
+                if state.done == collect.blocks() { collect.end(&mut state) } else { Ok(()) }
+            }) {
+                state.failed = true;
+                self.changed.notify_all();
+                return Err(error);
+            }
+            if state.next == 0 || state.pass.is_none() {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed_elsewhere() -> Error {
+    Error::Source {
+        message: "another thread could not read this tensor".to_owned(),
+        hint: None,
+        fault: Fault::Environment,
+    }
+}
+
+impl State {
+    fn add(&mut self, block: usize, blocks: usize, partial: Partial) {
+        self.done += 1;
+        match partial {
+            Partial::Sums(sums) => {
+                self.sums.resize(blocks, Vec::new());
+                self.sums[block] = sums;
+            }
+            Partial::Counts(counts) => {
+                self.counts.resize(counts.len(), Vec::new());
+                for (total, counts) in self.counts.iter_mut().zip(counts) {
+                    total.resize(counts.len(), 0);
+                    for (total, count) in total.iter_mut().zip(counts) {
+                        *total += u64::from(count);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, pass: Option<Pass>) {
+        self.pass = pass;
+        (self.next, self.done) = (0, 0);
+        self.sums.clear();
+        self.counts.clear();
+    }
+
+    /// The sum of all blocks' sums, in order, for vector `i`.
+    fn total(&self, i: usize) -> [f64; 3] {
+        self.sums.iter().fold([0.0; 3], |mut total, sums| {
+            for (total, sum) in total.iter_mut().zip(sums[i]) {
+                *total += sum;
+            }
+            total
+        })
+    }
+}
+
+struct Collect<'a> {
+    work: &'a Work<'a>,
+    vectors: &'a [TaskVector],
+}
+
+impl Collect<'_> {
+    fn block_rows(&self) -> usize {
+        (BLOCK / self.work.cols.max(1)).max(1)
+    }
+
+    fn blocks(&self) -> usize {
+        self.work.rows_per_unit.div_ceil(self.block_rows()).max(1)
+    }
+
+    fn units(&self) -> usize {
+        self.work.rows.checked_div(self.work.rows_per_unit).unwrap_or(0)
+    }
+
+    fn any(&self, thin: Thin) -> bool {
+        self.vectors.iter().any(|vector| self.work.thin(vector) == thin)
+    }
+
+    fn rescales(&self) -> bool {
+        matches!(self.work.line.operation, Operation::TaskVectors { rescale: true, .. })
+            && (self.any(Thin::Random) || self.any(Thin::Magnitude))
+    }
+
+    /// Starts the first pass over the current unit; false where there is nothing to find.
+    fn begin(&self, state: &mut State) -> bool {
+        if state.unit >= self.units() || self.work.cols == 0 {
+            return false;
+        }
+        let first = match &self.work.line.operation {
+            Operation::Slerp { .. } => Pass::Dots,
+            _ if self.any(Thin::Magnitude) => Pass::High,
+            _ if self.rescales() => Pass::Norms(vec![(0, 0); self.vectors.len()]),
+            _ => return false,
+        };
+        state.start(Some(first));
+        true
+    }
+
+    fn unit_rows(&self, unit: usize, block: usize) -> Range<usize> {
+        let start = unit * self.work.rows_per_unit;
+        let first = start + block * self.block_rows();
+        first..(first + self.block_rows()).min(start + self.work.rows_per_unit)
+    }
+
+    /// What one block of a unit gives in a pass.
+    fn block(
+        &self,
+        pass: &Pass,
+        unit: usize,
+        block: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Partial, Error> {
+        let rows = self.unit_rows(unit, block);
+        let k = self.vectors.len().max(1);
+        let mut sums = vec![[0.0; 3]; k];
+        let buckets = match pass {
+            Pass::High | Pass::Low(_) => BUCKETS,
+            _ => 0,
+        };
+        let mut counts = vec![vec![0_u32; buckets]; if buckets > 0 { k } else { 0 }];
+        let mut start = rows.start;
+        while start < rows.end {
+            let tile = start..(start + self.work.tile_rows()).min(rows.end);
+            self.tile(pass, &tile, scratch, &mut sums, &mut counts)?;
+            start = tile.end;
+        }
+        Ok(if buckets > 0 { Partial::Counts(counts) } else { Partial::Sums(sums) })
+    }
+
+    fn tile(
+        &self,
+        pass: &Pass,
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+        sums: &mut [[f64; 3]],
+        counts: &mut [Vec<u32>],
+    ) -> Result<(), Error> {
+        let n = rows.len() * self.work.cols;
+        let mut base = std::mem::take(&mut scratch.base);
+        base.resize(n, 0.0);
+        self.work.read(0, rows, &mut base)?;
+        scratch.vectors.resize_with(2, Vec::new);
+        let mut x = std::mem::take(&mut scratch.vectors[0]);
+        x.resize(n, 0.0);
+        if let Pass::Dots = pass {
+            self.work.read(1, rows, &mut x)?;
+            add(&mut sums[0], crate::methods::kernels::dots(&base, &x));
+        }
+        for (i, vector) in self.vectors.iter().enumerate() {
+            let thin = self.work.thin(vector);
+            let wanted = match pass {
+                Pass::Norms(_) => thin == Thin::Magnitude || thin == Thin::Random,
+                _ => thin == Thin::Magnitude,
+            };
+            if wanted {
+                self.work.read(i + 1, rows, &mut x)?;
+                self.vector(pass, i, rows, &base, &mut x, scratch, sums, counts);
+            }
+        }
+        scratch.base = base;
+        scratch.vectors[0] = x;
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a step of `tile`")]
+    fn vector(
+        &self,
+        pass: &Pass,
+        i: usize,
+        rows: &Range<usize>,
+        base: &[f32],
+        x: &mut [f32],
+        scratch: &mut Scratch,
+        sums: &mut [[f64; 3]],
+        counts: &mut [Vec<u32>],
+    ) {
+        use crate::methods::kernels::{delta, l1};
+        match pass {
+            Pass::Dots => {}
+            Pass::High => {
+                delta(x, base, 1.0);
+                x.iter().for_each(|v| counts[i][high(*v)] += 1);
+            }
+            Pass::Low(buckets) => {
+                delta(x, base, 1.0);
+                let inside = x.iter().filter(|v| high(**v) == buckets[i].0);
+                inside.for_each(|v| counts[i][low(*v)] += 1);
+            }
+            Pass::Ties(cuts) => {
+                delta(x, base, 1.0);
+                let ties = x.iter().filter(|v| v.to_bits() & 0x7fff_ffff == cuts[i].0).count();
+                sums[i][0] += ties as f64;
+            }
+            Pass::Norms(cuts) => {
+                let mut whole = std::mem::take(&mut scratch.vectors[1]);
+                whole.clear();
+                whole.extend_from_slice(x);
+                delta(&mut whole, base, 1.0);
+                self.work.thinned(i, &self.vectors[i], cuts[i], 1.0, rows, base, x, scratch);
+                add(&mut sums[i], [l1(&whole), l1(x), 0.0]);
+                scratch.vectors[1] = whole;
+            }
+        }
+    }
+
+    /// Ends a pass over all blocks: the next pass, or the unit's results and the next unit.
+    fn end(&self, state: &mut State) -> Result<(), Error> {
+        let n = self.work.rows_per_unit * self.work.cols;
+        let pass = state.pass.take().unwrap_or(Pass::Dots);
+        let count = |i: usize| state.counts.get(i).map_or(&[][..], Vec::as_slice);
+        let next = match pass {
+            Pass::Dots => {
+                let t = match &self.work.line.operation {
+                    Operation::Slerp { t, .. } => *t,
+                    _ => 0.0,
+                };
+                let ([a, b], linear) = coefficients(state.total(0), t);
+                state.results.extend([a, b, f64::from(u8::from(linear))]);
+                None
+            }
+            Pass::High => {
+                let wanted = self.vectors.iter().map(|v| kept(v.density, n)).enumerate();
+                Some(Pass::Low(wanted.map(|(i, wanted)| bucket(count(i), wanted)).collect()))
+            }
+            Pass::Low(buckets) => {
+                let cuts = buckets.iter().enumerate().map(|(i, (top, wanted))| {
+                    let (bottom, wanted) = bucket(count(i), *wanted);
+                    ((top << 15 | bottom) as u32, wanted)
+                });
+                Some(Pass::Ties(cuts.collect()))
+            }
+            Pass::Ties(cuts) => {
+                let mut found = Vec::new();
+                for (i, (threshold, wanted)) in cuts.into_iter().enumerate() {
+                    found.push((threshold, self.last_tie(state, i, threshold, wanted)?));
+                }
+                self.norms(state, found)
+            }
+            Pass::Norms(cuts) => {
+                let totals: Vec<[f64; 3]> =
+                    (0..self.vectors.len()).map(|i| state.total(i)).collect();
+                for ((threshold, ties), [before, after, _]) in cuts.into_iter().zip(totals) {
+                    let factor = rescale(before, after);
+                    state.results.extend([f64::from(threshold), ties as f64, factor]);
+                }
+                None
+            }
+        };
+        if next.is_none() {
+            state.unit += 1;
+        }
+        state.start(next);
+        Ok(())
+    }
+
+    fn norms(&self, state: &mut State, cuts: Vec<Cut>) -> Option<Pass> {
+        if self.rescales() {
+            return Some(Pass::Norms(cuts));
+        }
+        for (threshold, ties) in cuts {
+            let numbers: [f64; PER_VECTOR] = [f64::from(threshold), ties as f64, 1.0];
+            state.results.extend(numbers);
+        }
+        None
+    }
+
+    /// One more than the flat index in the unit of the `wanted`-th tie.
+    fn last_tie(&self, state: &State, i: usize, threshold: u32, wanted: u64) -> Result<u64, Error> {
+        if self.work.thin(&self.vectors[i]) != Thin::Magnitude {
+            return Ok(0);
+        }
+        let mut left = wanted;
+        for (block, sums) in state.sums.iter().enumerate() {
+            let ties = sums[i][0] as u64;
+            if left > ties {
+                left -= ties;
+                continue;
+            }
+            let rows = self.unit_rows(state.unit, block);
+            let n = rows.len() * self.work.cols;
+            let (mut base, mut x) = (vec![0.0; n], vec![0.0; n]);
+            self.work.read(0, &rows, &mut base)?;
+            self.work.read(i + 1, &rows, &mut x)?;
+            crate::methods::kernels::delta(&mut x, &base, 1.0);
+            let ties = x
+                .iter()
+                .enumerate()
+                .filter(|(_, v)| v.to_bits() & 0x7fff_ffff == threshold)
+                .map(|(at, _)| at);
+            let at = ties.take(left as usize).last().unwrap_or(0);
+            let start = (rows.start - state.unit * self.work.rows_per_unit) * self.work.cols;
+            return Ok((start + at + 1) as u64);
+        }
+        Ok(u64::MAX)
+    }
+}
+
+fn add(total: &mut [f64; 3], more: [f64; 3]) {
+    for (total, more) in total.iter_mut().zip(more) {
+        *total += more;
+    }
+}
