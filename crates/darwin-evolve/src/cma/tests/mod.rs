@@ -23,6 +23,7 @@ pub(super) fn rosenbrock(x: &[f64]) -> f64 {
 
 /// One generation.
 pub(super) fn advance(cma: &mut Cma, function: impl Fn(&[f64]) -> f64) -> Vec<Vec<f64>> {
+    assert!(cma.generation() < 10_000, "the run does not end");
     let candidates = cma.ask();
     let fitness: Vec<f64> = candidates.iter().map(|x| function(x)).collect();
     cma.tell(&candidates, &fitness).unwrap();
