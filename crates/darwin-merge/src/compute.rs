@@ -21,7 +21,6 @@ pub(crate) struct Work<'a> {
     pub(crate) line: &'a Line,
     pub(crate) sources: &'a [Source],
     pub(crate) masks: Option<&'a dyn MaskSource>,
-    pub(crate) seed: u64,
     pub(crate) cols: usize,
     pub(crate) rows: usize,
     pub(crate) rows_per_unit: usize,
@@ -61,7 +60,7 @@ impl<'a> Work<'a> {
             _ => Vec::new(),
         };
         let (rows, cols) = (info.rows(), info.cols());
-        Ok(Self { line, sources, masks, seed, cols, rows, rows_per_unit, plans, keys })
+        Ok(Self { line, sources, masks, cols, rows, rows_per_unit, plans, keys })
     }
 
     /// Rows of a tile.
