@@ -26,7 +26,9 @@ pub fn preflight(
             continue;
         }
         if let Err(error) = for_tiles(child, id, &mut |_| {}) {
-            let darwin_checkpoint::Error::NotFinite { .. } = error else { return Err(error.into()) };
+            let darwin_checkpoint::Error::NotFinite { .. } = error else {
+                return Err(error.into());
+            };
             let layer = info.layer.map(|l| l.0);
             let place = layer.map_or(String::new(), |l| format!("L{l} "));
             let role = info.role.name();
@@ -130,10 +132,16 @@ pub(super) fn norm_drift(family: &Family<'_>) -> Result<Vec<Finding>, Error> {
         };
         let (low, high) = (f.min(m), f.max(m));
         if c > DRIFT * high || c < low / DRIFT {
-            let text = format!("norm drift: `{}` has norm {c:.3}, its parents {f:.3} and {m:.3}", info.name);
+            let text = format!(
+                "norm drift: `{}` has norm {c:.3}, its parents {f:.3} and {m:.3}",
+                info.name
+            );
             let advice = "check lambda and density of the task vectors";
             let found = finding(Severity::Warn, "norm_drift", text, advice);
-            findings.push(Finding { size: Some(c / high.max(f64::MIN_POSITIVE)), ..place(info, found) });
+            findings.push(Finding {
+                size: Some(c / high.max(f64::MIN_POSITIVE)),
+                ..place(info, found)
+            });
         }
     }
     Ok(findings)

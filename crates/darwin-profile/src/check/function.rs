@@ -51,7 +51,8 @@ fn describe(domain: &Domain, nll: &[Estimate; 3], losses: [Estimate; 2]) -> Find
          (worse than the better-fitting parent by {:.3} ± {:.3})",
         nearer.value, nearer.se
     );
-    let advice = "move t towards the parent that is better here, or protect the domain in the search";
+    let advice =
+        "move t towards the parent that is better here, or protect the domain in the search";
     Finding {
         domain: Some(domain.clone()),
         size: Some(nearer.value),

@@ -48,13 +48,23 @@ pub(super) fn findings(
         ("are cut off at the limit", |f| f.truncated),
         ("repeat themselves", |f| f.repeating),
     ];
-    let mut found: Vec<Finding> =
-        kinds.iter().filter_map(|(what, of)| worse(what, of(&child), parents.map(|p| of(&p)), child.n)).collect();
+    let mut found: Vec<Finding> = kinds
+        .iter()
+        .filter_map(|(what, of)| worse(what, of(&child), parents.map(|p| of(&p)), child.n))
+        .collect();
     let length = |f: &Faults| f.tokens as f64 / f.n as f64;
     let longest = length(&parents[0]).max(length(&parents[1]));
     if length(&child) > 2.0 * longest {
-        let text = format!("generation: {:.0} tokens per answer, the parents {longest:.0} at most", length(&child));
-        found.push(finding(Severity::Warn, "generation", text, "look at some answers (darwin generate)"));
+        let text = format!(
+            "generation: {:.0} tokens per answer, the parents {longest:.0} at most",
+            length(&child)
+        );
+        found.push(finding(
+            Severity::Warn,
+            "generation",
+            text,
+            "look at some answers (darwin generate)",
+        ));
     }
     Ok(found)
 }

@@ -3,9 +3,7 @@
 use super::Family;
 use crate::Error;
 use crate::estimate::mean;
-use crate::pass::{
-    Meter, answer_nll, answer_positions, full_pass, log_sum_exp, stop_if,
-};
+use crate::pass::{Meter, answer_nll, answer_positions, full_pass, log_sum_exp, stop_if};
 use crate::profile::counters::SampleRow;
 use crate::profile::tap::CounterTap;
 use crate::sample::{Sample, batch_of, batches, owners};
@@ -109,7 +107,9 @@ impl Observed {
             let mut tap = Trace::new(model.config(), batch);
             let state = full_pass(model, batch, &mut tap, &mut Meter::default())?;
             let nll = answer_nll(model, &state, batch);
-            for ((sample, layers), nll) in batch.iter().zip(std::mem::take(&mut tap.counters.rows)).zip(nll) {
+            for ((sample, layers), nll) in
+                batch.iter().zip(std::mem::take(&mut tap.counters.rows)).zip(nll)
+            {
                 self.rows[i].push(SampleRow {
                     id: sample.id.clone(),
                     domain: sample.domain.clone(),
@@ -125,7 +125,8 @@ impl Observed {
         let width = models[0].config().hidden_size;
         for (layer, sums) in self.layer_sums.iter_mut().enumerate() {
             for i in 0..2 {
-                sums[i] += jaccard(&traces[i].experts[layer], &traces[2].experts[layer], self.top_k);
+                sums[i] +=
+                    jaccard(&traces[i].experts[layer], &traces[2].experts[layer], self.top_k);
             }
             let [f, m, c] = [0, 1, 2].map(|i| &traces[i].resid_out[layer]);
             sums[2] += off_segment(f, m, c, width);

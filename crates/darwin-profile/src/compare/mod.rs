@@ -1,0 +1,221 @@
+//! Parent against parent (method 1.5, 1.6) and the prior that follows (2).
+
+mod advantage;
+mod experts;
+mod flags;
+mod goal;
+pub(crate) mod prior;
+mod ranks;
+mod routers;
+mod weights;
+
+use crate::estimate::mean;
+use crate::pass::Meter;
+use crate::sample::{Sample, samples_of, set_sha256};
+use crate::subject::same_shape;
+use crate::{Error, Subject};
+use advantage::{ComponentSwaps, Passes, Swaps};
+use darwin_core::files::{
+    CalibrationRef, Comparison, ComponentDelta, Estimate, LayerComparison, Profile, SCHEMA,
+};
+use darwin_core::{Cancel, Domain, Progress};
+use darwin_eval::Encoded;
+use goal::Goal;
+use std::collections::BTreeMap;
+
+/// How to compare.
+#[derive(Clone, Debug)]
+pub struct CompareOptions {
+    /// The user's goal: weight per domain. Empty: all domains alike. A domain that is not named
+    /// has weight 0.
+    pub weights: BTreeMap<Domain, f64>,
+    /// Domains whose loss is flagged layer by layer.
+    pub protected: Vec<Domain>,
+    /// Whether components are swapped too, in layers with |A| > 2 se.
+    pub components: bool,
+    /// Tokens run at once.
+    pub batch_tokens: usize,
+    /// At most so many samples per domain, by hash.
+    pub per_domain: Option<usize>,
+}
+
+impl Default for CompareOptions {
+    fn default() -> Self {
+        Self {
+            weights: BTreeMap::new(),
+            protected: Vec::new(),
+            components: true,
+            batch_tokens: 4096,
+            per_domain: None,
+        }
+    }
+}
+
+/// Compares two parents on calibration items. Costs, in forward tokens, the two parents' own passes
+/// and L + 1 more for the layers; for components the two again and at most 4 (L - l) / L per
+/// direction for each layer l that is beyond 2 se.
+///
+/// # Errors
+/// [`Error::Mismatch`] for parents of different shapes; [`Error::NoSamples`]; whatever engine and
+/// weights bring; [`Error::Cancelled`].
+pub fn compare(
+    father: &Subject<'_>,
+    mother: &Subject<'_>,
+    profiles: [&Profile; 2],
+    encoded: &Encoded,
+    options: &CompareOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Comparison, Error> {
+    same_shape(father, mother)?;
+    let samples = samples_of(encoded, options.per_domain);
+    if samples.is_empty() {
+        return Err(Error::NoSamples);
+    }
+    let layers = father.model.config().num_hidden_layers;
+    let tokens: u64 = samples.iter().map(|s| s.ids.len() as u64).sum();
+    progress.start("compare the parents", tokens * layers as u64, "layer tokens");
+    let passes = Passes {
+        father,
+        mother,
+        samples: &samples,
+        batch_tokens: options.batch_tokens,
+        progress,
+        cancel,
+    };
+    let mut meter = Meter::default();
+    let goal = Goal::new(&samples, &options.weights);
+    let swaps = passes.swap_layers(&mut meter)?;
+    let advantages: Vec<_> =
+        swaps.layers.iter().map(|[a, b]| goal.advantage(a, b, BTreeMap::new())).collect();
+    progress.finish();
+    let beyond = |l: &usize| advantages[*l].total.value.abs() > 2.0 * advantages[*l].total.se;
+    let chosen: Vec<usize> = (0..layers).filter(|l| options.components && beyond(l)).collect();
+    progress.start("compare components", tokens * chosen.len().min(1) as u64, "tokens");
+    let components = passes.swap_components(&chosen, &mut meter)?;
+    progress.finish();
+    let deltas = weights::deltas(father, mother, layers)?;
+    let mut compared = Vec::with_capacity(layers);
+    for (layer, delta) in deltas.into_iter().enumerate() {
+        let aligned = experts::aligned(father, mother, layer)?;
+        compared.push(one_layer(layer, delta, aligned, &swaps, &components, &goal, profiles));
+    }
+    set_priors(&mut compared);
+    let mut comparison = Comparison {
+        schema: SCHEMA,
+        father: father.reference.clone(),
+        mother: mother.reference.clone(),
+        calibration: calibration(&samples, encoded),
+        weights: goal.weights().clone(),
+        father_nll: goal.by_domain(&swaps.nll[0]),
+        mother_nll: goal.by_domain(&swaps.nll[1]),
+        layers: compared,
+        rank_correlations: BTreeMap::new(),
+        flags: Vec::new(),
+        forward_tokens: meter.forward_tokens(layers),
+    };
+    comparison.rank_correlations = ranks::correlations(&comparison, profiles);
+    comparison.flags = flags::flags(&comparison, profiles, &options.protected);
+    Ok(comparison)
+}
+
+fn calibration(samples: &[Sample], encoded: &Encoded) -> CalibrationRef {
+    let mut domains = BTreeMap::new();
+    for sample in samples {
+        *domains.entry(sample.domain.clone()).or_insert(0) += 1;
+    }
+    CalibrationRef {
+        items_sha256: set_sha256(encoded.split(), samples.iter().map(|s| s.id.as_str())),
+        split: encoded.split(),
+        samples: samples.len(),
+        tokens: samples.iter().map(|s| s.ids.len() as u64).sum(),
+        domains,
+    }
+}
+
+fn one_layer(
+    layer: usize,
+    deltas: BTreeMap<String, ComponentDelta>,
+    experts_aligned: Option<bool>,
+    swaps: &Swaps,
+    components: &ComponentSwaps,
+    goal: &Goal,
+    profiles: [&Profile; 2],
+) -> LayerComparison {
+    let parts = components
+        .iter()
+        .filter(|((l, _), _)| *l == layer)
+        .map(|((_, c), [a, b])| (c.name().to_owned(), goal.total(&half_sums(a, b))))
+        .collect();
+    let [jaccard, router_kl] = swaps.routers.layer(layer);
+    let [a, b] = &swaps.layers[layer];
+    let loads = profiles.map(|p| p.layers.get(layer).and_then(|l| l.experts.as_ref()));
+    let dead = loads.map(|l| l.filter(|l| l.undecidable.is_none()).map(|l| &l.dead));
+    let only = |here: usize| {
+        let (mine, other) = dead[here].zip(dead[1 - here])?;
+        let count = mine.iter().filter(|j| !other.contains(j)).count();
+        Some(count as f64 / profiles[here].num_experts.max(1) as f64)
+    };
+    LayerComparison {
+        layer,
+        deltas,
+        experts_aligned,
+        jaccard: experts_aligned.map(|_| jaccard),
+        router_kl: experts_aligned.map(|_| router_kl),
+        load_tv: loads[0].zip(loads[1]).map(|(f, m)| total_variation(&f.tokens, &m.tokens)),
+        dead_in_mother_only: only(1),
+        dead_in_father_only: only(0),
+        advantage: goal.advantage(a, b, parts),
+        r_mri: BTreeMap::new(),
+        r_sd: BTreeMap::new(),
+    }
+}
+
+/// (A + B) / 2 per sample.
+fn half_sums(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| f64::midpoint(*a, *b)).collect()
+}
+
+/// Half the sum of the differences of the experts' shares.
+fn total_variation(a: &[u64], b: &[u64]) -> f64 {
+    let totals = [a, b].map(|x| x.iter().sum::<u64>().max(1) as f64);
+    let pairs = a.iter().zip(b);
+    pairs.map(|(x, y)| (*x as f64 / totals[0] - *y as f64 / totals[1]).abs()).sum::<f64>() / 2.0
+}
+
+/// Method 2 for the layers and for every component that was measured in at least two layers; a
+/// single one says nothing of its spread. Where s0 = 0 there is no `r_sd`.
+fn set_priors(layers: &mut [LayerComparison]) {
+    let names = ["layer", "mixer", "routed", "shared", "router"];
+    for name in names {
+        let known: Vec<(usize, Estimate)> = layers
+            .iter()
+            .enumerate()
+            .filter_map(|(i, l)| {
+                let found = if name == "layer" {
+                    Some(l.advantage.total)
+                } else {
+                    l.advantage.components.get(name).copied()
+                };
+                Some((i, found?))
+            })
+            .collect();
+        if name != "layer" && known.len() < 2 {
+            continue;
+        }
+        let estimates: Vec<Estimate> = known.iter().map(|(_, e)| *e).collect();
+        for ((i, _), prior) in known.iter().zip(prior::prior(&estimates)) {
+            layers[*i].r_mri.insert(name.to_owned(), prior.r);
+            if let Some(sd) = prior.sd {
+                layers[*i].r_sd.insert(name.to_owned(), sd);
+            }
+        }
+    }
+}
+
+impl Goal {
+    /// Means of per-sample values by domain.
+    fn by_domain(&self, values: &[f64]) -> BTreeMap<Domain, Estimate> {
+        self.groups(values).into_iter().map(|(d, v)| (d.clone(), mean(&v))).collect()
+    }
+}

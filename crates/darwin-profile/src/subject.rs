@@ -1,0 +1,78 @@
+//! A model under examination: its weights as the engine runs them and as they lie in the source.
+
+use crate::Error;
+use darwin_checkpoint::{Checkpoint, TensorSource};
+use darwin_core::files::ModelRef;
+use darwin_core::hash::sha256_hex;
+use darwin_engine::{Model, Text};
+
+/// A model, its source and its name in files.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The loaded model.
+    pub model: &'a Model,
+    /// Where its weights come from.
+    pub source: &'a dyn TensorSource,
+    /// How files name it.
+    pub reference: &'a ModelRef,
+}
+
+/// How files name a checkpoint.
+#[must_use]
+pub fn model_ref(name: &str, checkpoint: &Checkpoint, text: Option<&Text>) -> ModelRef {
+    ModelRef {
+        headers_sha256: checkpoint.headers_sha256().to_owned(),
+        ..source_ref(name, checkpoint, text)
+    }
+}
+
+/// How files name any source; its headers are config and logical tensors.
+#[must_use]
+pub fn source_ref(name: &str, source: &dyn TensorSource, text: Option<&Text>) -> ModelRef {
+    let mut headers = source.config().to_string();
+    for tensor in source.manifest().tensors() {
+        headers.push_str(&format!("\n{} {} {:?}", tensor.name, tensor.dtype, tensor.shape));
+    }
+    ModelRef {
+        name: name.to_owned(),
+        architecture: source.config()["architectures"][0].as_str().unwrap_or_default().to_owned(),
+        headers_sha256: sha256_hex(headers.as_bytes()),
+        tokenizer_sha256: text.map(|t| t.tokenizer_sha256().to_owned()).unwrap_or_default(),
+        template_sha256: text
+            .and_then(Text::template_sha256)
+            .map(str::to_owned)
+            .unwrap_or_default(),
+    }
+}
+
+/// Stops where two models differ in a number that makes layers or experts incomparable.
+pub(crate) fn same_shape(a: &Subject<'_>, b: &Subject<'_>) -> Result<(), Error> {
+    let (x, y) = (a.model.config(), b.model.config());
+    let kinds = |c: &darwin_engine::Config| {
+        c.layer_types.iter().map(|k| k.name()).collect::<Vec<_>>().join(" ")
+    };
+    let pairs = [
+        ("num_hidden_layers", x.num_hidden_layers.to_string(), y.num_hidden_layers.to_string()),
+        ("hidden_size", x.hidden_size.to_string(), y.hidden_size.to_string()),
+        ("num_experts", x.num_experts.to_string(), y.num_experts.to_string()),
+        (
+            "num_experts_per_tok",
+            x.num_experts_per_tok.to_string(),
+            y.num_experts_per_tok.to_string(),
+        ),
+        ("vocab_size", x.vocab_size.to_string(), y.vocab_size.to_string()),
+        ("layer_types", kinds(x), kinds(y)),
+    ];
+    for (what, first, second) in pairs {
+        if first != second {
+            return Err(Error::Mismatch {
+                first: a.reference.name.clone(),
+                second: b.reference.name.clone(),
+                what,
+                a: first,
+                b: second,
+            });
+        }
+    }
+    Ok(())
+}
