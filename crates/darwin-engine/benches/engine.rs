@@ -45,28 +45,50 @@ fn main() {
     report("score, 512 items of 24 + 8", measure(|| scoring(&model)), None);
 }
 
-fn report(what: &str, tokens_per_s: f64, peer: Option<f64>) {
+/// Tokens per second, and per second that the process had a core: on a busy machine only the
+/// second means something.
+#[derive(Clone, Copy)]
+struct Rate {
+    wall: f64,
+    cpu: f64,
+}
+
+fn report(what: &str, rate: Rate, peer: Option<f64>) {
+    print!("{what}: {:.0} tokens/s ({:.0} per core second)", rate.wall, rate.cpu);
     match peer {
-        Some(peer) => println!(
-            "{what}: {tokens_per_s:.0} tokens/s, transformers {peer:.0}, ratio {:.1}",
-            tokens_per_s / peer
-        ),
-        None => println!("{what}: {tokens_per_s:.0} tokens/s"),
+        Some(peer) => {
+            println!(", transformers {peer:.0} tokens/s, ratio {:.1}", rate.wall / peer);
+        }
+        None => println!(),
     }
 }
 
-/// Median tokens per second of a job that returns its tokens.
-fn measure(mut job: impl FnMut() -> u64) -> f64 {
+/// Seconds on a core so far, over all threads (Linux; 0 elsewhere).
+fn cpu_seconds() -> f64 {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
+    let nanoseconds = tasks.flatten().filter_map(|task| {
+        let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() / 1e9
+}
+
+/// Median rate of a job that returns its tokens.
+fn measure(mut job: impl FnMut() -> u64) -> Rate {
     job();
-    let mut rates: Vec<f64> = (0..7)
-        .map(|_| {
-            let start = Instant::now();
-            let tokens = job();
-            tokens as f64 / start.elapsed().as_secs_f64()
-        })
-        .collect();
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
+    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+    for _ in 0..7 {
+        let (start, cpu_start) = (Instant::now(), cpu_seconds());
+        let tokens = job() as f64;
+        wall.push(tokens / start.elapsed().as_secs_f64());
+        cpu.push(tokens / (cpu_seconds() - cpu_start));
+    }
+    Rate { wall: median(wall), cpu: median(cpu) }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn ids(model: &Model, n: usize, seed: u64) -> Vec<u32> {
@@ -86,17 +108,19 @@ fn prefill(model: &Model) -> u64 {
 }
 
 /// New tokens per second after prompts of 16, the prompts' time taken off.
-fn measure_decode(model: &Model, sequences: u64) -> f64 {
+fn measure_decode(model: &Model, sequences: u64) -> Rate {
     let prompts: Vec<_> = (0..sequences).map(|i| ids(model, 16, i)).collect();
-    let seconds = |new: usize| {
+    let runs = |new: usize| {
         let options = GenerateOptions { max_new_tokens: new, stop: Vec::new() };
         let run = || generate(model, &prompts, &[], &options, &Cancel::default()).unwrap();
-        1.0 / measure(|| {
+        measure(|| {
             run();
             1
         })
     };
-    (64 * sequences) as f64 / (seconds(65) - seconds(1))
+    let (long, short, tokens) = (runs(65), runs(1), (64 * sequences) as f64);
+    let rate = |long: f64, short: f64| tokens / (1.0 / long - 1.0 / short);
+    Rate { wall: rate(long.wall, short.wall), cpu: rate(long.cpu, short.cpu) }
 }
 
 fn scoring(model: &Model) -> u64 {

@@ -1,9 +1,8 @@
 //! Gated softmax attention with partial rotary embedding and grouped key-value heads.
 
 use crate::cache::Caches;
-use crate::kernels::{
-    Matrix, PANEL, Panels, l2_norm, multiply, rms_norm, scratch, sigmoid, softmax,
-};
+use crate::kernels::{Matrix, PANEL, Panels, gated, l2_norm, multiply, rms_norm, scratch, softmax};
+use crate::mixer::Input;
 use crate::weights::{Expected, Loader, centred};
 use crate::{Config, Error};
 use std::sync::Arc;
@@ -84,16 +83,6 @@ pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
     Expected::list(&format!("{prefix}self_attn."), shapes)
 }
 
-/// What a layer's forward pass is handed.
-pub(crate) struct Input<'a> {
-    pub(crate) config: &'a Config,
-    pub(crate) layer: usize,
-    /// Normed hidden states (tokens, hidden)
-    pub(crate) x: &'a [f32],
-    /// Where the sequences start (n + 1)
-    pub(crate) offsets: &'a [usize],
-}
-
 impl Weights {
     pub(crate) fn load(
         loader: &Loader<'_>,
@@ -120,7 +109,7 @@ impl Weights {
         out: &mut [f32],
     ) {
         let (config, x) = (input.config, input.x);
-        let (hidden, tokens) = (config.hidden_size, x.len() / config.hidden_size);
+        let (hidden, tokens) = (config.hidden_size, input.tokens());
         let heads = config.num_attention_heads * config.head_dim;
         let kv_heads = config.num_key_value_heads * config.head_dim;
 
@@ -136,8 +125,8 @@ impl Weights {
             let cache = caches.full(input.layer, s);
             self.sequence(config, ends[0]..ends[1], cache, buffers);
         }
-        let gated = &buffers.gated[..tokens * heads];
-        multiply(tokens, gated, heads, self.o_proj.panels(), out, hidden);
+        let x = &buffers.gated[..tokens * heads];
+        multiply(tokens, x, heads, self.o_proj.panels(), out, hidden);
     }
 
     /// One sequence's rows of the projections to its rows of `gated` (tokens, heads x head dim).
@@ -174,10 +163,7 @@ impl Weights {
             for (i, row) in attended.chunks_exact(dim).enumerate() {
                 let (t, at) = (rows.start + i / group, kv_head * group + i % group);
                 let gates = &buffers.projected[(t * 2 * heads) + (2 * at + 1) * dim..][..dim];
-                let to = &mut buffers.gated[t * heads + at * dim..][..dim];
-                for ((to, value), gate) in to.iter_mut().zip(row).zip(gates) {
-                    *to = value * sigmoid(*gate);
-                }
+                gated(row, gates, &mut buffers.gated[t * heads + at * dim..][..dim]);
             }
         }
         cache.tokens += tokens;

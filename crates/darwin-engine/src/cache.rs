@@ -30,7 +30,7 @@ impl SequenceCache {
 /// for every sequence.
 #[derive(Debug)]
 pub(crate) enum Caches<'a> {
-    Kept(&'a mut [SequenceCache]),
+    Kept(Vec<&'a mut SequenceCache>),
     Fresh(Box<(gdn::Cache, attention::Cache)>),
 }
 

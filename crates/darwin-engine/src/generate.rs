@@ -1,9 +1,9 @@
 //! Greedy generation.
 
 use crate::cache::{Caches, SequenceCache};
-use crate::families::qwen3_5_moe::Workspace;
+use crate::families::qwen3_5_moe::{Pass, Workspace};
 use crate::kernels::{argmax, scratch};
-use crate::model::LOGIT_ROWS;
+use crate::model::{GROUP_TOKENS, LOGIT_ROWS};
 use crate::probe::Probe;
 use crate::{Cost, Error, Model};
 use darwin_core::Cancel;
@@ -71,11 +71,21 @@ pub fn generate_counted(
 
 /// A sequence in the making.
 #[derive(Debug)]
-struct Running {
+struct Running<'a> {
     /// Which of the group's prompts.
     index: usize,
-    /// The last token, which has not gone through the layers yet.
+    /// The model's last choice, which has not gone through the layers yet.
     next: u32,
+    cache: SequenceCache,
+    /// What the caller believes will come, cut where the sequence would end.
+    draft: &'a [u32],
+}
+
+/// Tokens to feed after a cache, and after how many of the last ones the model shall choose.
+struct Feed<'a> {
+    ids: &'a [u32],
+    choices: usize,
+    cache: &'a mut SequenceCache,
 }
 
 /// Decodes a group of prompts on one thread.
@@ -113,102 +123,118 @@ impl<'a> Decoder<'a> {
         if self.options.max_new_tokens == 0 {
             return Ok((self.out, self.cost));
         }
-        let mut running = Vec::with_capacity(jobs.len());
-        let mut caches = Vec::with_capacity(jobs.len());
-        for (index, (prompt, draft)) in jobs.iter().enumerate() {
-            let mut cache = SequenceCache::new(self.model.config());
-            let first = self.feed(prompt, 1, &mut cache)?[0];
-            let next = self.verify(index, first, draft, &mut cache)?;
-            if !self.is_done(index) {
-                running.push(Running { index, next });
-                caches.push(cache);
-            }
+        let mut running: Vec<Running<'_>> = Vec::with_capacity(jobs.len());
+        for (index, (_, draft)) in jobs.iter().enumerate() {
+            let cache = SequenceCache::new(self.model.config());
+            running.push(Running { index, next: 0, cache, draft: self.cut(draft) });
         }
-        self.decode(running, caches)?;
+        let prompts = running.iter_mut().zip(jobs);
+        let prompts = prompts.map(|(r, (ids, _))| Feed { ids, choices: 1, cache: &mut r.cache });
+        let first = self.feed(prompts.collect())?;
+        for (running, first) in running.iter_mut().zip(first) {
+            running.next = first[0];
+        }
+        self.verify(&mut running)?;
+        running.retain(|r| !self.is_done(r.index));
+        self.decode(running)?;
         Ok((self.out, self.cost))
     }
 
-    /// Takes what the draft shares with greedy decoding, and the first token after that, which is
-    /// returned; `first` is the model's own first token. The cache ends up before that token.
-    fn verify(
-        &mut self,
-        index: usize,
-        first: u32,
-        draft: &[u32],
-        cache: &mut SequenceCache,
-    ) -> Result<u32, Error> {
-        let end = draft.iter().position(|id| self.options.stop.contains(id)).map(|i| i + 1);
-        let draft = &draft[..end.unwrap_or(draft.len()).min(self.options.max_new_tokens)];
-        if draft.first() != Some(&first) {
-            self.out[index].push(first);
-            return Ok(first);
-        }
-        // nothing needs to follow a draft that would end the sequence
-        let closes = draft.len() == self.options.max_new_tokens
-            || draft.last().is_some_and(|id| self.options.stop.contains(id));
-        let fed = &draft[..draft.len() - usize::from(closes)];
-        let before = cache.clone();
-        let follows = self.feed(fed, fed.len(), cache)?;
-        let same = 1 + draft[1..].iter().zip(&follows).take_while(|(d, f)| d == f).count();
-        self.out[index].extend_from_slice(&draft[..same]);
-        if same == draft.len() && closes {
-            return Ok(draft[same - 1]);
-        }
-        let next = follows[same - 1];
-        self.out[index].push(next);
-        if same < fed.len() && !self.is_done(index) {
-            *cache = before;
-            self.feed(&draft[..same], 0, cache)?;
-        }
-        Ok(next)
+    /// A draft up to where it would end the sequence.
+    fn cut<'d>(&self, draft: &'d [u32]) -> &'d [u32] {
+        let stop = draft.iter().position(|id| self.options.stop.contains(id));
+        &draft[..stop.map_or(draft.len(), |i| i + 1).min(self.options.max_new_tokens)]
     }
 
-    /// Feeds tokens of one sequence; the model's choice after each of the last `wanted`.
-    fn feed(
-        &mut self,
-        ids: &[u32],
-        wanted: usize,
-        cache: &mut SequenceCache,
-    ) -> Result<Vec<u32>, Error> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
+    /// Takes over what each draft shares with greedy decoding, and the model's choice after that.
+    /// Each cache ends up before that choice.
+    fn verify(&mut self, running: &mut [Running<'_>]) -> Result<(), Error> {
+        let mut drafted = Vec::new();
+        for r in running {
+            if r.draft.first() == Some(&r.next) {
+                let before = r.cache.clone();
+                drafted.push((r, before));
+            } else {
+                self.out[r.index].push(r.next);
+            }
         }
-        self.hidden.clear();
-        self.model.embed_into(ids, &mut self.hidden);
-        self.forward(&[0, ids.len()], std::slice::from_mut(cache))?;
-        let mut chosen = Vec::with_capacity(wanted);
-        self.choose(ids.len() - wanted..ids.len(), |id| chosen.push(id));
+        let feeds = drafted.iter_mut().map(|(r, _)| {
+            let ids = self.worth_feeding(r.draft);
+            Feed { ids, choices: ids.len(), cache: &mut r.cache }
+        });
+        let follows = self.feed(feeds.collect())?;
+        let mut again = Vec::new();
+        for ((r, before), follows) in drafted.into_iter().zip(follows) {
+            let same = 1 + r.draft[1..].iter().zip(&follows).take_while(|(d, f)| d == f).count();
+            self.out[r.index].extend_from_slice(&r.draft[..same]);
+            if self.is_done(r.index) {
+                continue;
+            }
+            r.next = follows[same - 1];
+            self.out[r.index].push(r.next);
+            if same < follows.len() && !self.is_done(r.index) {
+                // the cache has seen tokens that were refused
+                r.cache = before;
+                again.push(Feed { ids: &r.draft[..same], choices: 0, cache: &mut r.cache });
+            }
+        }
+        self.feed(again).map(drop)
+    }
+
+    /// A draft without the token that ends the sequence, for nothing follows that.
+    fn worth_feeding<'d>(&self, draft: &'d [u32]) -> &'d [u32] {
+        let ends = draft.len() == self.options.max_new_tokens
+            || draft.last().is_some_and(|id| self.options.stop.contains(id));
+        &draft[..draft.len() - usize::from(ends)]
+    }
+
+    /// Feeds sequences, in blocks of about [`GROUP_TOKENS`]; the choices of each.
+    fn feed(&mut self, mut feeds: Vec<Feed<'_>>) -> Result<Vec<Vec<u32>>, Error> {
+        let mut chosen = Vec::with_capacity(feeds.len());
+        let mut rest = feeds.as_mut_slice();
+        while !rest.is_empty() {
+            let mut offsets = vec![0];
+            self.hidden.clear();
+            for feed in rest.iter() {
+                self.model.embed_into(feed.ids, &mut self.hidden);
+                offsets.push(offsets[offsets.len() - 1] + feed.ids.len());
+                if offsets[offsets.len() - 1] >= GROUP_TOKENS {
+                    break;
+                }
+            }
+            let (block, after) = rest.split_at_mut(offsets.len() - 1);
+            rest = after;
+            let caches = block.iter_mut().map(|f| &mut *f.cache).collect();
+            self.forward(&offsets, caches)?;
+            for (feed, end) in block.iter().zip(&offsets[1..]) {
+                let mut ids = Vec::with_capacity(feed.choices);
+                self.choose(end - feed.choices..*end, |id| ids.push(id));
+                chosen.push(ids);
+            }
+        }
         Ok(chosen)
     }
 
     /// Token after token for all running sequences together.
-    fn decode(
-        &mut self,
-        mut running: Vec<Running>,
-        mut caches: Vec<SequenceCache>,
-    ) -> Result<(), Error> {
-        let mut offsets: Vec<usize> = (0..=running.len()).collect();
+    fn decode(&mut self, mut running: Vec<Running<'_>>) -> Result<(), Error> {
+        let offsets: Vec<usize> = (0..=running.len()).collect();
         while !running.is_empty() {
             self.hidden.clear();
             for sequence in &running {
                 self.model.embed_into(&[sequence.next], &mut self.hidden);
             }
-            offsets.truncate(running.len() + 1);
-            self.forward(&offsets, &mut caches)?;
+            let n = running.len();
+            self.forward(&offsets[..=n], running.iter_mut().map(|r| &mut r.cache).collect())?;
             let mut all = running.iter_mut();
-            self.choose(0..offsets.len() - 1, |id| {
+            self.choose(0..n, |id| {
                 if let Some(sequence) = all.next() {
                     sequence.next = id;
                 }
             });
-            for i in (0..running.len()).rev() {
-                let Running { index, next } = running[i];
-                self.out[index].push(next);
-                if self.is_done(index) {
-                    running.swap_remove(i);
-                    caches.swap_remove(i);
-                }
+            for r in &running {
+                self.out[r.index].push(r.next);
             }
+            running.retain(|r| !self.is_done(r.index));
         }
         Ok(())
     }
@@ -220,15 +246,15 @@ impl<'a> Decoder<'a> {
     }
 
     /// `hidden` through all layers.
-    fn forward(&mut self, offsets: &[usize], caches: &mut [SequenceCache]) -> Result<(), Error> {
+    fn forward(&mut self, offsets: &[usize], caches: Vec<&mut SequenceCache>) -> Result<(), Error> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
         self.cost.tokens += offsets.last().map_or(0, |n| *n as u64);
         let layers = 0..self.model.config().num_hidden_layers;
-        let mut caches = Caches::Kept(caches);
-        let probe = &mut Probe::none();
-        self.model.forward(&mut self.hidden, offsets, layers, &mut caches, &mut self.work, probe)
+        let (caches, probe) = (Caches::Kept(caches), Probe::none());
+        let mut pass = Pass { offsets, caches, work: &mut self.work, probe };
+        self.model.forward(&mut self.hidden, layers, &mut pass)
     }
 
     /// Calls `f` with the most likely next token after each of some rows of `hidden`.

@@ -18,6 +18,7 @@ mod families;
 mod gdn;
 mod generate;
 mod kernels;
+mod mixer;
 mod model;
 mod moe;
 mod probe;

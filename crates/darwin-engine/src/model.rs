@@ -1,7 +1,7 @@
 //! A whole text model: weights that are cheap to share, swap and run.
 
 use crate::cache::Caches;
-use crate::families::qwen3_5_moe::{Ends, Layer, Workspace, expected};
+use crate::families::qwen3_5_moe::{Ends, Layer, Pass, Workspace, expected};
 use crate::families::read_config;
 use crate::kernels::{multiply, rms_norm};
 use crate::probe::{Probe, Seen, Wanted};
@@ -164,10 +164,10 @@ impl Model {
         }
         let run = |work: &mut Workspace,
                    (first, local, hidden): (usize, Vec<usize>, &mut [f32])| {
-            let mut probe = Probe::new(interventions, wanted, first);
-            let mut caches = Caches::fresh();
-            self.forward(hidden, &local, layers.clone(), &mut caches, work, &mut probe)?;
-            Ok(probe.into_seen())
+            let probe = Probe::new(interventions, wanted, first);
+            let mut pass = Pass { offsets: &local, caches: Caches::fresh(), work, probe };
+            self.forward(hidden, layers.clone(), &mut pass)?;
+            Ok(pass.probe.into_seen())
         };
         if jobs.len() == 1 {
             return jobs.into_iter().map(|job| run(&mut Workspace::default(), job)).collect();
@@ -175,21 +175,15 @@ impl Model {
         jobs.into_par_iter().map_init(Workspace::default, run).collect()
     }
 
-    /// Layers on (tokens, hidden) of the sequences between `offsets`.
+    /// Layers on (tokens, hidden), in place.
     pub(crate) fn forward(
         &self,
         hidden: &mut [f32],
-        offsets: &[usize],
         layers: Range<usize>,
-        caches: &mut Caches<'_>,
-        work: &mut Workspace,
-        probe: &mut Probe<'_>,
+        pass: &mut Pass<'_>,
     ) -> Result<(), Error> {
-        for (layer, weights) in self.layers[layers.clone()].iter().enumerate() {
-            let layer = layers.start + layer;
-            weights.forward(&self.config, layer, hidden, offsets, caches, work, probe)?;
-        }
-        Ok(())
+        let weights = &self.layers[layers.clone()];
+        layers.zip(weights).try_for_each(|(i, layer)| layer.forward(&self.config, i, hidden, pass))
     }
 
     /// The sites after the last layer.

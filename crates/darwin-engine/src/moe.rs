@@ -1,7 +1,7 @@
 //! Router, routed experts and the shared expert.
 
 use crate::kernels::{
-    Matrix, add_scaled, dot, l2_norm, multiply, scratch, sigmoid, silu_mul, softmax,
+    Matrix, add_scaled, dot, l2_norm, multiply, scale, scratch, sigmoids, silu_mul, softmax,
 };
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
@@ -91,15 +91,17 @@ pub(crate) fn select(logits: &[f32], num_experts: usize, k: usize, buffers: &mut
         let best = &mut gates[t * k..(t + 1) * k];
         best.fill(f32::NEG_INFINITY);
         for (expert, logit) in row.iter().enumerate() {
-            // strict: of equal logits the first expert is kept
-            if !(*logit > best[k - 1]) {
-                continue;
+            // sink in from the end; strictly, so that of equal logits the first expert stays ahead
+            let mut at = k;
+            while at > 0 && *logit > best[at - 1] {
+                at -= 1;
+                if at + 1 < k {
+                    (best[at + 1], chosen[at + 1]) = (best[at], chosen[at]);
+                }
             }
-            let at = best.partition_point(|b| b >= logit);
-            best[at..].rotate_right(1);
-            chosen[at..].rotate_right(1);
-            best[at] = *logit;
-            chosen[at] = expert as u32;
+            if at < k {
+                (best[at], chosen[at]) = (*logit, expert as u32);
+            }
         }
         softmax(best, k, 1.0);
     }
@@ -212,8 +214,9 @@ impl Shared {
         multiply(tokens, activated, width, self.down_proj.panels(), out, hidden);
         for ((x, out), gate) in x.chunks_exact(hidden).zip(out.chunks_exact_mut(hidden)).zip(gates)
         {
-            *gate = sigmoid(dot(x, &self.gate));
-            out.iter_mut().for_each(|v| *v *= *gate);
+            *gate = dot(x, &self.gate);
+            sigmoids(std::slice::from_mut(gate));
+            scale(out, *gate);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Likelihoods of answers.
 
 use crate::cache::Caches;
-use crate::families::qwen3_5_moe::Workspace;
+use crate::families::qwen3_5_moe::{Pass, Workspace};
 use crate::kernels::{argmax, log_sum_exp};
 use crate::model::{GROUP_TOKENS, LOGIT_ROWS};
 use crate::probe::Probe;
@@ -122,8 +122,8 @@ fn score_block(
         offsets.push(offsets[offsets.len() - 1] + fed(item));
     }
     let layers = 0..model.config().num_hidden_layers;
-    let mut caches = Caches::fresh();
-    model.forward(&mut hidden, &offsets, layers, &mut caches, work, &mut Probe::none())?;
+    let (caches, probe) = (Caches::fresh(), Probe::none());
+    model.forward(&mut hidden, layers, &mut Pass { offsets: &offsets, caches, work, probe })?;
     let mut scores = Vec::with_capacity(block.len());
     for (item, end) in block.iter().map(|i| &items[*i]).zip(&offsets[1..]) {
         let width = model.config().hidden_size;

@@ -12,7 +12,7 @@ use tokenizers::Tokenizer;
 const TEMPLATE: &str = "chat_template";
 
 /// Text in and out of token ids, as the checkpoint's own files say.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Text {
     tokenizer_path: PathBuf,
     tokenizer: Tokenizer,
@@ -22,7 +22,7 @@ pub struct Text {
 }
 
 /// A chat template that has been parsed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Template {
     path: PathBuf,
     environment: Environment<'static>,

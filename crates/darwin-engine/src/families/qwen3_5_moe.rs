@@ -2,6 +2,7 @@
 
 use crate::cache::Caches;
 use crate::kernels::{Matrix, add_assign, rms_norm, scratch};
+use crate::mixer::Input;
 use crate::moe::{Routed, Router, Shared};
 use crate::probe::Probe;
 use crate::weights::{Expected, Loader, centred};
@@ -50,6 +51,16 @@ pub(crate) struct Workspace {
     gdn: gdn::Scratch,
     attention: attention::Scratch,
     moe: moe::Scratch,
+}
+
+/// What goes with the tokens of some sequences through all layers.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    /// Where the sequences start (n + 1)
+    pub(crate) offsets: &'a [usize],
+    pub(crate) caches: Caches<'a>,
+    pub(crate) work: &'a mut Workspace,
+    pub(crate) probe: Probe<'a>,
 }
 
 /// Every tensor of the text model in its shape.
@@ -147,17 +158,15 @@ impl Layer {
     }
 
     /// `hidden + mixer(norm(hidden))`, then `hidden + moe(norm(hidden))`, in place on
-    /// (tokens, hidden) of the sequences between `offsets`.
+    /// (tokens, hidden).
     pub(crate) fn forward(
         &self,
         config: &Config,
         layer: usize,
         hidden: &mut [f32],
-        offsets: &[usize],
-        caches: &mut Caches<'_>,
-        work: &mut Workspace,
-        probe: &mut Probe<'_>,
+        pass: &mut Pass<'_>,
     ) -> Result<(), Error> {
+        let Pass { offsets, caches, work, probe } = pass;
         let width = config.hidden_size;
         let eps = config.rms_norm_eps as f32;
         let tokens = hidden.len() / width;
@@ -166,13 +175,10 @@ impl Layer {
         let normed = scratch(&mut work.normed, hidden.len());
         let added = scratch(&mut work.added, hidden.len());
         rms_norm(hidden, &self.input_layernorm, eps, normed);
+        let input = Input { config, layer, x: normed, offsets };
         match &self.mixer {
-            Mixer::Linear(mixer) => {
-                let buffers = &mut work.gdn;
-                mixer.forward(config, layer, normed, offsets, caches, buffers, added);
-            }
+            Mixer::Linear(mixer) => mixer.forward(&input, caches, &mut work.gdn, added),
             Mixer::Full(mixer) => {
-                let input = attention::Input { config, layer, x: normed, offsets };
                 mixer.forward(&input, caches, &mut work.attention, added);
                 if probe.wants(Site::MixerHeads, layer) {
                     let norms = mixer.head_norms(config, tokens, &work.attention);

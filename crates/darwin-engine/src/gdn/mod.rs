@@ -6,8 +6,9 @@ mod scan;
 
 use crate::cache::Caches;
 use crate::kernels::{
-    Matrix, add_product, gated_rms_norm, l2_normalize, multiply, scratch, sigmoid, silu,
+    Matrix, add_product, gated_rms_norm, l2_normalize, multiply, scratch, sigmoids, silu,
 };
+use crate::mixer::Input;
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
 use scan::{Scan, scan, state_len};
@@ -108,20 +109,16 @@ impl Weights {
         })
     }
 
-    /// The mixer of layer `layer` over normed hidden states `x` (tokens, hidden) of the sequences
-    /// between `offsets`, into `out` (tokens, hidden).
+    /// The mixer over all sequences, into `out` (tokens, hidden).
     pub(crate) fn forward(
         &self,
-        config: &Config,
-        layer: usize,
-        x: &[f32],
-        offsets: &[usize],
+        input: &Input<'_>,
         caches: &mut Caches<'_>,
         buffers: &mut Scratch,
         out: &mut [f32],
     ) {
-        let tokens = x.len() / config.hidden_size;
-        let hidden = config.hidden_size;
+        let (config, x) = (input.config, input.x);
+        let (hidden, tokens) = (config.hidden_size, input.tokens());
         let (channels, values) = (config.linear_conv_dim(), config.linear_value_dim());
         let heads = config.linear_num_value_heads;
 
@@ -131,16 +128,16 @@ impl Weights {
         multiply(tokens, x, hidden, self.in_proj_z.panels(), z, values);
         let beta = scratch(&mut buffers.beta, tokens * heads);
         multiply(tokens, x, hidden, self.in_proj_b.panels(), beta, heads);
-        beta.iter_mut().for_each(|b| *b = sigmoid(*b));
+        sigmoids(beta);
         let decay = scratch(&mut buffers.decay, tokens * heads);
         multiply(tokens, x, hidden, self.in_proj_a.panels(), decay, heads);
         self.decays(decay);
 
         let conv = scratch(&mut buffers.conv, tokens * channels); // (tokens, q | k | v)
         let per_head = scratch(&mut buffers.heads, tokens * values);
-        for (s, ends) in offsets.windows(2).enumerate() {
+        for (s, ends) in input.offsets.windows(2).enumerate() {
             let rows = ends[0] * channels..ends[1] * channels;
-            let cache = caches.linear(layer, s);
+            let cache = caches.linear(input.layer, s);
             self.convolve(&qkv[rows.clone()], channels, cache, &mut conv[rows.clone()]);
             silu(&mut conv[rows.clone()]);
             normalize_queries_and_keys(config, &mut conv[rows.clone()]);

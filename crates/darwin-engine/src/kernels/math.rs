@@ -31,7 +31,7 @@ macro_rules! vectorised {
 
 /// e^x to about 1 ulp, 0 below the normal range; branch-free, so that loops over it vectorise.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to an integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -55,7 +55,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// 1 / (1 + e^-x).
 #[inline(always)]
-pub(crate) fn sigmoid(x: f32) -> f32 {
+fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
@@ -152,6 +152,33 @@ vectorised! {
     pub(crate) fn silu(x: &mut [f32]) {
         for x in x {
             *x *= sigmoid(*x);
+        }
+    }
+}
+
+vectorised! {
+    /// `1 / (1 + e^-x)`, in place.
+    pub(crate) fn sigmoids(x: &mut [f32]) {
+        for x in x {
+            *x = sigmoid(*x);
+        }
+    }
+}
+
+vectorised! {
+    /// `x * sigmoid(gate)`, into `out`.
+    pub(crate) fn gated(x: &[f32], gate: &[f32], out: &mut [f32]) {
+        for ((x, gate), out) in x.iter().zip(gate).zip(out) {
+            *out = x * sigmoid(*gate);
+        }
+    }
+}
+
+vectorised! {
+    /// `x *= factor`.
+    pub(crate) fn scale(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x *= factor;
         }
     }
 }

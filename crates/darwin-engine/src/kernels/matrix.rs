@@ -235,7 +235,7 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
                 }
             }
         }
-        let x = job.x.add(row * job.x_row);
+        let x: [*const f32; M] = std::array::from_fn(|m| job.x.add((row + m) * job.x_row));
         let w: [*const f32; N] = std::array::from_fn(|n| {
             let at = column + n * V::LANES;
             job.w.add(at / PANEL * job.w_panel + at % PANEL)
@@ -245,8 +245,8 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
             for (value, w) in values.iter_mut().zip(w) {
                 *value = V::load(w.add(k * job.w_row));
             }
-            for (m, acc) in acc.iter_mut().enumerate() {
-                let x = V::splat(*x.add(m * job.x_row + k));
+            for (x, acc) in x.iter().zip(&mut acc) {
+                let x = V::splat(*x.add(k));
                 for (acc, w) in acc.iter_mut().zip(values) {
                     *acc = x.mul_add(w, *acc);
                 }

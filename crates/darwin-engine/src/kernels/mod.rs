@@ -8,8 +8,8 @@ mod matrix;
 mod simd;
 
 pub(crate) use math::{
-    add_assign, add_product, add_scaled, argmax, dot, gated_rms_norm, l2_norm, l2_normalize,
-    log_sum_exp, rms_norm, sigmoid, silu, silu_mul, softmax,
+    add_assign, add_product, add_scaled, argmax, dot, gated, gated_rms_norm, l2_norm, l2_normalize,
+    log_sum_exp, rms_norm, scale, sigmoids, silu, silu_mul, softmax,
 };
 pub(crate) use matrix::{Matrix, PANEL, Panels, multiply};
 pub(crate) use simd::Portable;

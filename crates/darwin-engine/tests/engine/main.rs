@@ -1,6 +1,8 @@
 //! The engine's tests against golden numbers, of taps and interventions, of bad input, and of
 //! text.
 
+#![expect(clippy::unwrap_used, reason = "tests may fail and say so")]
+
 mod errors;
 mod fixture;
 mod golden;
