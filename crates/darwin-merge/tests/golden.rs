@@ -6,6 +6,8 @@
 //! limit is widened by mergekit's own intermediate rounding, 2^-6 of the weighted task vectors,
 //! and elements whose sign election mergekit's rounding can turn are counted apart.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 use darwin_checkpoint::{Checkpoint, Dtype, TensorSource, canonical_name, read_tensor};
 use darwin_merge::{MaskSource, Merge, Recipe, Sources};
 use std::collections::BTreeMap;

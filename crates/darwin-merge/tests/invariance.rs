@@ -1,6 +1,8 @@
 //! Merged bytes do not depend on threads, shard size, memory or layout; what is read in memory is
 //! what is written.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 mod common;
 
 use common::{bytes, pair, write_pair};

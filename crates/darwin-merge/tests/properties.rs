@@ -1,5 +1,7 @@
 //! What every method must do with the same parents and at the ends of the blend.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 mod common;
 
 use common::pair;

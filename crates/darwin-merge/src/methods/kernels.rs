@@ -101,7 +101,7 @@ vectorised! {
     /// Adds to `mixed` and `weights` where the vector has the elected sign; zeros never match.
     fn elect(mixed: &mut [f32], weights: &mut [f32], v: &[f32], sums: &[f32], weight: f32) {
         for (((mixed, weights), v), sum) in mixed.iter_mut().zip(weights).zip(v).zip(sums) {
-            let elected = (*sum >= 0.0 && *v > 0.0) || (!(*sum >= 0.0) && *v < 0.0);
+            let elected = (*sum >= 0.0 && *v > 0.0) || (*sum < 0.0 && *v < 0.0);
             *mixed += if elected { *v } else { 0.0 };
             *weights += if elected { weight } else { 0.0 };
         }

@@ -259,6 +259,8 @@ impl<'r> Binding<'r> {
             notes,
             inputs: identities.collect(),
             recipe_sha256: self.recipe.sha256(),
+            seed: self.recipe.darwin.seed,
+            unit: self.recipe.darwin.unit,
             layout: child.layout,
             config: child.config,
             read_bytes: bytes.sum(),

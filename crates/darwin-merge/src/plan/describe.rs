@@ -13,6 +13,14 @@ impl Plan {
             self.lines.iter().map(|line| describe_line(&line.record)).collect();
         lines.extend(self.left_out.iter().map(|(t, why)| format!("left out  {t}: {why}")));
         lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
+        let mark = |given: bool| if given { "" } else { " (default)" };
+        lines.push(format!(
+            "seed {}{}; unit {}{}",
+            self.seed.unwrap_or(0),
+            mark(self.seed.is_some()),
+            self.unit.unwrap_or_default().name(),
+            mark(self.unit.is_some())
+        ));
         lines.push(format!(
             "{} tensors; reads {}, writes {}",
             self.lines.len(),

@@ -1,10 +1,12 @@
 //! What will be done to every tensor, decided from headers alone (method 4).
 
 mod bind;
+mod blend;
 mod check;
 mod child;
 mod describe;
 mod lower;
+mod weights;
 
 use crate::methods::Sparsifier;
 use darwin_checkpoint::{Dtype, Layout, TensorId, TensorInfo, Unit};
@@ -93,6 +95,8 @@ pub struct Plan {
     pub(crate) notes: Vec<String>,
     pub(crate) inputs: BTreeMap<String, String>,
     pub(crate) recipe_sha256: String,
+    pub(crate) seed: Option<u64>,
+    pub(crate) unit: Option<Unit>,
     pub(crate) layout: Option<Layout>,
     pub(crate) config: serde_json::Value,
     pub(crate) read_bytes: u64,

@@ -8,6 +8,7 @@ mod layers;
 mod parameters;
 mod parse;
 mod parse_darwin;
+mod parse_parameters;
 mod validate;
 mod yaml;
 

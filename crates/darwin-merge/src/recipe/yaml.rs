@@ -9,6 +9,12 @@ use std::collections::BTreeMap;
 /// Line and column, both from 1.
 pub(super) type Mark = (usize, usize);
 
+/// A problem and where it is.
+type Wrong = (Mark, String);
+
+/// A key, where it stands, and its value.
+type Entry = (String, Mark, Node);
+
 /// A node with its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -23,7 +29,7 @@ pub(super) enum NodeKind {
     Scalar(String, bool),
     Sequence(Vec<Node>),
     /// Keys in order; keys are scalars.
-    Mapping(Vec<(String, Mark, Node)>),
+    Mapping(Vec<Entry>),
 }
 
 impl Node {
@@ -73,7 +79,7 @@ impl Node {
 }
 
 /// Reads the only document of a text.
-pub(super) fn parse(text: &str) -> Result<Node, (Mark, String)> {
+pub(super) fn parse(text: &str) -> Result<Node, Wrong> {
     let mut tree = Tree { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0 };
     loop {
         let (event, span) = tree.next()?;
@@ -104,7 +110,7 @@ fn mark(span: &Span) -> Mark {
 }
 
 impl<'a> Tree<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Span), (Mark, String)> {
+    fn next(&mut self) -> Result<(Event<'a>, Span), Wrong> {
         match self.parser.next_event() {
             Some(Ok(found)) => Ok(found),
             Some(Err(error)) => {
@@ -115,7 +121,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn end(&mut self) -> Result<(), (Mark, String)> {
+    fn end(&mut self) -> Result<(), Wrong> {
         loop {
             match self.next()? {
                 (Event::StreamEnd, _) => return Ok(()),
@@ -128,7 +134,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: &Span) -> Result<Node, (Mark, String)> {
+    fn node(&mut self, event: Event<'a>, span: &Span) -> Result<Node, Wrong> {
         let at = mark(span);
         self.nodes += 1;
         if self.nodes > MAX_NODES {
@@ -154,7 +160,7 @@ impl<'a> Tree<'a> {
         Ok(node)
     }
 
-    fn sequence(&mut self) -> Result<Vec<Node>, (Mark, String)> {
+    fn sequence(&mut self) -> Result<Vec<Node>, Wrong> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
@@ -164,8 +170,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn mapping(&mut self) -> Result<Vec<(String, Mark, Node)>, (Mark, String)> {
-        let mut entries: Vec<(String, Mark, Node)> = Vec::new();
+    fn mapping(&mut self) -> Result<Vec<Entry>, Wrong> {
+        let mut entries: Vec<Entry> = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::MappingEnd) {

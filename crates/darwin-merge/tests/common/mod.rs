@@ -1,6 +1,6 @@
 //! Small pairs of models, in memory and on disk.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, reason = "shared by tests")]
 
 use darwin_checkpoint::{
     Checkpoint, Dtype, Layout, Manifest, MemorySource, Stored, TensorSource, WriteOptions,

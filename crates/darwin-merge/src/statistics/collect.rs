@@ -1,165 +1,21 @@
-//! The one pass over a tensor for what needs a whole unit: angles, thresholds, L1 norms.
-//!
-//! A unit is cut into blocks of fixed size. Every thread that asks for the statistics takes blocks
-//! until none is left, so they are computed once, by as many threads as need them, without a pool
-//! and without waiting on anything but blocks that are being computed. Sums are added in the order
-//! of the blocks, so threads, tiles and layouts do not matter.
+//! What the passes over a unit count and add up.
 
+use super::{Cut, Partial, Pass, State};
 use crate::compute::{PER_VECTOR, Scratch, Work};
+use crate::methods::kernels::{delta, dots, l1};
 use crate::methods::slerp::coefficients;
 use crate::methods::sparsify::{BUCKETS, Thin, bucket, high, kept, low, rescale};
 use crate::plan::{Operation, TaskVector};
 use darwin_checkpoint::Error;
-use darwin_core::Fault;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Elements of a block.
 const BLOCK: usize = 1 << 18;
 
-/// Threshold of magnitudes (its bits) and the flat index in the unit up to which ties stay.
-type Cut = (u32, u64);
-
-/// What is being looked for in the current unit.
-#[derive(Clone, Debug)]
-enum Pass {
-    /// `[a.a, b.b, a.b]`.
-    Dots,
-    /// How many magnitudes fall into each bucket of high bits.
-    High,
-    /// The same for low bits within a bucket; with how many of it are wanted.
-    Low(Vec<(usize, u64)>),
-    /// How many magnitudes equal the threshold; with how many of them are wanted.
-    Ties(Vec<(u32, u64)>),
-    /// L1 norms before and after thinning.
-    Norms(Vec<Cut>),
-}
-
-/// What one block gives.
-enum Partial {
-    Sums(Vec<[f64; 3]>),
-    Counts(Vec<Vec<u32>>),
-}
-
-#[derive(Default)]
-struct State {
-    unit: usize,
-    pass: Option<Pass>,
-    next: usize,
-    done: usize,
-    sums: Vec<Vec<[f64; 3]>>,
-    counts: Vec<Vec<u64>>,
-    results: Vec<f64>,
-    finished: Option<Arc<[f64]>>,
-    failed: bool,
-}
-
-/// The statistics of one tensor, computed at most once.
-#[derive(Default)]
-pub(crate) struct Statistics {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Statistics {
-    /// The statistics; the calling thread helps to compute them.
-    pub(crate) fn get(&self, work: &Work<'_>) -> Result<Arc<[f64]>, Error> {
-        let vectors = match &work.line.operation {
-            Operation::TaskVectors { vectors, .. } => &vectors[..],
-            _ => &[],
-        };
-        let collect = Collect { work, vectors };
-        let mut scratch = Scratch::default();
-        let mut state = self.lock();
-        loop {
-            if let Some(finished) = &state.finished {
-                return Ok(Arc::clone(finished));
-            }
-            if state.failed {
-                return Err(failed_elsewhere());
-            }
-            if state.pass.is_none() && !collect.begin(&mut state) {
-                state.finished = Some(Arc::from(std::mem::take(&mut state.results)));
-                continue;
-            }
-            if state.next == collect.blocks() {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let (unit, block) = (state.unit, state.next);
-            let pass = state.pass.clone().unwrap_or(Pass::Dots);
-            state.next += 1;
-            drop(state);
-            let partial = collect.block(&pass, unit, block, &mut scratch);
-            state = self.lock();
-            if let Err(error) = partial.and_then(|partial| {
-                state.add(block, collect.blocks(), partial);
-                if state.done == collect.blocks() { collect.end(&mut state) } else { Ok(()) }
-            }) {
-                state.failed = true;
-                self.changed.notify_all();
-                return Err(error);
-            }
-            if state.next == 0 || state.pass.is_none() {
-                self.changed.notify_all();
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn failed_elsewhere() -> Error {
-    Error::Source {
-        message: "another thread could not read this tensor".to_owned(),
-        hint: None,
-        fault: Fault::Environment,
-    }
-}
-
-impl State {
-    fn add(&mut self, block: usize, blocks: usize, partial: Partial) {
-        self.done += 1;
-        match partial {
-            Partial::Sums(sums) => {
-                self.sums.resize(blocks, Vec::new());
-                self.sums[block] = sums;
-            }
-            Partial::Counts(counts) => {
-                self.counts.resize(counts.len(), Vec::new());
-                for (total, counts) in self.counts.iter_mut().zip(counts) {
-                    total.resize(counts.len(), 0);
-                    for (total, count) in total.iter_mut().zip(counts) {
-                        *total += u64::from(count);
-                    }
-                }
-            }
-        }
-    }
-
-    fn start(&mut self, pass: Option<Pass>) {
-        self.pass = pass;
-        (self.next, self.done) = (0, 0);
-        self.sums.clear();
-        self.counts.clear();
-    }
-
-    /// The sum of all blocks' sums, in order, for vector `i`.
-    fn total(&self, i: usize) -> [f64; 3] {
-        self.sums.iter().fold([0.0; 3], |mut total, sums| {
-            for (total, sum) in total.iter_mut().zip(sums[i]) {
-                *total += sum;
-            }
-            total
-        })
-    }
-}
-
-struct Collect<'a> {
-    work: &'a Work<'a>,
-    vectors: &'a [TaskVector],
+/// One tensor's units, blocks and passes.
+pub(super) struct Collect<'a> {
+    pub(super) work: &'a Work<'a>,
+    pub(super) vectors: &'a [TaskVector],
 }
 
 impl Collect<'_> {
@@ -167,7 +23,7 @@ impl Collect<'_> {
         (BLOCK / self.work.cols.max(1)).max(1)
     }
 
-    fn blocks(&self) -> usize {
+    pub(super) fn blocks(&self) -> usize {
         self.work.rows_per_unit.div_ceil(self.block_rows()).max(1)
     }
 
@@ -185,7 +41,7 @@ impl Collect<'_> {
     }
 
     /// Starts the first pass over the current unit; false where there is nothing to find.
-    fn begin(&self, state: &mut State) -> bool {
+    pub(super) fn begin(&self, state: &mut State) -> bool {
         if state.unit >= self.units() || self.work.cols == 0 {
             return false;
         }
@@ -206,7 +62,7 @@ impl Collect<'_> {
     }
 
     /// What one block of a unit gives in a pass.
-    fn block(
+    pub(super) fn block(
         &self,
         pass: &Pass,
         unit: usize,
@@ -247,7 +103,7 @@ impl Collect<'_> {
         x.resize(n, 0.0);
         if let Pass::Dots = pass {
             self.work.read(1, rows, &mut x)?;
-            add(&mut sums[0], crate::methods::kernels::dots(&base, &x));
+            add(&mut sums[0], dots(&base, &x));
         }
         for (i, vector) in self.vectors.iter().enumerate() {
             let thin = self.work.thin(vector);
@@ -277,7 +133,6 @@ impl Collect<'_> {
         sums: &mut [[f64; 3]],
         counts: &mut [Vec<u32>],
     ) {
-        use crate::methods::kernels::{delta, l1};
         match pass {
             Pass::Dots => {}
             Pass::High => {
@@ -307,7 +162,7 @@ impl Collect<'_> {
     }
 
     /// Ends a pass over all blocks: the next pass, or the unit's results and the next unit.
-    fn end(&self, state: &mut State) -> Result<(), Error> {
+    pub(super) fn end(&self, state: &mut State) -> Result<(), Error> {
         let n = self.work.rows_per_unit * self.work.cols;
         let pass = state.pass.take().unwrap_or(Pass::Dots);
         let count = |i: usize| state.counts.get(i).map_or(&[][..], Vec::as_slice);
@@ -384,7 +239,7 @@ impl Collect<'_> {
             let (mut base, mut x) = (vec![0.0; n], vec![0.0; n]);
             self.work.read(0, &rows, &mut base)?;
             self.work.read(i + 1, &rows, &mut x)?;
-            crate::methods::kernels::delta(&mut x, &base, 1.0);
+            delta(&mut x, &base, 1.0);
             let ties = x
                 .iter()
                 .enumerate()

@@ -1,0 +1,104 @@
+//! Blends by shares of the mother (method 3.1).
+
+use super::Operation;
+use super::check::Problems;
+use super::lower::{Decision, Lowering, Target, setting};
+use crate::methods::Kind;
+use crate::recipe::{Part, RouterMode};
+use darwin_checkpoint::{Role, TensorInfo};
+use std::collections::BTreeMap;
+
+impl Lowering<'_> {
+    /// Norms and the mixers' small tensors: merged linearly, never thinned out (method 3.1).
+    fn is_small(info: &TensorInfo) -> bool {
+        const SMALL: [&str; 6] = [
+            ".A_log",
+            ".dt_bias",
+            ".conv1d.weight",
+            ".q_norm.weight",
+            ".k_norm.weight",
+            "norm.weight",
+        ];
+        info.role == Role::Norm || SMALL.iter().any(|end| info.name.ends_with(end))
+    }
+
+    /// A blend by shares of the mother.
+    pub(super) fn shares(&self, target: &Target<'_>, problems: &mut Problems) -> Option<Decision> {
+        let shares = self.recipe.darwin.t.as_ref()?;
+        let (father, mother) = self.parents?;
+        let own = self.part(&target.info)?;
+        let row_with_expert = own == Part::Router
+            && self.router_mode(target.info.layer).0 == RouterMode::RowWithExpert;
+        let part = if row_with_expert { Part::Routed } else { own };
+        let layer = target.info.layer.map(|layer| (layer, self.num_layers));
+        let (share, rule) = shares.resolve(part, layer);
+        let t = share.get();
+        let linear = Self::is_small(&target.info) || own == Part::Router;
+        let method = if linear { self.linear } else { self.recipe.method };
+        let densities = self.recipe.darwin.density.map(|d| (d.father.get(), d.mother.get()));
+        let default_density = densities.is_none();
+        let (density_father, density_mother) = densities.unwrap_or((1.0, 1.0));
+        let tasks = method.uses_task_vectors();
+        let reason = match (row_with_expert, linear && self.recipe.method != self.linear) {
+            (true, _) => format!("router rows with their experts: {rule} of {}", part.name()),
+            (_, true) => {
+                format!("{rule}: {}; linear for norms, routers and small tensors", part.name())
+            }
+            _ => format!("{rule}: {}", part.name()),
+        };
+        let input = |source: usize| {
+            target.inputs.iter().flatten().find(|input| input.source == source).copied()
+        };
+        let (f, m) = (input(father)?, input(mother)?);
+        let mut decision = Decision {
+            operation: Operation::Copy(f),
+            method: method.name,
+            parameters: BTreeMap::from([("t".to_owned(), setting(t, false))]),
+            per_model: Vec::new(),
+            reason,
+        };
+        // The ends of a blend are the parents themselves, to the bit.
+        let whole = |density: f64, parent| {
+            !tasks
+                || target.scope.base == Some(parent)
+                || density == 1.0 && self.lambda(target) == 1.0
+        };
+        if t == 0.0 && whole(density_father, father) {
+            return Some(decision);
+        }
+        if t == 1.0 && whole(density_mother, mother) && target.scope.base != Some(mother)
+            || t == 1.0 && !tasks
+        {
+            decision.operation = Operation::Copy(m);
+            return Some(decision);
+        }
+        let terms = [(f, 1.0 - t, density_father), (m, t, density_mother)];
+        decision.operation = match method.kind {
+            Kind::Slerp => Operation::Slerp { inputs: [f, m], t },
+            Kind::TaskVectors { .. } => {
+                let base = target.scope.base?;
+                decision.per_model = terms
+                    .iter()
+                    .filter(|(input, ..)| input.source != base)
+                    .map(|(input, weight, density)| {
+                        let weight = setting(*weight, false);
+                        let density = setting(*density, default_density);
+                        let parameters =
+                            [("weight".to_owned(), weight), ("density".to_owned(), density)];
+                        (input.source, BTreeMap::from(parameters))
+                    })
+                    .collect();
+                self.task_vectors(target, &terms, Some(false), &mut decision.parameters, problems)?
+            }
+            _ => Operation::Linear {
+                terms: terms.iter().map(|(input, w, _)| (*input, *w as f32)).collect(),
+                convex: true,
+            },
+        };
+        Some(decision)
+    }
+
+    fn lambda(&self, target: &Target<'_>) -> f64 {
+        self.recipe.parameters.find("lambda", &target.info.name).map_or(1.0, |v| v.at(0.0))
+    }
+}

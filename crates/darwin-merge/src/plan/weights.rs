@@ -1,0 +1,217 @@
+//! Methods with mergekit's own parameters (mergekit.md 1.4, 2).
+
+use super::bind::ScopeSource;
+use super::check::Problems;
+use super::lower::{Decision, Lowering, Target, setting};
+use super::{Input, Operation, TaskVector};
+use crate::methods::Kind;
+use darwin_checkpoint::Problem;
+use darwin_core::files::Setting;
+use std::collections::BTreeMap;
+
+impl Lowering<'_> {
+    /// mergekit's own parameters.
+    pub(super) fn by_parameters(
+        &self,
+        target: &Target<'_>,
+        problems: &mut Problems,
+    ) -> Option<Decision> {
+        let method = self.recipe.method;
+        let inputs: Vec<Input> = target.inputs.iter().flatten().copied().collect();
+        let mut decision = Decision {
+            operation: Operation::Copy(*inputs.first()?),
+            method: method.name,
+            parameters: BTreeMap::new(),
+            per_model: Vec::new(),
+            reason: format!("merge_method: {}", method.name),
+        };
+        let mut rows = Vec::new();
+        for (source, input) in target.scope.sources.iter().zip(&inputs) {
+            let is_base = target.scope.base == Some(source.source);
+            if is_base && method.uses_task_vectors() {
+                continue;
+            }
+            let mut own = BTreeMap::new();
+            let mut value = |name: &str| self.own(target, source, *input, name, &mut own, problems);
+            let row = match method.kind {
+                Kind::Passthrough => (value("scale"), Some(1.0)),
+                Kind::Linear => (value("weight"), Some(1.0)),
+                Kind::Slerp => (Some(1.0), Some(1.0)),
+                Kind::TaskVectors { .. } => (value("weight"), value("density")),
+            };
+            decision.per_model.push((source.source, own));
+            if let (Some(weight), Some(density)) = row {
+                rows.push((*input, weight, density));
+            }
+        }
+        let operation = match method.kind {
+            Kind::Passthrough => rows.first().map(|(input, scale, _)| match *scale {
+                1.0 => Operation::Copy(*input),
+                scale => Operation::Scale(*input, scale as f32),
+            }),
+            Kind::Linear => self.weighted(target, &rows, &mut decision.parameters, problems),
+            Kind::Slerp => self.slerp(target, &inputs, &mut decision.parameters, problems),
+            Kind::TaskVectors { .. } => {
+                self.task_vectors(target, &rows, None, &mut decision.parameters, problems)
+            }
+        };
+        decision.operation = operation?;
+        Some(decision)
+    }
+
+    fn weighted(
+        &self,
+        target: &Target<'_>,
+        rows: &[(Input, f64, f64)],
+        settings: &mut BTreeMap<String, Setting>,
+        problems: &mut Problems,
+    ) -> Option<Operation> {
+        let normalize = self.shared(target, "normalize", settings, problems)? != 0.0;
+        let sum: f64 = rows.iter().map(|(_, weight, _)| weight).sum();
+        if normalize && sum == 0.0 {
+            problems.push(Problem::new(
+                format!("the weights of tensor `{}` sum to 0", target.info.name),
+                "give other weights, or write `normalize: false`",
+            ));
+            return None;
+        }
+        let divisor = if normalize { sum } else { 1.0 };
+        let terms: Vec<(Input, f32)> =
+            rows.iter().map(|(input, weight, _)| (*input, (weight / divisor) as f32)).collect();
+        Some(Operation::Linear { terms, convex: normalize || sum == 1.0 })
+    }
+
+    fn slerp(
+        &self,
+        target: &Target<'_>,
+        inputs: &[Input],
+        settings: &mut BTreeMap<String, Setting>,
+        problems: &mut Problems,
+    ) -> Option<Operation> {
+        let t = self.shared(target, "t", settings, problems)?;
+        let base = target.scope.base?;
+        let first = inputs.iter().find(|input| input.source == base).copied();
+        let second = inputs.iter().find(|input| input.source != base).copied();
+        let (Some(first), Some(second)) = (first, second) else {
+            let model = &self.sources[base].model;
+            problems.push(Problem::new(
+                format!(
+                    "`slerp` of `{}`: the base `{model}` is not among the two",
+                    target.info.name
+                ),
+                "name it among the sources",
+            ));
+            return None;
+        };
+        Some(match t {
+            0.0 => Operation::Copy(first),
+            1.0 => Operation::Copy(second),
+            t => Operation::Slerp { inputs: [first, second], t },
+        })
+    }
+
+    pub(super) fn task_vectors(
+        &self,
+        target: &Target<'_>,
+        rows: &[(Input, f64, f64)],
+        normalize: Option<bool>,
+        settings: &mut BTreeMap<String, Setting>,
+        problems: &mut Problems,
+    ) -> Option<Operation> {
+        let Kind::TaskVectors { sparsifier, consensus } = self.recipe.method.kind else {
+            return None;
+        };
+        let base_source = target.scope.base?;
+        let base = target.inputs.iter().flatten().find(|input| input.source == base_source);
+        let Some(base) = base.copied() else {
+            let model = &self.sources[base_source].model;
+            problems.push(Problem::new(
+                format!("the base `{model}` is not among the sources of `{}`", target.info.name),
+                "name it in every slice",
+            ));
+            return None;
+        };
+        let normalize = match normalize {
+            Some(fixed) => fixed,
+            None => self.shared(target, "normalize", settings, problems)? != 0.0,
+        };
+        let rescale = self.shared(target, "rescale", settings, problems)? != 0.0;
+        let lambda = self.shared(target, "lambda", settings, problems)? as f32;
+        let vectors: Vec<TaskVector> = rows
+            .iter()
+            .filter(|(input, ..)| input.source != base_source)
+            .enumerate()
+            .filter(|(_, (_, weight, _))| *weight != 0.0 || normalize)
+            .map(|(stream, (input, weight, density))| TaskVector {
+                input: *input,
+                weight: *weight,
+                density: *density,
+                stream,
+            })
+            .collect();
+        if vectors.is_empty() || lambda == 0.0 {
+            return Some(Operation::Copy(base));
+        }
+        Some(Operation::TaskVectors {
+            base,
+            vectors,
+            sparsifier,
+            consensus,
+            normalize,
+            rescale,
+            lambda,
+        })
+    }
+
+    /// A parameter that all models share, by the precedence of mergekit.md 1.4.
+    fn shared(
+        &self,
+        target: &Target<'_>,
+        name: &str,
+        settings: &mut BTreeMap<String, Setting>,
+        problems: &mut Problems,
+    ) -> Option<f64> {
+        let scopes = [target.scope.parameters, &self.recipe.parameters];
+        let given = scopes.into_iter().find_map(|scope| scope.find(name, &target.info.name));
+        self.value(target, name, given.map(|v| v.at(target.position)), None, settings, problems)
+    }
+
+    /// A parameter of one model, filtered by the name of its own tensor.
+    fn own(
+        &self,
+        target: &Target<'_>,
+        source: &ScopeSource<'_>,
+        input: Input,
+        name: &str,
+        settings: &mut BTreeMap<String, Setting>,
+        problems: &mut Problems,
+    ) -> Option<f64> {
+        let tensor = &self.info(input).name;
+        let scopes = [source.parameters, target.scope.parameters, &self.recipe.parameters];
+        let given = scopes.into_iter().find_map(|scope| scope.find(name, tensor));
+        let model = Some(self.sources[source.source].model.as_str());
+        self.value(target, name, given.map(|v| v.at(target.position)), model, settings, problems)
+    }
+
+    fn value(
+        &self,
+        target: &Target<'_>,
+        name: &str,
+        given: Option<f64>,
+        model: Option<&str>,
+        settings: &mut BTreeMap<String, Setting>,
+        problems: &mut Problems,
+    ) -> Option<f64> {
+        let default = self.recipe.method.parameter(name).and_then(|p| p.default);
+        let Some(value) = given.or(default) else {
+            let of = model.map(|model| format!(" of `{model}`")).unwrap_or_default();
+            problems.push(Problem::new(
+                format!("the parameter `{name}`{of} is missing for tensor `{}`", target.info.name),
+                format!("give `{name}` under `parameters`, without a filter or for this tensor"),
+            ));
+            return None;
+        };
+        settings.insert(name.to_owned(), setting(value, given.is_none()));
+        Some(value)
+    }
+}

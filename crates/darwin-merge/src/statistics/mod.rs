@@ -1,0 +1,155 @@
+//! The one pass over a tensor for what needs a whole unit: angles, thresholds, L1 norms.
+//!
+//! A unit is cut into blocks of fixed size. Every thread that asks for the statistics takes blocks
+//! until none is left, so they are computed once, by as many threads as need them, without a pool
+//! and without waiting on anything but blocks that are being computed. Sums are added in the order
+//! of the blocks, so threads, tiles and layouts do not matter.
+
+mod collect;
+
+use crate::compute::{Scratch, Work};
+use crate::plan::Operation;
+use collect::Collect;
+use darwin_checkpoint::Error;
+use darwin_core::Fault;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Threshold of magnitudes (its bits) and the flat index in the unit up to which ties stay.
+type Cut = (u32, u64);
+
+/// What is being looked for in the current unit.
+#[derive(Clone, Debug)]
+enum Pass {
+    /// `[a.a, b.b, a.b]`.
+    Dots,
+    /// How many magnitudes fall into each bucket of high bits.
+    High,
+    /// The same for low bits within a bucket; with how many of it are wanted.
+    Low(Vec<(usize, u64)>),
+    /// How many magnitudes equal the threshold; with how many of them are wanted.
+    Ties(Vec<(u32, u64)>),
+    /// L1 norms before and after thinning.
+    Norms(Vec<Cut>),
+}
+
+/// What one block gives.
+enum Partial {
+    Sums(Vec<[f64; 3]>),
+    Counts(Vec<Vec<u32>>),
+}
+
+#[derive(Default)]
+struct State {
+    unit: usize,
+    pass: Option<Pass>,
+    next: usize,
+    done: usize,
+    sums: Vec<Vec<[f64; 3]>>,
+    counts: Vec<Vec<u64>>,
+    results: Vec<f64>,
+    finished: Option<Arc<[f64]>>,
+    failed: bool,
+}
+
+/// The statistics of one tensor, computed at most once.
+#[derive(Default)]
+pub(crate) struct Statistics {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Statistics {
+    /// The statistics; the calling thread helps to compute them.
+    pub(crate) fn get(&self, work: &Work<'_>) -> Result<Arc<[f64]>, Error> {
+        let vectors = match &work.line.operation {
+            Operation::TaskVectors { vectors, .. } => &vectors[..],
+            _ => &[],
+        };
+        let collect = Collect { work, vectors };
+        let mut scratch = Scratch::default();
+        let mut state = self.lock();
+        loop {
+            if let Some(finished) = &state.finished {
+                return Ok(Arc::clone(finished));
+            }
+            if state.failed {
+                return Err(failed_elsewhere());
+            }
+            if state.pass.is_none() && !collect.begin(&mut state) {
+                state.finished = Some(Arc::from(std::mem::take(&mut state.results)));
+                continue;
+            }
+            if state.next == collect.blocks() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (unit, block) = (state.unit, state.next);
+            let pass = state.pass.clone().unwrap_or(Pass::Dots);
+            state.next += 1;
+            drop(state);
+            let partial = collect.block(&pass, unit, block, &mut scratch);
+            state = self.lock();
+            if let Err(error) = partial.and_then(|partial| {
+                state.add(block, collect.blocks(), partial);
+                if state.done == collect.blocks() { collect.end(&mut state) } else { Ok(()) }
+            }) {
+                state.failed = true;
+                self.changed.notify_all();
+                return Err(error);
+            }
+            if state.next == 0 || state.pass.is_none() {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed_elsewhere() -> Error {
+    Error::Source {
+        message: "another thread could not read this tensor".to_owned(),
+        hint: None,
+        fault: Fault::Environment,
+    }
+}
+
+impl State {
+    fn add(&mut self, block: usize, blocks: usize, partial: Partial) {
+        self.done += 1;
+        match partial {
+            Partial::Sums(sums) => {
+                self.sums.resize(blocks, Vec::new());
+                self.sums[block] = sums;
+            }
+            Partial::Counts(counts) => {
+                self.counts.resize(counts.len(), Vec::new());
+                for (total, counts) in self.counts.iter_mut().zip(counts) {
+                    total.resize(counts.len(), 0);
+                    for (total, count) in total.iter_mut().zip(counts) {
+                        *total += u64::from(count);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, pass: Option<Pass>) {
+        self.pass = pass;
+        (self.next, self.done) = (0, 0);
+        self.sums.clear();
+        self.counts.clear();
+    }
+
+    /// The sum of all blocks' sums, in order, for vector `i`.
+    fn total(&self, i: usize) -> [f64; 3] {
+        self.sums.iter().fold([0.0; 3], |mut total, sums| {
+            for (total, sum) in total.iter_mut().zip(sums[i]) {
+                *total += sum;
+            }
+            total
+        })
+    }
+}
