@@ -130,9 +130,9 @@ fn worse(run: &Run) -> Vec<String> {
         let p = loss.p.map(|p| format!(", {}", p_value(p))).unwrap_or_default();
         let protected = if loss.protected { " (protected)" } else { "" };
         let certain = if loss.certain {
-            "a loss after Holm's correction"
+            "significant after Holm over the domains"
         } else {
-            "within what chance can do"
+            "not significant after Holm over the domains"
         };
         format!(
             "**{}**{protected}: {} points below the {} (n = {}{}): {certain}.",

@@ -33,12 +33,19 @@ pub(crate) struct Swatch {
     pub(crate) colour: String,
     /// SVG dash array.
     pub(crate) dash: &'static str,
+    /// Stroke width: of a line, or of a band.
+    pub(crate) width: f64,
 }
 
 impl Swatch {
     /// A line's entry.
     pub(crate) fn line(name: impl Into<String>, ink: Ink) -> Self {
-        Self { name: name.into(), colour: ink.solid(), dash: ink.dash_array() }
+        Self { name: name.into(), colour: ink.solid(), dash: ink.dash_array(), width: 2.5 }
+    }
+
+    /// A band's entry.
+    pub(crate) fn band(name: impl Into<String>, ink: Ink) -> Self {
+        Self { name: name.into(), colour: ink.faint(0.4), dash: "none", width: 9.0 }
     }
 }
 

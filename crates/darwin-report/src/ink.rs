@@ -7,30 +7,37 @@ use plotly::common::{ColorScale, ColorScaleElement, DashType};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ink {
     rgb: [u8; 3],
-    dash: Dash,
+    dash: Stroke,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dash {
+enum Stroke {
     Solid,
-    Dot,
-    Dash,
-    LongDash,
-    DashDot,
+    Dotted,
+    Dashed,
+    Long,
+    Mixed,
 }
 
-const fn ink(rgb: [u8; 3], dash: Dash) -> Ink {
+const fn ink(rgb: [u8; 3], dash: Stroke) -> Ink {
     Ink { rgb, dash }
 }
 
 /// The father, everywhere.
-pub(crate) const FATHER: Ink = ink([58, 127, 193], Dash::Dash);
+pub(crate) const FATHER: Ink = ink([58, 127, 193], Stroke::Dashed);
 /// The mother, everywhere.
-pub(crate) const MOTHER: Ink = ink([213, 134, 42], Dash::Dot);
+pub(crate) const MOTHER: Ink = ink([213, 134, 42], Stroke::Dotted);
 /// The child, everywhere.
-pub(crate) const CHILD: Ink = ink([21, 154, 114], Dash::Solid);
+pub(crate) const CHILD: Ink = ink([21, 154, 114], Stroke::Solid);
 /// What stands in the background: null bands, reference lines.
-pub(crate) const GREY: Ink = ink([138, 143, 152], Dash::Dot);
+pub(crate) const GREY: Ink = ink([138, 143, 152], Stroke::Dotted);
+
+/// Components of the prior: mixer, routed, shared.
+pub(crate) const COMPONENTS: [Ink; 3] = [
+    ink([140, 107, 184], Stroke::Dashed),
+    ink([194, 86, 122], Stroke::Mixed),
+    ink([74, 163, 181], Stroke::Long),
+];
 
 /// Father, mother, child.
 pub(crate) const FAMILY: [(&str, Ink); 3] =
@@ -38,13 +45,13 @@ pub(crate) const FAMILY: [(&str, Ink); 3] =
 
 const ARMS: [(&str, Ink); 8] = [
     ("guided", CHILD),
-    ("blind", ink([140, 107, 184], Dash::Dash)),
-    ("line", ink([138, 143, 152], Dash::Dot)),
-    ("card", ink([194, 86, 122], Dash::DashDot)),
-    ("placebo", ink([74, 163, 181], Dash::LongDash)),
-    ("inverted", ink([160, 138, 44], Dash::Dot)),
-    ("v4", ink([179, 99, 58], Dash::LongDash)),
-    ("random", ink([107, 142, 35], Dash::DashDot)),
+    ("blind", ink([140, 107, 184], Stroke::Dashed)),
+    ("line", ink([138, 143, 152], Stroke::Dotted)),
+    ("card", ink([194, 86, 122], Stroke::Mixed)),
+    ("placebo", ink([74, 163, 181], Stroke::Long)),
+    ("inverted", ink([160, 138, 44], Stroke::Dotted)),
+    ("v4", ink([179, 99, 58], Stroke::Long)),
+    ("random", ink([107, 142, 35], Stroke::Mixed)),
 ];
 
 /// The ink of an arm; arms without a fixed one share the last three colours.
@@ -69,22 +76,22 @@ impl Ink {
     /// The dash in plotly's words.
     pub(crate) fn dash(self) -> DashType {
         match self.dash {
-            Dash::Solid => DashType::Solid,
-            Dash::Dot => DashType::Dot,
-            Dash::Dash => DashType::Dash,
-            Dash::LongDash => DashType::LongDash,
-            Dash::DashDot => DashType::DashDot,
+            Stroke::Solid => DashType::Solid,
+            Stroke::Dotted => DashType::Dot,
+            Stroke::Dashed => DashType::Dash,
+            Stroke::Long => DashType::LongDash,
+            Stroke::Mixed => DashType::DashDot,
         }
     }
 
     /// The dash in SVG's words, for legends.
     pub(crate) fn dash_array(self) -> &'static str {
         match self.dash {
-            Dash::Solid => "none",
-            Dash::Dot => "2 3",
-            Dash::Dash => "6 3",
-            Dash::LongDash => "10 4",
-            Dash::DashDot => "7 3 2 3",
+            Stroke::Solid => "none",
+            Stroke::Dotted => "2 3",
+            Stroke::Dashed => "6 3",
+            Stroke::Long => "10 4",
+            Stroke::Mixed => "7 3 2 3",
         }
     }
 }

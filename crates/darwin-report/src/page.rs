@@ -86,7 +86,8 @@ fn plotly_js(sources: &str) -> Result<&str> {
 fn worse(run: &Run) -> Vec<String> {
     let sentence = |loss: crate::sections::results::Loss| {
         let p = loss.p.map(|p| format!(", {}", p_value(p))).unwrap_or_default();
-        let certain = if loss.certain { "" } else { "; within what chance can do" };
+        let certain =
+            if loss.certain { "" } else { "; not significant after Holm over the domains" };
         let protected = if loss.protected { " (protected)" } else { "" };
         format!(
             "{}{protected}: {} points below the {} (n = {}{p}){certain}.",

@@ -40,7 +40,7 @@ pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -69,6 +69,13 @@ pub(crate) fn four_digits(x: f64) -> f64 {
 pub(crate) fn model_label(name: &str) -> String {
     match name {
         "line" => "Best of the line".to_owned(),
+        _ => arm_label(name),
+    }
+}
+
+/// The name of an arm of the search.
+pub(crate) fn arm_label(name: &str) -> String {
+    match name {
         "v4" => "V4".to_owned(),
         _ => {
             let mut letters = name.chars();

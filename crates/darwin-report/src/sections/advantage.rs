@@ -12,10 +12,10 @@ use std::collections::BTreeSet;
 
 /// Components that a prior may name, each with its ink.
 const COMPONENTS: [(&str, Ink); 5] = [
-    ("layer", ink::GREY),
-    ("mixer", ink::FATHER),
-    ("routed", ink::MOTHER),
-    ("shared", ink::CHILD),
+    ("layer", ink::CHILD),
+    ("mixer", ink::COMPONENTS[0]),
+    ("routed", ink::COMPONENTS[1]),
+    ("shared", ink::COMPONENTS[2]),
     ("router", ink::GREY),
 ];
 

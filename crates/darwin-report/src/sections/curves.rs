@@ -159,7 +159,7 @@ fn probes(family: &Family<'_>) -> Option<Group> {
          inside it there is nothing to see.",
         figures,
     )?;
-    group.legend.push(Swatch { name: "no difference".to_owned(), ..Swatch::line("", ink::GREY) });
+    group.legend.push(Swatch::band("no difference", ink::GREY));
     Some(group)
 }
 

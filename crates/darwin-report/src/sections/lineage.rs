@@ -6,6 +6,10 @@ use darwin_core::files::ModelRef;
 use serde::Serialize;
 use serde_json::Value;
 
+/// Keys of `run.json` that stand elsewhere on the page.
+const ELSEWHERE: [&str; 6] =
+    ["title", "created", "command", "arms", "rank_check.n", "rank_check.rho"];
+
 /// The section.
 #[derive(Debug, Serialize)]
 pub(crate) struct Lineage {
@@ -104,7 +108,7 @@ pub(crate) fn hashes(run: &Run) -> Vec<Hash> {
 fn about(value: &Value) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     flatten("", value, &mut rows);
-    rows.retain(|(key, _)| !["title", "created", "command"].contains(&key.as_str()));
+    rows.retain(|(key, _)| !ELSEWHERE.contains(&key.as_str()));
     rows
 }
 

@@ -4,15 +4,22 @@
 use crate::figure::{Figure, Group, Swatch, figure, layout, value_axis};
 use crate::ink::{self, Ink};
 use crate::run::{Journal, Part, Run};
-use crate::words::{four_digits, grouped, model_label, plain};
+use crate::words::{arm_label, four_digits, grouped, plain};
 use darwin_core::files::{JournalLine, Phase, Status};
-use plotly::common::{HoverInfo, Line, LineShape, Marker, Mode};
+use plotly::common::{DashType, HoverInfo, Line, LineShape, Marker, Mode};
 use plotly::layout::{Axis, HoverMode};
 use plotly::{Plot, Scatter};
 use serde::Serialize;
 
+/// Journal names that are no arm: both parents and the published recipe, evaluated before the
+/// search, and the random genomes that tell whether the proxy may rank (method 3.3, 3.4).
+const NO_ARMS: [&str; 2] = ["baseline", "rank_check"];
+
 /// Candidates of one arm that are drawn as dots, at most.
 const MOST_DOTS: usize = 600;
+
+/// Fitness at and below which a candidate has none, whatever its status.
+const FAILED: f64 = -1e8;
 
 /// The section.
 #[derive(Debug, Serialize)]
@@ -31,6 +38,8 @@ pub(crate) struct Cost {
     pub(crate) real: usize,
     pub(crate) failed: usize,
     pub(crate) tokens: String,
+    /// What the diagnostics cost besides, where `run.json` says so.
+    pub(crate) diagnostics: Option<String>,
 }
 
 /// A candidate on the selection split.
@@ -59,21 +68,30 @@ pub(crate) fn trace(run: &Run) -> Part<Trace> {
         .filter_map(|(phase, id, title, unit)| picture(journal, &arms, *phase, id, title, unit));
     Ok(Trace {
         group: Group {
-            legend: arms.iter().map(|(a, ink)| Swatch::line(model_label(a), *ink)).collect(),
+            legend: legend(&arms),
             columns: "two",
             figures: figures.collect(),
             ..Group::default()
         },
-        costs: arms.iter().map(|(arm, _)| cost(journal, arm)).collect(),
+        costs: costs(run, journal, &arms),
         selection: selection(journal),
-        notes: notes(journal),
+        notes: notes(run, journal),
     })
+}
+
+fn legend(arms: &[(&str, Ink)]) -> Vec<Swatch> {
+    let mut legend: Vec<Swatch> =
+        arms.iter().map(|(a, ink)| Swatch::line(arm_label(a), *ink)).collect();
+    for (parent, ink) in [("father", ink::FATHER), ("mother", ink::MOTHER)] {
+        legend.push(Swatch { dash: "2 3", ..Swatch::line(format!("{parent}'s fitness"), ink) });
+    }
+    legend
 }
 
 /// The arms in the order of their first line.
 fn arms(journal: &Journal) -> Vec<(&str, Ink)> {
     let mut arms: Vec<(&str, Ink)> = Vec::new();
-    for line in &journal.lines {
+    for line in journal.lines.iter().filter(|l| !NO_ARMS.contains(&l.arm.as_str())) {
         if !arms.iter().any(|(arm, _)| *arm == line.arm) {
             arms.push((&line.arm, ink::arm(&line.arm, arms.len())));
         }
@@ -89,7 +107,7 @@ fn of<'a>(journal: &'a Journal, arm: &str, phase: Phase) -> Vec<&'a JournalLine>
 }
 
 fn scored(line: &JournalLine) -> bool {
-    line.status == Status::Ok && line.fitness.is_finite()
+    line.status == Status::Ok && line.fitness.is_finite() && line.fitness > FAILED
 }
 
 fn picture(
@@ -108,10 +126,14 @@ fn picture(
         all.extend(lines.iter().filter(|l| scored(l)).map(|l| l.fitness));
         dots(&mut plot, &lines, *ink);
         if let Some(best) = best_so_far(&mut plot, arm, &lines, *ink) {
-            words.push(format!("{} {best:.3} after {}", model_label(arm), lines.len()));
+            words.push(format!("{} {best:.3} after {}", arm_label(arm), lines.len()));
         }
     }
     let range = visible(&mut all)?;
+    let longest = longest(journal, arms, phase);
+    for (parent, ink) in [("father", ink::FATHER), ("mother", ink::MOTHER)] {
+        words.extend(reference(&mut plot, journal, phase, parent, ink, longest));
+    }
     plot.set_layout(
         layout(
             Axis::new().title("evaluations").zero_line(false),
@@ -121,6 +143,33 @@ fn picture(
     );
     let label = format!("{title}: best fitness so far by evaluations. {}.", words.join("; "));
     Some(figure(id, title, label, 340, plot))
+}
+
+fn longest(journal: &Journal, arms: &[(&str, Ink)], phase: Phase) -> f64 {
+    arms.iter().map(|(arm, _)| of(journal, arm, phase).len()).max().unwrap_or(1) as f64
+}
+
+/// A thin level line at a parent's fitness, where the journal has it. Gives its words.
+fn reference(
+    plot: &mut Plot,
+    journal: &Journal,
+    phase: Phase,
+    parent: &str,
+    ink: Ink,
+    longest: f64,
+) -> Option<String> {
+    let named = |l: &&JournalLine| l.phase == phase && l.label.as_deref() == Some(parent);
+    let fitness = journal.lines.iter().filter(named).find(|l| scored(l))?.fitness;
+    let y = four_digits(fitness);
+    let line = Line::new().color(ink.faint(0.8)).dash(DashType::Dot).width(1.2);
+    plot.add_trace(
+        Scatter::new(vec![1.0, longest], vec![y, y])
+            .mode(Mode::Lines)
+            .name(parent)
+            .line(line)
+            .hover_template("%{y:.4g}"),
+    );
+    Some(format!("{parent} {fitness:.3}"))
 }
 
 /// Every candidate as a faint dot, thinned where there are many.
@@ -160,7 +209,7 @@ fn best_so_far(plot: &mut Plot, arm: &str, lines: &[&JournalLine], ink: Ink) -> 
     plot.add_trace(
         Scatter::new(x, y)
             .mode(Mode::Lines)
-            .name(plain(&model_label(arm)))
+            .name(plain(&arm_label(arm)))
             .line(line)
             .text_array(text)
             .hover_template("evaluation %{x}: %{y:.4g}%{text}"),
@@ -176,16 +225,30 @@ fn visible(all: &mut [f64]) -> Option<Vec<f64>> {
     Some(vec![four_digits(low - pad), four_digits(high + pad)])
 }
 
-fn cost(journal: &Journal, arm: &str) -> Cost {
+fn costs(run: &Run, journal: &Journal, arms: &[(&str, Ink)]) -> Vec<Cost> {
+    let spent = |name: &&str| journal.lines.iter().any(|l| l.arm == **name);
+    let others = NO_ARMS.iter().copied().filter(spent);
+    arms.iter().map(|(arm, _)| *arm).chain(others).map(|arm| cost(run, journal, arm)).collect()
+}
+
+fn cost(run: &Run, journal: &Journal, arm: &str) -> Cost {
     let lines: Vec<&JournalLine> = journal.lines.iter().filter(|l| l.arm == arm).collect();
     let count = |phase: Phase| lines.iter().filter(|l| l.phase == phase).count();
     Cost {
-        arm: model_label(arm),
+        arm: arm_label(&arm.replace('_', " ")),
         proxy: count(Phase::Proxy),
         real: count(Phase::Real),
         failed: lines.iter().filter(|l| l.status != Status::Ok).count(),
         tokens: grouped(lines.iter().map(|l| l.tokens).sum()),
+        diagnostics: diagnostics(run, arm).map(grouped),
     }
+}
+
+/// Forward tokens of the diagnostics that an arm was given, from `run.json`.
+fn diagnostics(run: &Run, arm: &str) -> Option<u64> {
+    let arms = run.about.as_ref().ok()?.get("arms")?.as_array()?;
+    let named = arms.iter().find(|a| a.get("arm").and_then(|n| n.as_str()) == Some(arm))?;
+    named.get("diagnostic_tokens")?.as_u64()
 }
 
 fn selection(journal: &Journal) -> Vec<Choice> {
@@ -195,7 +258,7 @@ fn selection(journal: &Journal) -> Vec<Choice> {
     lines
         .iter()
         .map(|l| Choice {
-            arm: model_label(&l.arm),
+            arm: arm_label(&l.arm),
             candidate: l.label.clone().unwrap_or_else(|| format!("candidate {}", l.step)),
             fitness: format!("{:.4}", l.fitness),
             n: grouped(l.n.values().map(|n| *n as u64).sum()),
@@ -204,9 +267,18 @@ fn selection(journal: &Journal) -> Vec<Choice> {
         .collect()
 }
 
-fn notes(journal: &Journal) -> Vec<String> {
+/// Whether the proxy may rank (method 3.3), as `run.json` has it.
+fn rank_note(run: &Run) -> Option<String> {
+    let check = run.about.as_ref().ok()?.get("rank_check")?;
+    let (rho, n) = (check.get("rho")?.as_f64()?, check.get("n")?.as_u64()?);
+    Some(format!(
+        "Rank correlation of the proxy with the real benchmark, on {n} random genomes: {rho:.2}."
+    ))
+}
+
+fn notes(run: &Run, journal: &Journal) -> Vec<String> {
     let failed = journal.lines.iter().filter(|l| l.status != Status::Ok).count();
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = rank_note(run).into_iter().collect();
     if failed > 0 {
         notes.push(format!(
             "{failed} candidates failed; each counts as an evaluation all the same."
