@@ -57,7 +57,12 @@ pub(crate) fn plan(recipe: &Recipe, sources: &Sources) -> Result<Plan, Error> {
     }
     let mut lines = Vec::new();
     for target in binding.targets(&mut problems) {
-        lines.extend(binding.lowering.line(&target, &mut problems));
+        let line = binding.lowering.line(&target, &mut problems);
+        if line.is_none() && problems.is_empty() {
+            let text = format!("no rule of the recipe covers tensor `{}`", target.info.name);
+            problems.push(Problem::new(text, "report this recipe as an issue"));
+        }
+        lines.extend(line);
     }
     let child = child::child(&binding, &mut lines, &mut problems);
     if !problems.is_empty() {

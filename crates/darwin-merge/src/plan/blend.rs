@@ -35,7 +35,10 @@ impl Lowering<'_> {
         let t = share.get();
         let linear = Self::is_small(&target.info) || own == Part::Router;
         let method = if linear { self.linear } else { self.recipe.method };
-        let densities = self.recipe.darwin.density.map(|d| (d.father.get(), d.mother.get()));
+        let densities = shares
+            .density(layer)
+            .or(self.recipe.darwin.density)
+            .map(|d| (d.father.get(), d.mother.get()));
         let default_density = densities.is_none();
         let (density_father, density_mother) = densities.unwrap_or((1.0, 1.0));
         let tasks = method.uses_task_vectors();

@@ -64,7 +64,28 @@ impl RecipeBuilder {
     #[must_use]
     pub fn layer(self, layer: LayerIdx, parts: impl IntoIterator<Item = (Part, Share)>) -> Self {
         let components = parts.into_iter().collect();
-        self.block(LayerShares { layers: LayerSpec::one(layer), t: None, components })
+        self.block(LayerShares {
+            layers: LayerSpec::one(layer),
+            t: None,
+            components,
+            density: None,
+        })
+    }
+
+    /// Densities of the two task vectors in one layer, beside the shares that [`Self::layer`] gave
+    /// it before.
+    #[must_use]
+    pub fn layer_density(mut self, layer: LayerIdx, father: Density, mother: Density) -> Self {
+        let density = Some(Densities { father, mother });
+        let layers = LayerSpec::one(layer);
+        match self.shares.layers.iter_mut().find(|entry| entry.layers == layers) {
+            Some(entry) => entry.density = density,
+            None => {
+                let components = std::collections::BTreeMap::new();
+                self.shares.layers.push(LayerShares { layers, t: None, components, density });
+            }
+        }
+        self
     }
 
     /// Shares of a block of layers; the first block that holds a layer decides.

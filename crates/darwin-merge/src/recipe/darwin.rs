@@ -90,6 +90,8 @@ pub struct LayerShares {
     pub t: Option<Share>,
     /// Shares of single components in them.
     pub components: BTreeMap<Part, Share>,
+    /// Densities of the task vectors in them, where they differ from `darwin.density`.
+    pub density: Option<Densities>,
 }
 
 /// The share of the mother, per layer and component: `darwin.t`.
@@ -117,13 +119,21 @@ impl Shares {
         }
     }
 
+    /// The densities that a block gives a layer.
+    pub(crate) fn density(&self, layer: Option<(LayerIdx, usize)>) -> Option<Densities> {
+        self.block(layer).and_then(|entry| entry.density)
+    }
+
+    fn block(&self, layer: Option<(LayerIdx, usize)>) -> Option<&LayerShares> {
+        let (layer, num_layers) = layer?;
+        self.layers.iter().find(|entry| entry.layers.contains(layer, num_layers))
+    }
+
     /// The share of a part in a layer (`None` outside the layers), and the rule that gave it.
     #[must_use]
     pub fn resolve(&self, part: Part, layer: Option<(LayerIdx, usize)>) -> (Share, &'static str) {
         let component = self.components.get(&part).copied();
-        let block = layer.and_then(|(layer, num_layers)| {
-            self.layers.iter().find(|entry| entry.layers.contains(layer, num_layers))
-        });
+        let block = self.block(layer);
         if let Some(t) = block.and_then(|entry| entry.components.get(&part)) {
             return (*t, "t of the component in its block");
         }

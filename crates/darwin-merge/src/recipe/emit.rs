@@ -1,8 +1,8 @@
 //! The canonical YAML of a recipe: one spelling for one meaning.
 
 use super::{
-    Conditional, CopyRule, Darwin, Inputs, LayerShares, Parameters, Part, Recipe, Setting, Shares,
-    Value,
+    Conditional, CopyRule, Darwin, Densities, Inputs, LayerShares, Parameters, Part, Recipe,
+    Setting, Shares, Value,
 };
 use darwin_core::Share;
 use std::collections::BTreeMap;
@@ -121,8 +121,7 @@ fn darwin(out: &mut String, darwin: &Darwin) {
         shares(out, t);
     }
     if let Some(density) = darwin.density {
-        let (father, mother) = (number(density.father.get()), number(density.mother.get()));
-        line(out, 2, "density", &format!("{{father: {father}, mother: {mother}}}"));
+        line(out, 2, "density", &densities(density));
     }
     if !darwin.router.is_empty() {
         out.push_str("  router:\n");
@@ -170,7 +169,15 @@ fn layer_shares(entry: &LayerShares) -> String {
     if !entry.components.is_empty() {
         let _ = write!(text, ", components: {}", components(&entry.components));
     }
+    if let Some(density) = entry.density {
+        let _ = write!(text, ", density: {}", densities(density));
+    }
     text
+}
+
+fn densities(density: Densities) -> String {
+    let (father, mother) = (number(density.father.get()), number(density.mother.get()));
+    format!("{{father: {father}, mother: {mother}}}")
 }
 
 fn components(components: &BTreeMap<Part, Share>) -> String {

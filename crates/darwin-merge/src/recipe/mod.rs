@@ -255,6 +255,15 @@ impl Recipe {
         changed
     }
 
+    /// The same recipe with another seed for its masks.
+    #[must_use]
+    pub fn with_seed(&self, seed: u64) -> Self {
+        let mut changed = self.clone();
+        changed.darwin.seed = Some(seed);
+        changed.text = None;
+        changed
+    }
+
     fn rename_models(&mut self, mut new_name: impl FnMut(&str) -> Option<String>) {
         let mut rename = |model: &mut String| {
             if let Some(name) = new_name(model) {

@@ -71,12 +71,13 @@ fn shares(reader: &mut Reader<'_>, node: &Node) -> Option<Shares> {
 
 fn layer_shares(reader: &mut Reader<'_>, node: &Node) -> Option<LayerShares> {
     let place = "an entry of `darwin.t.layers`";
-    let fields = reader.fields(node, place, &["layers", "t", "components"]);
+    let fields = reader.fields(node, place, &["layers", "t", "components", "density"]);
+    let density = fields.get("density").and_then(|node| densities(reader, node));
     let t = fields.get("t").and_then(|node| share(reader, node, "t"));
     let components = fields.get("components").map(|node| components(reader, node));
     let components = components.unwrap_or_default();
     let layers = required_layers(reader, node, &fields)?;
-    Some(LayerShares { layers, t, components })
+    Some(LayerShares { layers, t, components, density })
 }
 
 fn components(reader: &mut Reader<'_>, node: &Node) -> BTreeMap<Part, Share> {
@@ -148,32 +149,24 @@ fn choice<T: Copy>(
     found
 }
 
+fn density(reader: &mut Reader<'_>, node: &Node, key: &str) -> Option<Density> {
+    let found = node.number().and_then(|value| Density::new(value).ok());
+    if found.is_none() {
+        let text = format!("`{key}` is {}, allowed is a density from 0 to 1", node.describe());
+        reader.problem(node.mark, text, "1 keeps every element");
+    }
+    found
+}
+
 fn densities(reader: &mut Reader<'_>, node: &Node) -> Option<Densities> {
-    let mut density = |node: &Node, key: &str| {
-        let found = node.number().and_then(|value| Density::new(value).ok());
-        if found.is_none() {
-            let text = format!("`{key}` is {}, allowed is a density from 0 to 1", node.describe());
-            reader.problem(node.mark, text, "1 keeps every element");
-        }
-        found
-    };
     if !matches!(node.kind, NodeKind::Mapping(_)) {
-        let both = density(node, "density")?;
+        let both = density(reader, node, "density")?;
         return Some(Densities { father: both, mother: both });
     }
-    let fields = reader.fields(node, "`darwin.density`", &["father", "mother"]);
-    let one = Density::new(1.0).ok();
+    let fields = reader.fields(node, "`density`", &["father", "mother"]);
     let mut of = |key: &str| match fields.get(key) {
-        Some(node) => {
-            let found = node.number().and_then(|value| Density::new(value).ok());
-            if found.is_none() {
-                let text =
-                    format!("`{key}` is {}, allowed is a density from 0 to 1", node.describe());
-                reader.problem(node.mark, text, "1 keeps every element");
-            }
-            found
-        }
-        None => one,
+        Some(node) => density(reader, node, key),
+        None => Density::new(1.0).ok(),
     };
     let (father, mother) = (of("father"), of("mother"));
     Some(Densities { father: father?, mother: mother? })

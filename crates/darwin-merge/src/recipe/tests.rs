@@ -20,6 +20,7 @@ fn a_built_recipe_reads_back_equal() {
         .default_share(share(0.1 + 0.2))
         .component(Part::Embed, share(1e-7))
         .layer(LayerIdx(0), [(Part::LinearAttn, share(0.3)), (Part::Routed, share(0.6))])
+        .layer_density(LayerIdx(0), Density::new(1.0).unwrap(), Density::new(0.25).unwrap())
         .blocks(Blocks::Compose)
         .router(LayerSpec::all(), RouterMode::Mother)
         .density(Density::new(1.0).unwrap(), Density::new(0.799).unwrap())
@@ -42,6 +43,7 @@ fn a_built_recipe_reads_back_equal() {
     assert_eq!(back.sha256(), recipe.sha256());
     assert_eq!((recipe.father(), recipe.mother()), (Some("a b: c"), Some("m")));
     assert_eq!(recipe.structure(), "a b: c");
+    assert_ne!(recipe.with_seed(1).sha256(), recipe.sha256());
     let swapped = recipe.with_parents(Some("F"), None);
     assert_eq!((swapped.base(), swapped.models()), (Some("F"), vec!["F", "m"]));
 }

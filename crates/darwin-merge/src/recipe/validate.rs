@@ -135,7 +135,9 @@ fn blend(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
         }
     }
     let thins = matches!(method.kind, Kind::TaskVectors { sparsifier, .. } if sparsifier != Sparsifier::None);
-    if recipe.darwin.density.is_some() && !thins {
+    let blocks = recipe.darwin.t.iter().flat_map(|t| &t.layers);
+    let given = recipe.darwin.density.is_some() || blocks.into_iter().any(|b| b.density.is_some());
+    if given && !thins {
         let text = format!("`darwin.density` has no effect with `{}`", method.name);
         find("`darwin`/density", text, "choose dare_ties, dare_linear or ties, or remove it");
     }
