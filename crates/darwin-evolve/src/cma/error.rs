@@ -1,5 +1,7 @@
 //! What can be wrong with what a run is given.
 
+use darwin_core::Diagnose;
+
 /// Why a run could not be made, asked or told.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CmaError {
@@ -14,7 +16,7 @@ pub enum CmaError {
         expected: usize,
     },
     /// A number that is none.
-    #[error("{what}[{index}] is {value}; hint: only fitness may be not finite")]
+    #[error("{what}[{index}] is {value}")]
     NotFinite {
         /// What it is.
         what: &'static str,
@@ -24,7 +26,7 @@ pub enum CmaError {
         value: f64,
     },
     /// A point outside the box.
-    #[error("coordinate {index} is {value}, outside {low}..={high}; hint: clamp it first")]
+    #[error("coordinate {index} is {value}, outside {low}..={high}")]
     Outside {
         /// The coordinate.
         index: usize,
@@ -49,7 +51,7 @@ pub enum CmaError {
     #[error("sigma is {0}; it must be positive and finite")]
     Sigma(f64),
     /// Too few coordinates or candidates.
-    #[error("{n} coordinates, {popsize} candidates; hint: at least 1 coordinate, 3 candidates")]
+    #[error("{n} coordinates, {popsize} candidates; the least are 1 and 3")]
     Size {
         /// Coordinates.
         n: usize,
@@ -57,10 +59,10 @@ pub enum CmaError {
         popsize: usize,
     },
     /// A covariance that no distribution has.
-    #[error("the covariance is not positive definite; hint: every variance must be above 0")]
+    #[error("the covariance is not positive definite")]
     NotPositiveDefinite,
     /// More injected candidates than a generation has.
-    #[error("{found} injected candidates, a generation has {popsize}; hint: inject over several")]
+    #[error("{found} injected candidates, a generation has {popsize}")]
     TooManyInjected {
         /// Injected candidates.
         found: usize,
@@ -68,10 +70,7 @@ pub enum CmaError {
         popsize: usize,
     },
     /// A generation of the wrong size.
-    #[error(
-        "{candidates} candidates with {fitness} values told, a generation has {popsize}; hint: \
-         tell failed candidates with a fitness of NaN"
-    )]
+    #[error("{candidates} candidates with {fitness} values told, a generation has {popsize}")]
     Population {
         /// Candidates told.
         candidates: usize,
@@ -83,6 +82,23 @@ pub enum CmaError {
     /// A saved run whose parts do not fit each other.
     #[error("the saved run is damaged: {0}")]
     Saved(&'static str),
+}
+
+impl Diagnose for CmaError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotFinite { .. } => "only a fitness may be not finite",
+            Self::Outside { .. } => "move it into the bounds first",
+            Self::NotPositiveDefinite => "every variance must be above 0",
+            Self::TooManyInjected { .. } => "inject over several generations",
+            Self::Population { .. } => "tell failed candidates with a fitness of NaN",
+            Self::Saved(_) => "start the run again",
+            Self::Dimension { .. } | Self::Bounds { .. } | Self::Sigma(_) | Self::Size { .. } => {
+                return None;
+            }
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// A point of the right length whose coordinates are finite.

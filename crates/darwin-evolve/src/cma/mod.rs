@@ -7,7 +7,7 @@
 //! use darwin_evolve::cma::{Cma, Covariance, Options};
 //!
 //! let options = Options { bounds: vec![(-3.0, 3.0); 4], seed: 1, ..Options::default() };
-//! let mut cma = Cma::new(&[1.0; 4], &Covariance::Isotropic, 0.5, options)?;
+//! let mut cma = Cma::new(&[1.0; 4], Covariance::Isotropic, 0.5, options)?;
 //! while cma.stop().is_empty() {
 //!     let candidates = cma.ask();
 //!     let fitness: Vec<f64> = candidates.iter().map(|x| x.iter().map(|v| v * v).sum()).collect();
@@ -119,26 +119,25 @@ impl Cma {
     /// that is not positive definite; a population below 3.
     pub fn new(
         mean: &[f64],
-        covariance: &Covariance,
+        covariance: Covariance,
         sigma0: f64,
         options: Options,
     ) -> Result<Self, CmaError> {
         let (bounds, parameters) = options.resolve(mean.len())?;
         error::check_point("mean", mean, mean.len())?;
-        let state = State::new(bounds.to_search(mean)?, covariance, sigma0, &bounds)?;
+        let state = State::new(bounds.to_search(mean)?, &covariance, sigma0, &bounds)?;
         Ok(Self { options, bounds, parameters, state })
     }
 
     /// A new run with the mean and the covariance of an earlier one; paths, counters and the best
-    /// start afresh. `sigma` is the root mean square of the standard deviations it starts with.
+    /// start afresh. With the earlier run's own [`sigma`](Self::sigma) it starts from its last
+    /// distribution, with twice as much from one twice as wide.
     ///
     /// # Errors
     /// As [`Cma::new`]; the earlier mean must lie inside the new bounds.
     pub fn warm_started(previous: &Self, sigma: f64, options: Options) -> Result<Self, CmaError> {
-        let mut covariance = previous.state.covariance.clone();
-        covariance.scale(covariance.n() as f64 / covariance.diagonal().sum::<f64>());
-        let rows = covariance.rows().map(<[f64]>::to_vec).collect();
-        Self::new(&previous.mean(), &Covariance::Full(rows), sigma, options)
+        let covariance = Covariance::Full(previous.covariance());
+        Self::new(&previous.mean(), covariance, sigma, options)
     }
 
     /// The candidates of a generation, (popsize, n).

@@ -47,7 +47,7 @@ fn optimum_inside_is_found_as_precisely_as_without_bounds() {
 #[test]
 fn standard_deviations_stay_below_a_third_of_the_range() {
     let bounds = vec![(0.0, 1.0), (0.0, 10.0)];
-    let start = Cma::new(&[0.5, 5.0], &Covariance::Isotropic, 50.0, boxed(bounds)).unwrap();
+    let start = Cma::new(&[0.5, 5.0], Covariance::Isotropic, 50.0, boxed(bounds)).unwrap();
     assert!((start.stds()[0] - 1.0 / 3.0).abs() < 1e-12);
     assert!((start.stds()[1] - 10.0 / 3.0).abs() < 1e-12);
     let mut cma = start;
@@ -60,7 +60,7 @@ fn standard_deviations_stay_below_a_third_of_the_range() {
 #[test]
 fn a_mean_outside_is_refused() {
     let bounds = boxed(vec![(0.0, 1.0), (0.0, 1.0)]);
-    let outside = Cma::new(&[0.5, 1.5], &Covariance::Isotropic, 0.1, bounds);
+    let outside = Cma::new(&[0.5, 1.5], Covariance::Isotropic, 0.1, bounds);
     let expected = CmaError::Outside { index: 1, value: 1.5, low: 0.0, high: 1.0 };
     assert_eq!(outside.unwrap_err(), expected);
 }

@@ -104,7 +104,7 @@ fn states_after_tells_equal_pycma() {
         let popsize = Some(run.strategy.popsize);
         let options = Options { popsize, active: run.active, ..Options::default() };
         let covariance = Covariance::Full(covariance.clone());
-        let mut cma = Cma::new(mean, &covariance, *sigma, options).unwrap();
+        let mut cma = Cma::new(mean, covariance, *sigma, options).unwrap();
         run.initial.compare(&cma, 1e-12);
         for generation in &run.generations {
             cma.state.pending = asked(&generation.x);

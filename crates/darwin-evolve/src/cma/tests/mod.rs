@@ -31,7 +31,7 @@ pub(super) fn advance(cma: &mut Cma, function: impl Fn(&[f64]) -> f64) -> Vec<Ve
 }
 
 pub(super) fn isotropic(n: usize, options: Options) -> Cma {
-    Cma::new(&vec![0.5; n], &Covariance::Isotropic, 0.3, options).unwrap()
+    Cma::new(&vec![0.5; n], Covariance::Isotropic, 0.3, options).unwrap()
 }
 
 pub(super) fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {

@@ -47,7 +47,7 @@ fn evaluations_to_target(case: &Case, seed: u64) -> Option<usize> {
         other => unreachable!("unknown function {other}"),
     };
     let options = Options { seed, ..Options::default() };
-    let mut cma = Cma::new(&case.start, &Covariance::Isotropic, case.sigma0, options).unwrap();
+    let mut cma = Cma::new(&case.start, Covariance::Isotropic, case.sigma0, options).unwrap();
     while cma.stop().is_empty() && cma.evaluations() < 50_000 {
         super::advance(&mut cma, function);
         if cma.best().is_some_and(|best| best.fitness <= case.target) {
