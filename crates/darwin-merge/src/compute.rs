@@ -1,13 +1,12 @@
 //! Tiles of one output tensor from tiles of its inputs.
 
-use crate::masks::{MaskSource, stream, uniforms};
+use crate::masks::{MaskSource, Stream, stream, uniforms};
 use crate::methods::kernels;
 use crate::methods::sparsify::{Thin, thin};
 use crate::methods::task_vectors::{MixScratch, Mixing, mix};
 use crate::plan::{Input, Line, Operation, TaskVector};
 use crate::sources::Source;
 use darwin_checkpoint::{Error, TensorPlan, Unit};
-use darwin_core::keyed::Key;
 use std::ops::Range;
 
 /// Elements that are worked on at once: small enough for the second-level cache.
@@ -25,7 +24,7 @@ pub(crate) struct Work<'a> {
     pub(crate) rows: usize,
     pub(crate) rows_per_unit: usize,
     plans: Vec<(usize, TensorPlan)>,
-    keys: Vec<Key>,
+    keys: Vec<Stream>,
 }
 
 /// Working memory of a call, reused from tile to tile.
