@@ -146,10 +146,11 @@ impl Encoded {
         &self.stop
     }
 
-    /// Tokens of all main formats: what one likelihood pass costs.
+    /// Forward tokens of one likelihood pass over the main formats: nothing follows an answer's last
+    /// token, so it is not run.
     #[must_use]
     pub fn tokens(&self) -> u64 {
-        self.items.iter().map(|i| i.main().tokens() as u64).sum()
+        self.items.iter().map(|i| i.main().tokens().saturating_sub(1) as u64).sum()
     }
 
     /// The main formats as the engine scores them.

@@ -33,10 +33,9 @@ pub fn read(
     let mut tokenizer = None;
     let mut items = Vec::with_capacity(lines.len());
     for line in &lines {
-        if line.get("prompt_ids").is_none() && line.get("answer_ids").is_none() {
-            if let Some(open) = open.take() {
-                tokenizer = Some(open()?);
-            }
+        let as_text = line.get("prompt_ids").is_none() && line.get("answer_ids").is_none();
+        if let Some(open) = open.take_if(|_| as_text) {
+            tokenizer = Some(open()?);
         }
         items.push(scorable(line, tokenizer.as_ref())?);
     }

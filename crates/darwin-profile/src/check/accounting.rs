@@ -25,26 +25,42 @@ pub fn preflight(
         if !info.dtype.is_mergeable() {
             continue;
         }
-        if let Err(error) = for_tiles(child, id, &mut |_| {}) {
-            let darwin_checkpoint::Error::NotFinite { .. } = error else {
-                return Err(error.into());
-            };
-            let layer = info.layer.map(|l| l.0);
-            let place = layer.map_or(String::new(), |l| format!("L{l} "));
-            let role = info.role.name();
+        if let Some(problem) = not_finite(child, id)? {
+            let place = info.layer.map_or(String::new(), |l| format!("L{l} "));
             findings.push(Finding {
-                layer,
+                layer: info.layer.map(|l| l.0),
                 component: info.role.component().map(|c| c.name().to_owned()),
                 ..finding(
                     Severity::Fail,
                     "nan",
-                    format!("{place}{role}: {error}"),
+                    format!("{place}{}: {problem}", info.role.name()),
                     "merge again; if it comes back, a parent is damaged",
                 )
             });
         }
     }
     Ok(findings)
+}
+
+/// A sentence about the first NaN or infinity of a tensor. Checkpoints refuse to read such a weight,
+/// other sources hand it out.
+fn not_finite(source: &dyn TensorSource, id: TensorId) -> Result<Option<String>, Error> {
+    let (mut passed, mut first) = (0, None);
+    let read = for_tiles(source, id, &mut |tile| {
+        if first.is_none() {
+            let place = tile.iter().position(|v| !v.is_finite());
+            first = place.map(|i| (passed + i, tile[i]));
+        }
+        passed += tile.len();
+    });
+    match read {
+        Ok(()) => Ok(first.map(|(element, value)| {
+            let name = &source.manifest().get(id).name;
+            format!("`{name}` holds {value} at element {element}")
+        })),
+        Err(error @ darwin_checkpoint::Error::NotFinite { .. }) => Ok(Some(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn account(child: &dyn TensorSource, father: &dyn TensorSource) -> Vec<Finding> {
@@ -154,7 +170,7 @@ fn norm(source: &dyn TensorSource, id: TensorId) -> Result<Option<f64>, Error> {
         sum += tile.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
     });
     match read {
-        Ok(()) => Ok(Some(f64::sqrt(sum))),
+        Ok(()) => Ok(Some(f64::sqrt(sum)).filter(|norm| norm.is_finite())),
         Err(darwin_checkpoint::Error::NotFinite { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -8,6 +8,9 @@ use darwin_engine::{GenerateOptions, Model, Text, generate};
 use darwin_eval::{Encoded, Format};
 
 const CLOSE: &str = "</think>";
+/// A fault's name and its count.
+type Kind = (&'static str, fn(&Faults) -> usize);
+
 /// So many equal n-grams in a row are repetition.
 const REPEATS: usize = 4;
 /// A share must exceed both parents' by so many standard errors.
@@ -43,7 +46,7 @@ pub(super) fn findings(
     let count = |model: &Model| faults(model, &prompts, &stop, text, cancel);
     let parents = [count(family.father.model)?, count(family.mother.model)?];
     let child = count(family.child.model)?;
-    let kinds: [(&str, fn(&Faults) -> usize); 3] = [
+    let kinds: [Kind; 3] = [
         ("never close <think>", |f| f.unclosed),
         ("are cut off at the limit", |f| f.truncated),
         ("repeat themselves", |f| f.repeating),

@@ -1,0 +1,58 @@
+//! Tiny models and items of random tokens.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use darwin_checkpoint::MemorySource;
+use darwin_core::Split;
+use darwin_core::files::ModelRef;
+use darwin_core::keyed::{Key, Rng};
+use darwin_engine::Model;
+use darwin_eval::{Encoded, EncodedItem, Prompted};
+use darwin_profile::{Subject, source_ref};
+
+/// A loaded tiny model.
+pub struct Tiny {
+    pub source: MemorySource,
+    pub model: Model,
+    pub reference: ModelRef,
+}
+
+impl Tiny {
+    pub fn new(name: &str, source: MemorySource) -> Self {
+        let model = Model::load(&source).unwrap();
+        let reference = source_ref(name, &source, None);
+        Self { source, model, reference }
+    }
+
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { model: &self.model, source: &self.source, reference: &self.reference }
+    }
+}
+
+/// Three items, one of each domain, for every number.
+pub fn encoded(numbers: impl IntoIterator<Item = usize>) -> Encoded {
+    encoded_of(numbers, 14)
+}
+
+/// As [`encoded`], with prompts of at least `tokens` tokens.
+pub fn encoded_of(numbers: impl IntoIterator<Item = usize>, tokens: usize) -> Encoded {
+    let items = numbers.into_iter().flat_map(|n| {
+        ["math", "code", "language"].map(|domain| item(&format!("{domain}-{n}"), domain, tokens))
+    });
+    Encoded::from_items(items.collect(), Split::Calibration, "test", vec![258])
+}
+
+fn item(id: &str, domain: &str, tokens: usize) -> EncodedItem {
+    let mut rng = Rng::new(Key::new(7, &[id]), 0);
+    let mut ids = |n: usize| (0..n).map(|_| rng.below(256) as u32).collect::<Vec<_>>();
+    let question = ids(6);
+    let prompt = [ids(tokens), question.clone()].concat();
+    let answer = [ids(4), vec![258]].concat();
+    EncodedItem {
+        id: id.to_owned(),
+        domain: domain.parse().unwrap(),
+        target: String::new(),
+        question,
+        direct: Some(Prompted { prompt, answer }),
+        think: None,
+    }
+}
