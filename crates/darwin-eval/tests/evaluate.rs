@@ -1,5 +1,5 @@
 //! Items, evaluators and score items with a tiny model.
-#![allow(clippy::disallowed_methods, reason = "test files may be written plainly")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests may be plain")]
 
 use darwin_core::{Cancel, Diagnose, NoProgress, Split};
 use darwin_engine::{Model, ScoreItem, Text, score};

@@ -1,5 +1,7 @@
 //! The health check finds planted faults and clears clean children.
 
+#![allow(clippy::unwrap_used, reason = "tests may be plain")]
+
 mod common;
 
 use common::{Tiny, encoded_of};

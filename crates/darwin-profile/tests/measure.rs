@@ -1,5 +1,7 @@
 //! Profiles and comparisons of tiny models: what must hold whatever the weights.
 
+#![allow(clippy::unwrap_used, reason = "tests may be plain")]
+
 mod common;
 
 use common::{Tiny, encoded};

@@ -1,5 +1,5 @@
 //! Tiny models and items of random tokens.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part")]
 
 use darwin_checkpoint::MemorySource;
 use darwin_core::Split;
@@ -10,31 +10,31 @@ use darwin_eval::{Encoded, EncodedItem, Prompted};
 use darwin_profile::{Subject, source_ref};
 
 /// A loaded tiny model.
-pub struct Tiny {
-    pub source: MemorySource,
-    pub model: Model,
-    pub reference: ModelRef,
+pub(crate) struct Tiny {
+    pub(crate) source: MemorySource,
+    pub(crate) model: Model,
+    pub(crate) reference: ModelRef,
 }
 
 impl Tiny {
-    pub fn new(name: &str, source: MemorySource) -> Self {
+    pub(crate) fn new(name: &str, source: MemorySource) -> Self {
         let model = Model::load(&source).unwrap();
         let reference = source_ref(name, &source, None);
         Self { source, model, reference }
     }
 
-    pub fn subject(&self) -> Subject<'_> {
+    pub(crate) fn subject(&self) -> Subject<'_> {
         Subject { model: &self.model, source: &self.source, reference: &self.reference }
     }
 }
 
 /// Three items, one of each domain, for every number.
-pub fn encoded(numbers: impl IntoIterator<Item = usize>) -> Encoded {
+pub(crate) fn encoded(numbers: impl IntoIterator<Item = usize>) -> Encoded {
     encoded_of(numbers, 14)
 }
 
 /// As [`encoded`], with prompts of at least `tokens` tokens.
-pub fn encoded_of(numbers: impl IntoIterator<Item = usize>, tokens: usize) -> Encoded {
+pub(crate) fn encoded_of(numbers: impl IntoIterator<Item = usize>, tokens: usize) -> Encoded {
     let items = numbers.into_iter().flat_map(|n| {
         ["math", "code", "language"].map(|domain| item(&format!("{domain}-{n}"), domain, tokens))
     });
