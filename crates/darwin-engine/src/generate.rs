@@ -269,3 +269,34 @@ impl<'a> Decoder<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hidden states after all layers have the same bits whether the tokens came at once,
+    /// in two parts, or one by one.
+    #[test]
+    fn caches_do_not_change_a_bit() {
+        let model = Model::load(&darwin_testkit::tiny_qwen35(1)).unwrap();
+        let (options, cancel) =
+            (GenerateOptions { max_new_tokens: 1, stop: vec![] }, Cancel::default());
+        let ids: Vec<u32> = (0..70).map(|i| i * 31 % 250).collect();
+        let hidden = |parts: &[usize]| {
+            let mut decoder = Decoder::new(&model, &options, &cancel);
+            let mut cache = SequenceCache::new(model.config());
+            let (mut all, mut rest) = (Vec::new(), ids.as_slice());
+            for n in parts {
+                let (now, after) = rest.split_at(*n);
+                rest = after;
+                decoder.feed(vec![Feed { ids: now, choices: 0, cache: &mut cache }]).unwrap();
+                all.extend_from_slice(&decoder.hidden);
+            }
+            all
+        };
+        let at_once = hidden(&[70]);
+        assert_eq!(at_once, hidden(&[1; 70]));
+        assert_eq!(at_once, hidden(&[33, 37]));
+        assert_eq!(at_once, hidden(&[2, 0, 20, 48]));
+    }
+}

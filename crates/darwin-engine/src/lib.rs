@@ -9,6 +9,21 @@
 //! A forward pass is a value: [`Model::embed`] makes a [`State`], [`Model::run`] takes it through
 //! layers, a [`Tap`] sees what is computed, [`Interventions`] change it. [`score`] and
 //! [`generate`] are the two jobs that need speed. [`Text`] is the way from text to token ids.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use darwin_engine::{GenerateOptions, Model, Text, generate};
+//!
+//! let folder = std::path::Path::new("examples/parents/father");
+//! let model = Model::load(&darwin_checkpoint::Checkpoint::open(folder)?)?;
+//! let text = Text::open(folder)?;
+//! let prompt = text.encode(&text.chat("What is 2 + 2?", false)?)?;
+//! let options = GenerateOptions { max_new_tokens: 64, stop: text.stop_ids() };
+//! let answers = generate(&model, &[prompt], &[], &options, &Default::default())?;
+//! let answer = text.decode(&answers[0], true);
+//! # Ok(())
+//! # }
+//! ```
 
 mod attention;
 mod cache;

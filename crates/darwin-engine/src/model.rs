@@ -182,6 +182,9 @@ impl Model {
         layers: Range<usize>,
         pass: &mut Pass<'_>,
     ) -> Result<(), Error> {
+        if hidden.is_empty() {
+            return Ok(());
+        }
         let weights = &self.layers[layers.clone()];
         layers.zip(weights).try_for_each(|(i, layer)| layer.forward(&self.config, i, hidden, pass))
     }

@@ -90,6 +90,8 @@ pub(crate) fn select(logits: &[f32], num_experts: usize, k: usize, buffers: &mut
         let chosen = &mut experts[t * k..(t + 1) * k];
         let best = &mut gates[t * k..(t + 1) * k];
         best.fill(f32::NEG_INFINITY);
+        // what a row of NaN selects
+        (0..).zip(chosen.iter_mut()).for_each(|(i, expert)| *expert = i);
         for (expert, logit) in row.iter().enumerate() {
             // sink in from the end; strictly, so that of equal logits the first expert stays ahead
             let mut at = k;

@@ -1,6 +1,5 @@
-//! The chunked form of the delta rule, as the papers write it (arXiv 2412.06464, section 3.3): a
-//! second opinion on the recurrence, in f64. The engine does not run it (`scan` is faster on a
-//! CPU, and rounds less).
+//! The chunked form of the delta rule (arXiv 2412.06464, section 3.3): a second opinion on the
+//! recurrence, in f64. The engine does not run it; `scan` says why.
 
 use super::scan::{Scan, scan, state_len};
 use darwin_core::keyed::{Key, Rng};

@@ -212,6 +212,9 @@ struct Recurrence<'a> {
 impl Recurrence<'_> {
     /// Every value head over all tokens, into `out` (tokens, value heads, value dim).
     fn run(&self, config: &Config, state: &mut Vec<f32>, out: &mut [f32]) {
+        if out.is_empty() {
+            return;
+        }
         let heads = config.linear_num_value_heads;
         let group = heads / config.linear_num_key_heads;
         let (key, value) = (config.linear_key_head_dim, config.linear_value_head_dim);

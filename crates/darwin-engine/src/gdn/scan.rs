@@ -2,8 +2,11 @@
 //!
 //! For each token `S <- g S; d = beta (v - k^T S); S <- S + k d^T; out = q^T S`. Columns of the
 //! state do not see each other, so it is cut into blocks of columns, and a block (key dim x 32
-//! floats) stays close for the whole sequence. On a CPU that beats the chunked form at every
-//! width (docs/log.md), and its rounding errors are ten times smaller.
+//! floats) stays close for the whole sequence.
+//!
+//! Why not chunks of C tokens: a token then costs about C (K + V) + 3 K V multiply-adds (C = 64)
+//! where the recurrence costs 4 K V, which is less for key and value widths K = V below 128 and
+//! the same at 128; and the chunked form rounds ten times worse (tools/oracle/taps.py).
 
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{Avx2, Avx512};

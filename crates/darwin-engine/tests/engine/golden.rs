@@ -150,6 +150,10 @@ fn drafts_change_nothing_but_the_cost() {
             let drafted = generate(&model, &prompts, &drafts, &options, &never).unwrap();
             assert_eq!(drafted, plain, "drafts of {cut} tokens");
         }
+        // one draft that ends at once beside a whole one: nothing to feed for it
+        let one = GenerateOptions { stop: vec![plain[0][0]], ..options.clone() };
+        let short = generate(&model, &prompts, &plain, &one, &never).unwrap();
+        assert_eq!(short, generate(&model, &prompts, &[], &one, &never).unwrap());
         let (drafted, with) = generate_counted(&model, &prompts, &plain, &options, &never).unwrap();
         assert_eq!(drafted, plain);
         assert!(with.tokens <= cost.tokens, "{with:?} {cost:?}");
