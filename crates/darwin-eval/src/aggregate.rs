@@ -114,7 +114,7 @@ mod tests {
     fn items(n: usize) -> ItemSet {
         let item = |i: usize| Item {
             id: i.to_string(),
-            domain: if i % 2 == 0 { "math" } else { "code" }.parse().unwrap(),
+            domain: if i.is_multiple_of(2) { "math" } else { "code" }.parse().unwrap(),
             family: String::new(),
             question: i.to_string(),
             target: String::new(),
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn domains_are_scored_apart() {
         let set = items(8);
-        let scores = by_domain(&set, &evaluation(|i| i % 2 == 0, 8));
+        let scores = by_domain(&set, &evaluation(|i: usize| i.is_multiple_of(2), 8));
         let math = &scores[&"math".parse().unwrap()];
         assert_eq!(math.exact, Scored { n: 4, correct: 4 });
         assert!((math.nll.value - 3.0).abs() < 1e-12);

@@ -4,7 +4,7 @@ use crate::items::Items;
 use crate::run::{Ui, save};
 use crate::{Error, Parents, RunConfig};
 use darwin_core::files::{Comparison, Profile};
-use darwin_profile::{CompareOptions, ProfileOptions, Subject, compare, profile};
+use darwin_profile::{CompareOptions, calibration_sha256, ProfileOptions, Subject, compare, profile};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub(crate) fn one(
     let kept: Option<Profile> = read(&path);
     if let Some(kept) = kept
         && kept.model == *subject.reference
-        && kept.calibration.items_sha256 == calibration_sha256(items)
+        && kept.calibration.items_sha256 == calibration_sha256(&items.calibration, None)
     {
         return Ok(kept);
     }

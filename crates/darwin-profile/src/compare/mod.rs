@@ -37,6 +37,8 @@ pub struct CompareOptions {
     pub batch_tokens: usize,
     /// At most so many samples per domain, by hash.
     pub per_domain: Option<usize>,
+    /// Likewise for the swaps of components, which cost most.
+    pub per_domain_components: Option<usize>,
 }
 
 impl Default for CompareOptions {
@@ -46,7 +48,8 @@ impl Default for CompareOptions {
             protected: Vec::new(),
             components: true,
             batch_tokens: 4096,
-            per_domain: None,
+            per_domain: Some(48),
+            per_domain_components: Some(8),
         }
     }
 }
@@ -91,9 +94,13 @@ pub fn compare(
     progress.finish();
     let beyond = |l: &usize| advantages[*l].total.value.abs() > 2.0 * advantages[*l].total.se;
     let chosen: Vec<usize> = (0..layers).filter(|l| options.components && beyond(l)).collect();
+    let fewer = samples_of(encoded, options.per_domain_components.or(options.per_domain));
+    let passes = Passes { samples: &fewer, ..passes };
+    let tokens: u64 = fewer.iter().map(|s| s.ids.len() as u64).sum();
     progress.start("compare components", tokens * chosen.len().min(1) as u64, "tokens");
-    let components = passes.swap_components(&chosen, &mut meter)?;
+    let swapped = passes.swap_components(&chosen, &mut meter)?;
     progress.finish();
+    let components = Components { swaps: swapped, goal: Goal::new(&fewer, &options.weights) };
     let deltas = weights::deltas(father, mother, layers)?;
     let mut compared = Vec::with_capacity(layers);
     for (layer, delta) in deltas.into_iter().enumerate() {
@@ -133,19 +140,26 @@ fn calibration(samples: &[Sample], encoded: &Encoded) -> CalibrationRef {
     }
 }
 
+/// Swaps of components, with the goal over the samples that they were measured on.
+struct Components {
+    swaps: ComponentSwaps,
+    goal: Goal,
+}
+
 fn one_layer(
     layer: usize,
     deltas: BTreeMap<String, ComponentDelta>,
     experts_aligned: Option<bool>,
     swaps: &Swaps,
-    components: &ComponentSwaps,
+    components: &Components,
     goal: &Goal,
     profiles: [&Profile; 2],
 ) -> LayerComparison {
     let parts = components
+        .swaps
         .iter()
         .filter(|((l, _), _)| *l == layer)
-        .map(|((_, c), [a, b])| (c.name().to_owned(), goal.total(&half_sums(a, b))))
+        .map(|((_, c), [a, b])| (c.name().to_owned(), components.goal.total(&half_sums(a, b))))
         .collect();
     let [jaccard, router_kl] = swaps.routers.layer(layer);
     let [a, b] = &swaps.layers[layer];
