@@ -3,8 +3,9 @@
 
 use super::{Family, finding};
 use crate::Error;
-use darwin_checkpoint::{Role, TensorId, TensorInfo, TensorSource};
+use darwin_checkpoint::{Dtype, Role, TensorId, TensorInfo, TensorSource};
 use darwin_core::files::{Finding, Severity};
+use std::collections::BTreeMap;
 
 /// Rows read at once, in values.
 const TILE_VALUES: usize = 1 << 20;
@@ -80,6 +81,7 @@ fn account(child: &dyn TensorSource, father: &dyn TensorSource) -> Vec<Finding> 
             }
         }
     }
+    findings.extend(changed_dtypes(child, father));
     for (role, count) in absent_parts.into_iter().filter(|(_, count)| *count > 0) {
         let text = format!("the child has none of the father's {count} {} tensors", role.name());
         let advice = "fine for a text-only child; its config must not promise them";
@@ -102,22 +104,35 @@ fn lost(expected: &TensorInfo) -> Finding {
 }
 
 fn differs(expected: &TensorInfo, found: &TensorInfo) -> Option<Finding> {
-    if expected.shape != found.shape {
+    (expected.shape != found.shape).then(|| {
         let text = format!(
             "`{}` has shape {:?} in the child, {:?} in the father",
             expected.name, found.shape, expected.shape
         );
         let advice = "the child cannot load with the father's config";
-        return Some(place(expected, finding(Severity::Fail, "accounting", text, advice)));
-    }
-    (expected.dtype != found.dtype).then(|| {
-        let text = format!(
-            "`{}` is {} in the child, {} in the father",
-            expected.name, found.dtype, expected.dtype
-        );
-        let advice = "fine if the dtype was changed on purpose";
-        place(expected, finding(Severity::Note, "accounting", text, advice))
+        place(expected, finding(Severity::Fail, "accounting", text, advice))
     })
+}
+
+/// One note for each change of dtype, however many tensors it met.
+fn changed_dtypes(child: &dyn TensorSource, father: &dyn TensorSource) -> Vec<Finding> {
+    let mut changes: BTreeMap<(Dtype, Dtype), Vec<&str>> = BTreeMap::new();
+    for expected in father.manifest().tensors() {
+        let found = child.manifest().find(&expected.name).map(|id| child.manifest().get(id).dtype);
+        if let Some(found) = found.filter(|found| *found != expected.dtype) {
+            changes.entry((found, expected.dtype)).or_default().push(&expected.name);
+        }
+    }
+    let note = |((found, expected), names): ((Dtype, Dtype), Vec<&str>)| {
+        let text = format!(
+            "{} tensors are {found} in the child, {expected} in the father: `{}`{}",
+            names.len(),
+            names[0],
+            if names.len() > 1 { ", …" } else { "" }
+        );
+        finding(Severity::Note, "accounting", text, "fine if the dtype was changed on purpose")
+    };
+    changes.into_iter().map(note).collect()
 }
 
 fn place(tensor: &TensorInfo, finding: Finding) -> Finding {
