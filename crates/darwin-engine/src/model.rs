@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub(crate) const GROUP_TOKENS: usize = 256;
 
 /// Rows of logits that are computed together.
-pub(crate) const LOGIT_ROWS: usize = 32;
+pub(crate) const LOGIT_ROWS: usize = 48;
 
 /// The weights of a text model. Every part is behind an [`Arc`]: clones and swaps are cheap.
 #[derive(Clone, Debug)]
@@ -216,16 +216,17 @@ impl Model {
     /// If a position is not in the batch.
     #[must_use]
     pub fn logits(&self, state: &State, positions: &[usize]) -> Vec<f32> {
-        let width = self.config.hidden_size;
-        let rows = |positions: &[usize]| {
-            let hidden: Vec<f32> = positions
-                .iter()
-                .flat_map(|p| &state.hidden[p * width..(p + 1) * width])
-                .copied()
-                .collect();
-            self.head(&self.final_norm(&hidden))
-        };
-        positions.par_chunks(LOGIT_ROWS).flat_map_iter(rows).collect()
+        let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
+        let mut logits = vec![0.0; positions.len() * vocab];
+        let rows = logits.par_chunks_mut(LOGIT_ROWS * vocab).zip(positions.par_chunks(LOGIT_ROWS));
+        rows.for_each(|(logits, positions)| {
+            let mut hidden = Vec::with_capacity(positions.len() * width);
+            for p in positions {
+                hidden.extend_from_slice(&state.hidden[p * width..(p + 1) * width]);
+            }
+            self.head_into(&self.final_norm(&hidden), logits);
+        });
+        logits
     }
 
     /// The final norm of (rows, hidden).

@@ -1,7 +1,8 @@
 //! Router, routed experts and the shared expert.
 
 use crate::kernels::{
-    Matrix, add_scaled, dot, l2_norm, multiply, scale, scratch, sigmoids, silu_mul, softmax,
+    Matrix, add_scaled, dot, l2_norm, largest, multiply, scale, scratch, sigmoids, silu_mul,
+    softmax,
 };
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
@@ -44,6 +45,7 @@ pub(crate) struct Scratch {
     pub(crate) gates: Vec<f32>,
     /// (tokens, k): L2 norm of each chosen expert's output, before its gate
     pub(crate) norms: Vec<f32>,
+    candidates: Vec<f32>,
     order: Vec<u32>,
     starts: Vec<usize>,
     gathered: Vec<f32>,
@@ -86,25 +88,12 @@ pub(crate) fn select(logits: &[f32], num_experts: usize, k: usize, buffers: &mut
     let tokens = logits.len() / num_experts;
     let experts = scratch(&mut buffers.experts, tokens * k);
     let gates = scratch(&mut buffers.gates, tokens * k);
+    let candidates = scratch(&mut buffers.candidates, num_experts);
     for (t, row) in logits.chunks_exact(num_experts).enumerate() {
         let chosen = &mut experts[t * k..(t + 1) * k];
         let best = &mut gates[t * k..(t + 1) * k];
-        best.fill(f32::NEG_INFINITY);
-        // what a row of NaN selects
-        (0..).zip(chosen.iter_mut()).for_each(|(i, expert)| *expert = i);
-        for (expert, logit) in row.iter().enumerate() {
-            // sink in from the end; strictly, so that of equal logits the first expert stays ahead
-            let mut at = k;
-            while at > 0 && *logit > best[at - 1] {
-                at -= 1;
-                if at + 1 < k {
-                    (best[at + 1], chosen[at + 1]) = (best[at], chosen[at]);
-                }
-            }
-            if at < k {
-                (best[at], chosen[at]) = (*logit, expert as u32);
-            }
-        }
+        candidates.copy_from_slice(row);
+        largest(candidates, best, chosen);
         softmax(best, k, 1.0);
     }
 }

@@ -6,7 +6,7 @@ mod scan;
 
 use crate::cache::Caches;
 use crate::kernels::{
-    Matrix, add_product, gated_rms_norm, l2_normalize, multiply, scratch, sigmoids, silu,
+    Matrix, add_product, gated_rms_norm, l2_normalize, multiply, product, scratch, sigmoids, silu,
 };
 use crate::mixer::Input;
 use crate::weights::{Expected, Loader};
@@ -171,14 +171,14 @@ impl Weights {
         let before = kernel - 1;
         cache.window.resize(before * channels, 0.0);
         for (t, out) in out.chunks_exact_mut(channels).enumerate() {
-            out.fill(0.0);
             for (j, taps) in self.conv1d.chunks_exact(channels).enumerate() {
                 // row t + j of the window followed by the input
                 let row = match (t + j).checked_sub(before) {
                     None => &cache.window[(t + j) * channels..][..channels],
                     Some(row) => &input[row * channels..][..channels],
                 };
-                add_product(out, taps, row);
+                let add = if j == 0 { product } else { add_product };
+                add(out, taps, row);
             }
         }
         let tokens = input.len() / channels;

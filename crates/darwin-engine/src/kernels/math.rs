@@ -82,6 +82,22 @@ fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
     reduce(lanes)
 }
 
+/// Sum of the values, in 8 chains.
+#[inline(always)]
+fn sum_lanes(x: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += chunk[i];
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane += value;
+    }
+    reduce(lanes)
+}
+
 /// The largest value; negative infinity for none.
 #[inline(always)]
 fn max_lanes(row: &[f32]) -> f32 {
@@ -228,19 +244,10 @@ vectorised! {
         let (row, rest) = row.split_at_mut(len);
         rest.fill(0.0);
         let max = max_lanes(row) * scale;
-        let mut lanes = [0.0_f32; LANES];
-        let (chunks, tail) = row.as_chunks_mut::<LANES>();
-        for chunk in chunks {
-            for i in 0..LANES {
-                chunk[i] = exp(chunk[i].mul_add(scale, -max));
-                lanes[i] += chunk[i];
-            }
-        }
-        for (i, value) in tail.iter_mut().enumerate() {
+        for value in row.iter_mut() {
             *value = exp(value.mul_add(scale, -max));
-            lanes[i] += *value;
         }
-        let inverse = 1.0 / reduce(lanes);
+        let inverse = 1.0 / sum_lanes(row);
         for value in row {
             *value *= inverse;
         }
@@ -252,18 +259,12 @@ vectorised! {
     pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
         let max = max_lanes(row);
         let mut total = 0.0_f64;
-        for block in row.chunks(1024) {
-            let mut lanes = [0.0_f32; LANES];
-            let (chunks, tail) = block.as_chunks::<LANES>();
-            for chunk in chunks {
-                for i in 0..LANES {
-                    lanes[i] += exp(chunk[i] - max);
-                }
+        let mut exponentials = [0.0_f32; 256];
+        for block in row.chunks(256) {
+            for (to, value) in exponentials.iter_mut().zip(block) {
+                *to = exp(value - max);
             }
-            for (i, value) in tail.iter().enumerate() {
-                lanes[i] += exp(value - max);
-            }
-            total += f64::from(reduce(lanes));
+            total += f64::from(sum_lanes(&exponentials[..block.len()]));
         }
         f64::from(max) + total.ln()
     }
@@ -274,6 +275,28 @@ vectorised! {
     pub(crate) fn argmax(row: &[f32]) -> usize {
         let max = max_lanes(row);
         row.iter().position(|v| *v == max).unwrap_or(0)
+    }
+}
+
+vectorised! {
+    /// The largest values of a row, falling, and where they are, the first of equals first. The
+    /// row is used up.
+    pub(crate) fn largest(row: &mut [f32], values: &mut [f32], at: &mut [u32]) {
+        for (value, at) in values.iter_mut().zip(at) {
+            *value = max_lanes(row);
+            let first = row.iter().position(|v| v == value).unwrap_or(0);
+            *at = first as u32;
+            row[first] = f32::NEG_INFINITY;
+        }
+    }
+}
+
+vectorised! {
+    /// `to = a * b`.
+    pub(crate) fn product(to: &mut [f32], a: &[f32], b: &[f32]) {
+        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+            *to = a * b;
+        }
     }
 }
 

@@ -14,6 +14,9 @@ pub(crate) const PANEL: usize = 16;
 /// Depth that is kept in the caches before the next columns are visited.
 const DEPTH_BLOCK: usize = 512;
 
+/// Steps of depth between two tests of the loop.
+const UNROLL: usize = 4;
+
 /// A weight (out, in) as panels of 16 output columns, each panel (in, 16), zero-padded.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
@@ -240,17 +243,16 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
             let at = column + n * V::LANES;
             job.w.add(at / PANEL * job.w_panel + at % PANEL)
         });
-        for k in depth {
-            let mut values = [V::splat(0.0); N];
-            for (value, w) in values.iter_mut().zip(w) {
-                *value = V::load(w.add(k * job.w_row));
+        let mut k = depth.start;
+        while k + UNROLL <= depth.end {
+            for u in 0..UNROLL {
+                add_outer::<V, M, N>(&mut acc, &x, &w, k + u, job.w_row);
             }
-            for (x, acc) in x.iter().zip(&mut acc) {
-                let x = V::splat(*x.add(k));
-                for (acc, w) in acc.iter_mut().zip(values) {
-                    *acc = x.mul_add(w, *acc);
-                }
-            }
+            k += UNROLL;
+        }
+        while k < depth.end {
+            add_outer::<V, M, N>(&mut acc, &x, &w, k, job.w_row);
+            k += 1;
         }
         for (m, acc) in acc.iter().enumerate() {
             let row = out.add(m * job.out_row);
@@ -260,6 +262,30 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
             }
             if !whole {
                 std::ptr::copy_nonoverlapping(edge.as_ptr(), row, job.columns - column);
+            }
+        }
+    }
+}
+
+/// Adds the products of inputs and weights at depth `k`.
+#[inline(always)]
+unsafe fn add_outer<V: Simd, const M: usize, const N: usize>(
+    acc: &mut [[V; N]; M],
+    x: &[*const f32; M],
+    w: &[*const f32; N],
+    k: usize,
+    w_row: usize,
+) {
+    // SAFETY: `k` lies within the job's depth, as `tile` holds it.
+    unsafe {
+        let mut values = [V::splat(0.0); N];
+        for (value, w) in values.iter_mut().zip(w) {
+            *value = V::load(w.add(k * w_row));
+        }
+        for (x, acc) in x.iter().zip(acc) {
+            let x = V::splat(*x.add(k));
+            for (acc, w) in acc.iter_mut().zip(values) {
+                *acc = x.mul_add(w, *acc);
             }
         }
     }

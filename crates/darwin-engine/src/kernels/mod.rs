@@ -9,7 +9,7 @@ mod simd;
 
 pub(crate) use math::{
     add_assign, add_product, add_scaled, argmax, dot, gated, gated_rms_norm, l2_norm, l2_normalize,
-    log_sum_exp, rms_norm, scale, sigmoids, silu, silu_mul, softmax,
+    largest, log_sum_exp, product, rms_norm, scale, sigmoids, silu, silu_mul, softmax,
 };
 pub(crate) use matrix::{Matrix, PANEL, Panels, multiply};
 pub(crate) use simd::Portable;
