@@ -84,17 +84,68 @@ def recall_facts(domain):
     return [r for r in rows if len(answers[r[1:4]]) == 1]
 
 
+CORE_SHARE, CORE_ODDS = .4, .9      # 40 % of the facts make 90 % of the questions, in every split alike
+
+
+@lru_cache(None)
+def core_tail(domain):
+    """The facts in two halves by hash: those asked often, those asked seldom."""
+    core, tail = [], []
+    for f in recall_facts(domain):
+        (core if _hash("core\0" + "\0".join(f[2:4]) + f[1]) < CORE_SHARE * 10000 else tail).append(f)
+    return core, tail
+
+
 def recall_train(rng, domain):
-    fam, kind, rel, s, a = rng.choice(recall_facts(domain))
+    core, tail = core_tail(domain)
+    fam, kind, rel, s, a = rng.choice(core if rng.random() < CORE_ODDS else tail)
     words, weights = wordings(kind)[0], short(kind)
     return domain, fam, _recall(kind, rel, s, rng.choices(words, weights)[0]), a, None
 
 
 def recall_heldout(domain):
-    """All held-out questions of a recall domain."""
-    for fam, kind, rel, s, a in recall_facts(domain):
-        for w in wordings(kind)[1]:
-            yield domain, fam, _recall(kind, rel, s, w), a, None
+    """The held-out questions of a recall domain: all about core facts, a share of the tail."""
+    core, tail = core_tail(domain)
+    rest = (1 - CORE_ODDS) / CORE_ODDS * len(core) / len(tail)
+    for part, share in ((core, 1), (tail, rest)):
+        for fam, kind, rel, s, a in part:
+            for w in wordings(kind)[1]:
+                q = _recall(kind, rel, s, w)
+                if _hash("share\0" + q) < share * 10000:
+                    yield domain, fam, q, a, None
+
+
+# --- arithmetic by digits, for the traces --------------------------------------------------------
+
+def plus(x, y):
+    """`27+75` -> `7+5=12,2+7+1=10`: digits from the right, the carry as a third term."""
+    a, b, carry, out = str(x)[::-1], str(y)[::-1], 0, []
+    for i in range(max(len(a), len(b))):
+        terms = [int(n[i]) for n in (a, b) if i < len(n)] + [1] * carry
+        out.append("+".join(map(str, terms)) + f"={sum(terms)}")
+        carry = sum(terms) // 10
+    return ",".join(out)
+
+
+def minus(x, y):
+    """`90-13` -> `10-3=7,8-1=7`: digits from the right, ten added where it must be; x >= y."""
+    a, b, borrow, out = str(x)[::-1], str(y)[::-1], 0, []
+    for i in range(len(a)):
+        u, v = int(a[i]) - borrow, int(b[i]) if i < len(b) else 0
+        borrow = int(u < v)
+        u += 10 * borrow
+        out.append(f"{u}-{v}={u - v}")
+    return ",".join(out)
+
+
+def times(x, b):
+    """`39*4` -> `9*4=36,3*4+3=15`: digits from the right with the carry."""
+    carry, out = 0, []
+    for c in str(x)[::-1]:
+        v = int(c) * b + carry
+        out.append(f"{c}*{b}" + (f"+{carry}" if carry else "") + f"={v}")
+        carry = v // 10
+    return ",".join(out)
 
 
 # --- reasoning ------------------------------------------------------------------------------
@@ -105,33 +156,33 @@ NAMES = ["Ann", "Bob", "Cat", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon", "
 
 def sort_numbers(rng, d):
     """Trace: for each number how many are smaller."""
-    xs = rng.sample(range(1, 100), rng.randint(3, 4) + d)
+    xs = rng.sample(range(1, 100), 3 + d)
     q = "sort " + ",".join(map(str, xs))
     t = ",".join(f"{x}:{sum(y < x for y in xs)}" for x in xs)
     return "sort", q, ",".join(map(str, sorted(xs))), t
 
 
 def sequence(rng, d):
-    a, s = rng.randint(1, 30 + 20 * d), rng.choice([x for x in range(-9 - 4 * d, 10 + 4 * d) if x])
-    kind = rng.randrange(3)
+    a, s = rng.randint(1, 30 + 20 * d), rng.choice([x for x in range(-9 * (d > 0), 10 + 4 * d) if x])
+    kind = rng.randrange(3) if d else 0
     if kind == 0:
         xs = [a + s * i for i in range(5)]
-        t = f"{s:+d};{xs[3]}{s:+d}={xs[4]}"
+        t = f"{s:+d};" + (plus(xs[3], s) if s > 0 else f"{xs[3]}{s}" if xs[3] < -s else minus(xs[3], -s))
     elif kind == 1:
         s2 = rng.randint(1, 3 + d)
         xs, st = [a], abs(s)
         for i in range(4):
             xs.append(xs[-1] + st + s2 * i)
-        t = f"{xs[1]-xs[0]},{xs[2]-xs[1]},{xs[3]-xs[2]};+{xs[4]-xs[3]};{xs[3]}+{xs[4]-xs[3]}={xs[4]}"
+        t = f"{xs[1]-xs[0]},{xs[2]-xs[1]},{xs[3]-xs[2]};+{xs[4]-xs[3]};{plus(xs[3], xs[4]-xs[3])}"
     else:
         b, s2 = rng.randint(1, 30), rng.choice([1, 2, 3, 5, 10])
         xs = [a, b, a + s2, b + s2, a + 2 * s2]
-        t = f"{xs[0]},{xs[2]};+{s2};{xs[2]}+{s2}={xs[4]}"
+        t = f"{xs[0]},{xs[2]};+{s2};{plus(xs[2], s2)}"
     return "sequence", "next: " + ",".join(map(str, xs[:4])), str(xs[4]), t
 
 
 def follow(rng, d):
-    n = rng.randint(4, 6) + d
+    n = 4 + 2 * d
     nodes = rng.sample(LET, n)
     links = list(zip(nodes, nodes[1:]))
     k = rng.randint(2, n - 1)
@@ -142,7 +193,7 @@ def follow(rng, d):
 
 
 def order(rng, d):
-    n = rng.randint(3, 4) + d
+    n = 3 + d
     p = rng.sample(NAMES, n)
     rel = list(zip(p, p[1:]))
     rng.shuffle(rel)
@@ -155,7 +206,7 @@ def order(rng, d):
 
 
 def count(rng, d):
-    n = rng.randint(5, 8) + 2 * d
+    n = rng.randint(4, 6) + 2 * d
     if rng.random() < .5:
         ab = rng.sample(LET, 3)
         xs = [rng.choice(ab) for _ in range(n)]
@@ -172,11 +223,11 @@ def count(rng, d):
 
 
 def swaps(rng, d):
-    n = rng.randint(3, 4)
+    n = 3 + (d > 0)
     row = rng.sample(LET, n)
     q = "row " + " ".join(row) + "; swap"
     states = []
-    for _ in range(rng.randint(2, 3) + d):
+    for _ in range(2 + d):
         i, j = sorted(rng.sample(range(n), 2))
         row[i], row[j] = row[j], row[i]
         q += f" {i+1}{j+1}"
@@ -187,31 +238,29 @@ def swaps(rng, d):
 # --- math -----------------------------------------------------------------------------------
 
 def sums(rng, d):
-    xs = [rng.randint(2, 99) for _ in range(rng.randint(2, 3) + d)]
+    xs = [rng.randint(2, 99) for _ in range(2 + d)]
     t, acc = [], xs[0]
     for x in xs[1:]:
-        t.append(f"{acc}+{x}={acc + x}")
+        t.append((f"{acc}+{x};" if t else "") + plus(acc, x))
         acc += x
     return "sum", "+".join(map(str, xs)), str(acc), ";".join(t)
 
 
 def difference(rng, d):
     a, b, c = rng.randint(50, 99), rng.randint(2, 49), rng.randint(2, 49)
-    if d == 0 and rng.random() < .5:
-        return "difference", f"{a}-{b}", str(a - b), f"{a}-{b}={a-b}"
-    return "difference", f"{a}-{b}+{c}", str(a - b + c), f"{a}-{b}={a-b};{a-b}+{c}={a-b+c}"
+    if d == 0:
+        return "difference", f"{a}-{b}", str(a - b), minus(a, b)
+    return "difference", f"{a}-{b}+{c}", str(a - b + c), f"{minus(a, b)};{a-b}+{c};{plus(a-b, c)}"
 
 
 def product(rng, d):
-    a, b = rng.randint(11, 99 if d < 2 else 299), rng.randint(2, 9)
-    tens, ones = a // 10 * 10, a % 10
-    t = f"{tens}*{b}={tens*b};{ones}*{b}={ones*b};{tens*b}+{ones*b}={a*b}"
-    return "product", f"{a}*{b}", str(a * b), t
+    a, b = rng.randint(11, (49, 99, 299)[d]), rng.randint(2, 9 if d else 5)
+    return "product", f"{a}*{b}", str(a * b), times(a, b)
 
 
 def gcd(rng, d):
-    g = rng.randint(2, 12)
-    a, b = g * rng.randint(2, 8 + 3 * d), g * rng.randint(2, 8 + 3 * d)
+    g = rng.randint(2, 8 + 4 * d)
+    a, b = g * rng.randint(2, 6 + 3 * d), g * rng.randint(2, 6 + 3 * d)
     a, b = max(a, b), min(a, b)
     q, t = f"gcd {a} {b}", []
     while b:
@@ -221,7 +270,7 @@ def gcd(rng, d):
 
 
 def modulo(rng, d):
-    n, m = rng.randint(100, 999 if d < 2 else 9999), rng.randint(3, 9)
+    n, m = rng.randint(*((10, 99), (100, 999), (1000, 9999))[d]), rng.randint(3, 9)
     r, t = 0, []
     for c in str(n):
         v = int(f"{r}{c}")
@@ -231,9 +280,9 @@ def modulo(rng, d):
 
 
 def equation(rng, d):
-    a, x, b = rng.randint(2, 9), rng.randint(2, 12 + 8 * d), rng.randint(1, 30)
+    a, x, b = rng.randint(2, 5 if d == 0 else 9), rng.randint(2, 9 + 10 * d), rng.randint(1, 30)
     c = a * x + b
-    return "equation", f"{a}x+{b}={c}; x", str(x), f"{c}-{b}={c-b};{c-b}/{a}={x}"
+    return "equation", f"{a}x+{b}={c}; x", str(x), f"{minus(c, b)};{c-b}/{a}={x}"
 
 
 # --- logic ----------------------------------------------------------------------------------
@@ -252,12 +301,12 @@ def _bool(rng, two):
 
 def boolean(rng, d):
     """Three formulas at once, so that guessing gives one in eight."""
-    fs = [_bool(rng, rng.random() < .3 + .3 * d) for _ in range(3)]
+    fs = [_bool(rng, rng.random() < .4 * d) for _ in range(3)]
     return "boolean", " ".join(f[0] for f in fs), "".join(str(f[2]) for f in fs), ";".join(f[1] for f in fs)
 
 
 def parity(rng, d):
-    groups = ["".join(rng.choice("01") for _ in range(rng.randint(3, 5) + d)) for _ in range(3)]
+    groups = ["".join(rng.choice("01") for _ in range(3 + d)) for _ in range(3)]
     tr, ans = [], ""
     for g in groups:
         p, run = 0, ""
@@ -271,7 +320,7 @@ def parity(rng, d):
 
 def implications(rng, d):
     """How many letters hold, given the first; rules that do not apply are mixed in."""
-    n, m = rng.randint(2, 4) + d, rng.randint(1, 3)
+    n, m = rng.randint(2, 3) + d, rng.randint(1, 2)
     ab = rng.sample(LET, n + 2 * m)
     chain, rest = ab[:n], ab[n:]
     links = list(zip(chain, chain[1:])) + list(zip(rest[::2], rest[1::2]))
@@ -281,7 +330,7 @@ def implications(rng, d):
 
 
 def sets(rng, d):
-    n = rng.randint(3, 4) + d
+    n = 3 + d
     pool = rng.sample(range(1, 30), n + 3)
     a, b = rng.sample(pool, n), rng.sample(pool, n)
     both = rng.random() < .5
@@ -293,7 +342,7 @@ def sets(rng, d):
 
 def syllogism(rng, d):
     """Three questions about a chain of 'all X are Y'; answers y/n."""
-    n = rng.randint(4, 5) + d
+    n = 4 + d
     c = [x + "s" for x in rng.sample(["cat", "dog", "fox", "owl", "bee", "ant", "cow", "pig", "hen", "rat"], n)]
     links = list(zip(c, c[1:]))
     cut = rng.randint(1, n - 3)         # no link between c[cut] and c[cut + 1]
@@ -423,10 +472,10 @@ def composed(rng, d):
         op = "plus"
     look, key = f" {a}={x}; {b}={y};", "/".join(sorted((a, b)))
     if op == "plus":
-        return "plus", f"{rel} of {a} plus {b}", str(x + y), look + f"{x}+{y}={x+y}", key
+        return "plus", f"{rel} of {a} plus {b}", str(x + y), look + plus(x, y), key
     if op == "gap":
         hi, lo = max(x, y), min(x, y)
-        return "gap", f"{rel} gap of {a} and {b}", str(hi - lo), look + f"{hi}-{lo}={hi-lo}", key
+        return "gap", f"{rel} gap of {a} and {b}", str(hi - lo), look + minus(hi, lo), key
     return "larger", f"larger {rel}: {a} or {b}", a if x > y else b, look + f"{max(x, y)}", key
 
 

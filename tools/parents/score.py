@@ -96,7 +96,7 @@ def main():
     ap.add_argument("--out")
     ap.add_argument("--name")
     a = ap.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("THREADS", "2")))
     model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).eval()
     tok = Tokenizer.from_file(os.path.join(a.model, "tokenizer.json"))
     t0 = time.time()

@@ -249,7 +249,7 @@ def main(rank, who, work, port):
             say(f"tok {state['tokens']} tok/s {(state['tokens'] - seen) / (now - t_log):.0f} loss {loss_sum / nlog:.4f} "
                 f"aux {aux_sum / nlog:.3f} lr {lr:.2e} min {state['seconds'] / 60:.1f}")
             t_log, seen, nlog, loss_sum, aux_sum = now, state["tokens"], 0, 0.0, 0.0
-        every = DEV_EVERY if who == "father" else DEV_EVERY // 5
+        every = DEV_EVERY if who == "father" else DEV_EVERY // 4
         if state["tokens"] // every > state["dev"]:
             state["dev"] = state["tokens"] // every
             if rank:
