@@ -194,7 +194,7 @@ fn arms_sentence(run: &Run) -> Option<String> {
     (!gaps.is_empty()).then(|| {
         format!(
             "Mean of “{}” against the other arms, in points: {}. The intervals are for unpaired \
-             means, hence too wide rather than too narrow; one pair of parents cannot show that \
+             means, as a rule too wide rather than too narrow; one pair of parents cannot show that \
              diagnostics help in general.",
             model_label(&child.name),
             list(&gaps)

@@ -3,7 +3,7 @@
 use super::results::{Standing, against_parents, detectable, items};
 use crate::run::Run;
 use crate::size::size;
-use crate::words::{grouped, list, model_label, percent, points};
+use crate::words::{grouped, model_label, percent, points};
 use darwin_core::Split;
 use darwin_core::files::{ModelScores, Verdict};
 use serde::Serialize;
@@ -62,8 +62,10 @@ fn scored(run: &Run, child: &ModelScores) -> String {
     };
     let standings: Vec<Standing> = against_parents(run, child).iter().map(|a| a.standing).collect();
     let count = |s: Standing| standings.iter().filter(|x| **x == s).count();
+    let on = size(run).map(|s| format!("On models of {} ", s.words()));
+    let subject = on.map_or_else(|| "The child".to_owned(), |on| format!("{on}the child"));
     format!(
-        "{caveat}The child ({}) answers {} % right on average{}. Against the better parent of each \
+        "{caveat}{subject} ({}) answers {} % right on average{}. Against the better parent of each \
          of {} domains it is better in {}, worse in {} and not to be told apart in {}",
         model_label(&child.name).to_lowercase(),
         percent(child.mean.value),
@@ -92,30 +94,29 @@ fn better_parent(run: &Run, child: &ModelScores) -> String {
 
 /// What the numbers can and cannot say, computed from the files.
 pub(crate) fn limits(run: &Run) -> String {
-    let mut parts = Vec::new();
-    let on = size(run).map_or_else(
-        || "Measured on one pair of parents of unknown size".to_owned(),
-        |s| format!("Measured on models of {}, one pair of parents", s.words()),
+    let models = size(run).map_or_else(
+        || "One pair of parents of unknown size".to_owned(),
+        |s| format!("One pair of parents, models of {}", s.words()),
     );
-    parts.push(on);
+    let mut sentences =
+        vec![format!("{models}: nothing here says how larger models would behave.")];
     if let Some(child) = run.child_scores() {
-        parts.push(format!(
-            "{} {} items in {} domains",
-            grouped(items(child) as u64),
-            run.scores.as_ref().map(|s| s.split.to_string()).unwrap_or_default(),
-            child.domains.len()
-        ));
-        if let Some(effect) = detectable(child) {
+        let effect = detectable(child).map(|effect| {
             let effect = points(effect);
             let effect = effect.trim_start_matches('+');
-            parts.push(format!(
-                "differences below about {effect} points in one domain are not resolved"
-            ));
-        }
+            format!("; differences below about {effect} points in one domain are not resolved")
+        });
+        sentences.push(format!(
+            "Scores from {} {} items in {} domains{}.",
+            grouped(items(child) as u64),
+            run.scores.as_ref().map(|s| s.split.to_string()).unwrap_or_default(),
+            child.domains.len(),
+            effect.unwrap_or_default()
+        ));
     }
     if let Ok(comparison) = &run.comparison {
         let samples = grouped(comparison.calibration.samples as u64);
-        parts.push(format!("profiles from {samples} calibration samples"));
+        sentences.push(format!("Profiles from {samples} calibration samples."));
     }
-    format!("{}. Nothing here says how larger models would behave.", list(&parts))
+    sentences.join(" ")
 }
