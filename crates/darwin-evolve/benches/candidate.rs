@@ -20,8 +20,8 @@ fn main() {
     let line = line_recipe(&config, 0.5, layers).expect("valid");
     let parents = Parents::open(&config, &line).expect("the example parents");
     let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
-    let evaluator =
-        Likelihood::new(items.take_per_domain(config.proxy.per_domain), &parents.text).expect("items");
+    let evaluator = Likelihood::new(items.take_per_domain(config.proxy.per_domain), &parents.text)
+        .expect("items");
     let cancel = Cancel::default();
     let mut shares = Shares::uniform(0.4, layers);
     shares.layers.iter_mut().for_each(|l| l.density_m = 0.8);

@@ -4,7 +4,9 @@ use crate::items::Items;
 use crate::run::{Ui, save};
 use crate::{Error, Parents, RunConfig};
 use darwin_core::files::{Comparison, Profile};
-use darwin_profile::{CompareOptions, calibration_sha256, ProfileOptions, Subject, compare, profile};
+use darwin_profile::{
+    CompareOptions, ProfileOptions, Subject, calibration_sha256, compare, profile,
+};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
@@ -41,9 +43,8 @@ pub(crate) fn one(
         return Ok(kept);
     }
     let options = ProfileOptions::default();
-    let (profile, samples) =
-        profile(subject, &items.calibration, &options, ui.progress, ui.cancel)
-            .map_err(Error::below)?;
+    let (profile, samples) = profile(subject, &items.calibration, &options, ui.progress, ui.cancel)
+        .map_err(Error::below)?;
     samples.save(&config.out.join(format!("{name}.samples.safetensors"))).map_err(Error::below)?;
     save(&path, &profile)?;
     Ok(profile)
@@ -70,7 +71,12 @@ pub(crate) fn comparison(
         return Ok(kept);
     }
     let options = CompareOptions {
-        weights: profiles[0].calibration.domains.keys().map(|d| (d.clone(), config.weight(d))).collect(),
+        weights: profiles[0]
+            .calibration
+            .domains
+            .keys()
+            .map(|d| (d.clone(), config.weight(d)))
+            .collect(),
         ..CompareOptions::default()
     };
     let comparison = compare(

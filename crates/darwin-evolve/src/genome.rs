@@ -290,12 +290,12 @@ impl Genome {
 
 /// 1 / (1 + e^-x).
 #[must_use]
-pub fn sigmoid(x: f64) -> f64 {
+pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
 /// ln(p / (1 - p)).
 #[must_use]
-pub fn logit(p: f64) -> f64 {
+pub(crate) fn logit(p: f64) -> f64 {
     (p / (1.0 - p)).ln()
 }

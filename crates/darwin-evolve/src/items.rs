@@ -8,19 +8,19 @@ use darwin_eval::{Encoded, ExactMatch, ItemSet, Likelihood};
 use std::collections::BTreeMap;
 
 /// Items and evaluators of all splits.
-pub struct Items {
+pub(crate) struct Items {
     /// For profiles and comparison.
-    pub calibration: Encoded,
+    pub(crate) calibration: Encoded,
     /// The proxy phase.
-    pub proxy: Likelihood,
+    pub(crate) proxy: Likelihood,
     /// The real phase.
-    pub search: ExactMatch,
+    pub(crate) search: ExactMatch,
     /// The choice of each arm's child.
-    pub selection: ExactMatch,
+    pub(crate) selection: ExactMatch,
     /// The one look.
-    pub test: ExactMatch,
+    pub(crate) test: ExactMatch,
     /// SHA-256 over all splits' hashes.
-    pub sha256: String,
+    pub(crate) sha256: String,
 }
 
 impl Items {
@@ -29,7 +29,7 @@ impl Items {
     ///
     /// # Errors
     /// [`Error::Config`] naming an item in two splits; whatever reading and tokenising bring.
-    pub fn open(config: &RunConfig, text: &Text) -> Result<Self, Error> {
+    pub(crate) fn open(config: &RunConfig, text: &Text) -> Result<Self, Error> {
         let read = |split: Split, n: usize| {
             let set = ItemSet::open(&config.items_of(split), split).map_err(Error::below)?;
             Ok::<_, Error>(set.take_per_domain(n))
@@ -64,7 +64,11 @@ fn disjoint(config: &RunConfig, sets: &[&ItemSet]) -> Result<(), Error> {
             if let Some(other) = seen.insert(&item.id, set.split()) {
                 return Err(Error::Config {
                     path: config.items.clone(),
-                    text: format!("item `{}` is in the splits {other} and {}", item.id, set.split()),
+                    text: format!(
+                        "item `{}` is in the splits {other} and {}",
+                        item.id,
+                        set.split()
+                    ),
                     hint: "splits never mix: remove it from one of the files".to_owned(),
                 });
             }

@@ -84,13 +84,21 @@ impl Parents {
     /// The father as the profiler sees him.
     #[must_use]
     pub fn father_subject(&self) -> Subject<'_> {
-        Subject { model: &self.father_model, source: self.father.as_ref(), reference: &self.refs[0] }
+        Subject {
+            model: &self.father_model,
+            source: self.father.as_ref(),
+            reference: &self.refs[0],
+        }
     }
 
     /// The mother as the profiler sees her.
     #[must_use]
     pub fn mother_subject(&self) -> Subject<'_> {
-        Subject { model: &self.mother_model, source: self.mother.as_ref(), reference: &self.refs[1] }
+        Subject {
+            model: &self.mother_model,
+            source: self.mother.as_ref(),
+            reference: &self.refs[1],
+        }
     }
 
     /// For each layer whether it is linear attention.
@@ -104,14 +112,19 @@ impl Parents {
 fn in_memory(model: &Checkpoint) -> Result<Option<MemorySource>, Error> {
     let small = model.tensor_bytes() <= IN_MEMORY_BYTES;
     let floats = model.manifest().tensors().iter().all(|t| t.dtype.is_mergeable());
-    if small && floats { MemorySource::read(model).map(Some).map_err(Error::below) } else { Ok(None) }
+    if small && floats {
+        MemorySource::read(model).map(Some).map_err(Error::below)
+    } else {
+        Ok(None)
+    }
 }
 
 fn contents(model: &Checkpoint) -> Result<String, Error> {
     let mut text = model.headers_sha256().to_owned();
     if model.tensor_bytes() <= IN_MEMORY_BYTES {
         for path in model.shard_paths() {
-            text += &sha256_file(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+            text +=
+                &sha256_file(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         }
     }
     Ok(text)

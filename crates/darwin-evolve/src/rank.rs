@@ -1,11 +1,11 @@
 //! May the proxy rank at all? Its rank correlation with the real benchmark, measured on random
 //! genomes (method 3.3).
 
+use crate::Error;
 use crate::genome::Genome;
 use crate::recipe::recipe;
 use crate::search::Stages;
 use crate::stage::{Bench, Named};
-use crate::Error;
 use darwin_core::Progress;
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::stats::spearman;
@@ -25,7 +25,7 @@ pub struct RankCheck {
 ///
 /// # Errors
 /// Whatever evaluation or journal bring.
-pub fn rank_check(
+pub(crate) fn rank_check(
     bench: &mut Bench<'_>,
     stages: &Stages<'_>,
     genome: &Genome,
@@ -40,8 +40,7 @@ pub fn rank_check(
     let mut fitness = [Vec::new(), Vec::new()];
     for (phase, stage) in [&stages.proxy, &stages.real].into_iter().enumerate() {
         for (step, genes) in genes.iter().enumerate() {
-            let named =
-                Named { arm: "rank_check", step, generation: 0, genes, label: None };
+            let named = Named { arm: "rank_check", step, generation: 0, genes, label: None };
             let candidate = recipe(bench.config, &genome.decode(genes))?;
             fitness[phase].push(stage.evaluate(bench, &named, &candidate)?.fitness);
             progress.advance(1);

@@ -1,8 +1,8 @@
 //! From shares to a recipe file that can be merged alone and read back (method 3.1).
 
+use crate::Error;
 use crate::config::{BlendMethod, RunConfig, UnitName};
 use crate::genome::{LayerShares, RouterChoice, Shares};
-use crate::Error;
 use darwin_checkpoint::Unit;
 use darwin_core::{Density, LayerIdx, Share};
 use darwin_merge::{LayerSpec, Part, Recipe, RouterMode};
@@ -36,7 +36,8 @@ pub fn line_recipe(config: &RunConfig, t: f64, num_layers: usize) -> Result<Reci
 /// # Errors
 /// [`Error::Below`] where the merge crate refuses it.
 pub fn published_recipe(config: &RunConfig, num_layers: usize) -> Result<Recipe, Error> {
-    let layer = |t: f64, router| LayerShares { mixer: t, routed: t, shared: t, router, density_m: 0.799 };
+    let layer =
+        |t: f64, router| LayerShares { mixer: t, routed: t, shared: t, router, density_m: 0.799 };
     let mut layers = vec![layer(0.5988, RouterChoice::Mother); num_layers];
     if let [.., golden, last] = &mut layers[..] {
         *golden = layer(0.9, RouterChoice::Mother);
@@ -70,17 +71,14 @@ fn build(config: &RunConfig, shares: &Shares, method: &str) -> Result<Recipe, Er
             RouterChoice::Mother => RouterMode::Mother,
         };
         builder = builder.router(LayerSpec::one(LayerIdx(l)), from);
+        if method == "dare_ties" {
+            builder = builder.layer_density(LayerIdx(l), density(1.0), density(layer.density_m));
+        }
     }
     if method == "dare_ties" {
-        builder = builder.density(density(1.0), density(mean_density(shares)));
+        builder = builder.density(density(1.0), density(shares.density_m));
     }
     builder.build().map_err(Error::below)
-}
-
-/// The method has one density a model: the mean over the layers where they differ.
-fn mean_density(shares: &Shares) -> f64 {
-    let n = shares.layers.len().max(1) as f64;
-    shares.layers.iter().map(|l| l.density_m).sum::<f64>() / n
 }
 
 fn rounded(value: f64) -> f64 {

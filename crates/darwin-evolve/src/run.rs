@@ -83,7 +83,9 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
         };
         champions.push(match arm {
             ArmName::Line => search.line(&mut bench)?,
-            _ => search.evolve(&mut bench, &genome, &out.join(format!("cma-{}.json", arm.name())))?,
+            _ => {
+                search.evolve(&mut bench, &genome, &out.join(format!("cma-{}.json", arm.name())))?
+            }
         });
     }
     let best = best(&champions);
@@ -106,7 +108,8 @@ fn header(config: &RunConfig, parents: &Parents, items: &Items) -> Result<RunHea
     Ok(RunHeader {
         schema: SCHEMA,
         run_sha256: sha256_hex(decided.as_bytes()),
-        seeds: [("run".to_owned(), config.seeds.run), ("masks".to_owned(), config.seeds.masks)].into(),
+        seeds: [("run".to_owned(), config.seeds.run), ("masks".to_owned(), config.seeds.masks)]
+            .into(),
     })
 }
 

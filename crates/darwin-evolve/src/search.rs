@@ -102,7 +102,14 @@ impl Search<'_, '_> {
         let mut proxy = Spent::default();
         self.begin("proxy", self.budget.proxy_steps);
         let mut injected = genome.injected();
-        while self.generation(bench, genome, &mut cma, &injected, &mut proxy, (&self.stages.proxy, limit))? {
+        while self.generation(
+            bench,
+            genome,
+            &mut cma,
+            &injected,
+            &mut proxy,
+            (&self.stages.proxy, limit),
+        )? {
             injected.clear();
         }
         self.progress.finish();
@@ -111,7 +118,14 @@ impl Search<'_, '_> {
         let mut warm = self.warm_cma(&cma, bench.config.seeds.run)?;
         let mut injected = vec![cma.mean()];
         injected.extend(best(&proxy.tried, warm.parameters().popsize / 2).map(|t| t.genes.clone()));
-        while self.generation(bench, genome, &mut warm, &injected, &mut real, (&self.stages.real, self.budget.real))? {
+        while self.generation(
+            bench,
+            genome,
+            &mut warm,
+            &injected,
+            &mut real,
+            (&self.stages.real, self.budget.real),
+        )? {
             injected.clear();
         }
         self.progress.finish();
@@ -149,7 +163,14 @@ impl Search<'_, '_> {
             if real.tokens >= self.budget.real {
                 break;
             }
-            self.step(bench, &self.stages.real, &mut real, 0, tried.genes.clone(), tried.recipe.clone())?;
+            self.step(
+                bench,
+                &self.stages.real,
+                &mut real,
+                0,
+                tried.genes.clone(),
+                tried.recipe.clone(),
+            )?;
         }
         self.progress.finish();
         let finalists = best(&real.tried, self.budget.top + 1).cloned().collect();

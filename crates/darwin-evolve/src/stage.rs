@@ -144,11 +144,7 @@ impl<'a> Stage<'a> {
         Ok(line)
     }
 
-    fn run(
-        &self,
-        bench: &Bench<'_>,
-        recipe: &Recipe,
-    ) -> Result<Result<Evaluation, String>, Error> {
+    fn run(&self, bench: &Bench<'_>, recipe: &Recipe) -> Result<Result<Evaluation, String>, Error> {
         let merge = match Merge::new(recipe, &bench.parents.sources) {
             Ok(merge) => merge,
             Err(error) => return Ok(Err(error.to_string())),

@@ -7,9 +7,7 @@ use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
 use darwin_core::files::{Severity, Verdict};
 use darwin_engine::{Model, Text};
-use darwin_profile::{
-    CheckOptions, Family, Subject, check, health_summary, model_ref, preflight,
-};
+use darwin_profile::{CheckOptions, Family, Subject, check, health_summary, model_ref, preflight};
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
@@ -29,11 +27,8 @@ pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let load = |i: usize| Model::load(&checkpoints[i]);
     let models = [load(0)?, load(1)?, load(2)?];
     let refs = checkpoints.each_ref().map(|c| model_ref(checkpoint_name(c), c, Some(&text)));
-    let subject = |i: usize| Subject {
-        model: &models[i],
-        source: &checkpoints[i],
-        reference: &refs[i],
-    };
+    let subject =
+        |i: usize| Subject { model: &models[i], source: &checkpoints[i], reference: &refs[i] };
     let family = Family { child: subject(0), father: subject(1), mother: subject(2) };
     let options = CheckOptions::default();
     let health = check(&family, &items, &text, &options, ui.progress(), ui.cancel())?;

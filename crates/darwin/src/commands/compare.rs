@@ -17,11 +17,8 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
     let items = super::calibration(&arguments.items, &text)?;
     let models = [Model::load(&checkpoints[0])?, Model::load(&checkpoints[1])?];
     let refs = checkpoints.each_ref().map(|c| model_ref(checkpoint_name(c), c, Some(&text)));
-    let subject = |i: usize| Subject {
-        model: &models[i],
-        source: &checkpoints[i],
-        reference: &refs[i],
-    };
+    let subject =
+        |i: usize| Subject { model: &models[i], source: &checkpoints[i], reference: &refs[i] };
     let options = ProfileOptions::default();
     let (father, _) = profile(&subject(0), &items, &options, ui.progress(), ui.cancel())?;
     let (mother, _) = profile(&subject(1), &items, &options, ui.progress(), ui.cancel())?;

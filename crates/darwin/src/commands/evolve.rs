@@ -48,7 +48,13 @@ fn plan(config: &RunConfig) -> String {
         arms.join(", "),
         config.proxy.steps,
         config.real.steps,
-        config.goal.protected.iter().map(|(d, m)| format!("{d} (margin {m})")).collect::<Vec<_>>().join(", "),
+        config
+            .goal
+            .protected
+            .iter()
+            .map(|(d, m)| format!("{d} (margin {m})"))
+            .collect::<Vec<_>>()
+            .join(", "),
         config.out.display(),
     )
 }
@@ -112,11 +118,15 @@ fn score_table(scores: &Scores) -> String {
         }
     }
     let mut mean = vec!["mean".to_owned(), String::new()];
-    mean.extend(scores.models.iter().map(|m| {
-        format!("{:.1} ±{:.1}", 100.0 * m.mean.value, 196.0 * m.mean.se)
-    }));
+    mean.extend(
+        scores
+            .models
+            .iter()
+            .map(|m| format!("{:.1} ±{:.1}", 100.0 * m.mean.value, 196.0 * m.mean.se)),
+    );
     rows.push(mean);
-    table(&rows) + "* protected: may not fall below the father; `direct`: without <think>, not in the mean\n"
+    table(&rows)
+        + "* protected: may not fall below the father; `direct`: without <think>, not in the mean\n"
 }
 
 fn row(name: &str, cells: &[Option<Scored>]) -> Vec<String> {
@@ -127,8 +137,7 @@ fn row(name: &str, cells: &[Option<Scored>]) -> Vec<String> {
 }
 
 fn accuracy(s: Scored) -> String {
-    let interval = wilson(s.correct, s.n, 1.96);
+    let interval = wilson(s.correct as u64, s.n as u64, 1.96);
     let percent = |x: f64| format!("{:.0}", 100.0 * x);
     format!("{:.1} [{}, {}]", 100.0 * s.accuracy(), percent(interval.low), percent(interval.high))
 }
-

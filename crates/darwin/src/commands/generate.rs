@@ -16,10 +16,8 @@ pub(crate) fn run(arguments: &GenerateArgs, ui: &Ui) -> Result<ExitCode, Failure
     } else {
         text.chat(&arguments.prompt, arguments.think)?
     };
-    let options = GenerateOptions {
-        max_new_tokens: arguments.max_new_tokens,
-        stop: text.stop_ids(),
-    };
+    let options =
+        GenerateOptions { max_new_tokens: arguments.max_new_tokens, stop: text.stop_ids() };
     let prompts = [text.encode(&prompt)?];
     let answers = generate(&model, &prompts, &[Vec::new()], &options, ui.cancel())?;
     let answer = answers.first().map_or(&[][..], Vec::as_slice);

@@ -16,7 +16,7 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
         ui.warn(note);
     }
     let Some(out) = arguments.out.as_deref().filter(|_| !arguments.dry_run) else {
-        ui.say(merge.plan().describe());
+        ui.say(merge.plan().describe().join("\n"));
         return Ok(ExitCode::SUCCESS);
     };
     let options = MergeOptions {

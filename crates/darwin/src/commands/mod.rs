@@ -57,8 +57,9 @@ fn calibration(arguments: &ItemArgs, text: &Text) -> Result<Encoded, Failure> {
 }
 
 fn save_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
-    darwin_core::fs::write_json(path, value)
-        .map_err(|e| Failure::new(Fault::of_io(&e), format!("cannot write {}: {e}", path.display())))
+    darwin_core::fs::write_json(path, value).map_err(|e| {
+        Failure::new(Fault::of_io(&e), format!("cannot write {}: {e}", path.display()))
+    })
 }
 
 /// The time, UTC, as `2026-11-24T08:00:00Z`: for `created`, the one clock in our files.

@@ -25,6 +25,7 @@ pub(crate) fn write(run: &Path, out: &Path) -> Result<(), Failure> {
 }
 
 fn save(path: &Path, text: &str) -> Result<(), Failure> {
-    write_atomic(path, text.as_bytes())
-        .map_err(|e| Failure::new(Fault::of_io(&e), format!("cannot write {}: {e}", path.display())))
+    write_atomic(path, text.as_bytes()).map_err(|e| {
+        Failure::new(Fault::of_io(&e), format!("cannot write {}: {e}", path.display()))
+    })
 }

@@ -72,14 +72,18 @@ fn dry_run_reads_headers_alone_and_writes_nothing() {
     let folder = siblings();
     let (code, stdout, _) = darwin(folder.path(), &["merge", "merge.yaml", "--dry-run"]);
     assert_eq!(code, 0);
-    assert!(stdout.contains("layers.0.mlp.gate.weight") && stdout.contains("(default)"), "{stdout}");
+    assert!(
+        stdout.contains("layers.0.mlp.gate.weight") && stdout.contains("(default)"),
+        "{stdout}"
+    );
     assert!(!folder.path().join("child").exists());
 }
 
 #[test]
 fn unknown_keys_come_all_at_once_with_the_nearest_known_one() {
     let folder = siblings();
-    let text = RECIPE.replace("weight: 0.5 }\n  - model: mother", "wieght: 0.5 }\n  - model: mother")
+    let text = RECIPE
+        .replace("weight: 0.5 }\n  - model: mother", "wieght: 0.5 }\n  - model: mother")
         + "base_modle: father\n";
     std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
     refuses(
@@ -167,7 +171,12 @@ fn an_unknown_tensor() {
         .ids()
         .zip(darwin_checkpoint::TensorSource::manifest(&father).tensors())
     {
-        tensors.push((info.name.clone(), info.dtype, info.shape.clone(), father.values(id).to_vec()));
+        tensors.push((
+            info.name.clone(),
+            info.dtype,
+            info.shape.clone(),
+            father.values(id).to_vec(),
+        ));
     }
     tensors.push(("layers.0.mystery.weight".to_owned(), Dtype::F32, vec![2], vec![0.0, 1.0]));
     let config = darwin_checkpoint::TensorSource::config(&father).clone();
@@ -224,17 +233,27 @@ fn score_and_generate_answer_and_refuse() {
         stdout.lines().map(|l| serde_json::from_str(l).expect("JSON lines")).collect();
     assert_eq!(lines.len(), 2);
     let nll = lines[0]["nll"].as_f64().expect("a number");
-    let sum: f64 = lines[0]["logprobs"].as_array().expect("a list").iter().filter_map(serde_json::Value::as_f64).sum();
+    let sum: f64 = lines[0]["logprobs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(serde_json::Value::as_f64)
+        .sum();
     assert!((nll + sum).abs() < 1e-4 && nll > 0.0);
     // 4 layers, 5 tokens, 2 experts each.
     assert_eq!(lines[0]["experts"].as_array().map(Vec::len), Some(4));
     assert_eq!(lines[0]["experts"][3].as_array().map(Vec::len), Some(5));
     assert_eq!(lines[0]["experts"][3][4].as_array().map(Vec::len), Some(2));
-    std::fs::write(folder.path().join("items.jsonl"), "{\"prompt_ids\":[999999],\"answer_ids\":[1]}\n").expect("write");
+    std::fs::write(
+        folder.path().join("items.jsonl"),
+        "{\"prompt_ids\":[999999],\"answer_ids\":[1]}\n",
+    )
+    .expect("write");
     let (code, _, stderr) = darwin(folder.path(), &["-q", "score", "father", "items.jsonl"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("999999"), "{stderr}");
-    let (code, _, stderr) = darwin(folder.path(), &["-q", "generate", "father", "hello", "--max-new-tokens", "4"]);
+    let (code, _, stderr) =
+        darwin(folder.path(), &["-q", "generate", "father", "hello", "--max-new-tokens", "4"]);
     assert_eq!(code, 0, "{stderr}");
 }
 
@@ -243,7 +262,9 @@ fn help_reads_well() {
     let folder = tempfile::tempdir().expect("tempdir");
     let (code, stdout, _) = darwin(folder.path(), &["--help"]);
     assert_eq!(code, 0);
-    for command in ["inspect", "merge", "generate", "score", "profile", "compare", "evolve", "check"] {
+    for command in
+        ["inspect", "merge", "generate", "score", "profile", "compare", "evolve", "check"]
+    {
         assert!(stdout.contains(command), "{stdout}");
     }
 }

@@ -88,7 +88,9 @@ fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
     assert_finished(&evolve(whole.path()).output().expect("runs"));
     let took = start.elapsed();
     let expected = lasting(whole.path());
-    assert!(expected.contains_key("/journal.jsonl") && expected.contains_key("child/manifest.json"));
+    assert!(
+        expected.contains_key("/journal.jsonl") && expected.contains_key("child/manifest.json")
+    );
 
     let killed = tempfile::tempdir().expect("tempdir");
     setting(killed.path());
@@ -143,7 +145,7 @@ fn what_was_evaluated_in_memory_is_what_was_written() {
 fn ctrl_c_stops_cleanly_and_the_same_command_continues() {
     let folder = tempfile::tempdir().expect("tempdir");
     setting(folder.path());
-    let mut child = evolve(folder.path()).spawn().expect("starts");
+    let child = evolve(folder.path()).spawn().expect("starts");
     let journal = folder.path().join("run/journal.jsonl");
     let waiting = Instant::now();
     while std::fs::read_to_string(&journal).map_or(0, |t| t.lines().count()) < 8 {
@@ -165,10 +167,16 @@ fn a_changed_configuration_is_not_continued() {
     let folder = tempfile::tempdir().expect("tempdir");
     setting(folder.path());
     let config = std::fs::read_to_string(folder.path().join("run.yaml")).expect("read");
-    let fewer = config.replace("steps: 26", "steps: 12").replace("arms: [line, blind, card, guided, placebo]", "arms: [line]");
+    let fewer = config
+        .replace("steps: 26", "steps: 12")
+        .replace("arms: [line, blind, card, guided, placebo]", "arms: [line]");
     std::fs::write(folder.path().join("run.yaml"), &fewer).expect("write");
     assert_finished(&evolve(folder.path()).output().expect("runs"));
-    std::fs::write(folder.path().join("run.yaml"), fewer.replace("run: 1", "run: 2") + "seeds: { run: 2 }\n").expect("write");
+    std::fs::write(
+        folder.path().join("run.yaml"),
+        fewer.replace("run: 1", "run: 2") + "seeds: { run: 2 }\n",
+    )
+    .expect("write");
     let output = evolve(folder.path()).output().expect("runs");
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr);

@@ -80,7 +80,8 @@ fn product_files_hold_one_idea() {
     let mut long = Vec::new();
     for path in files() {
         let name = relative(&path);
-        let product = name.starts_with("crates/") && name.contains("/src/") && name.ends_with(".rs");
+        let product =
+            name.starts_with("crates/") && name.contains("/src/") && name.ends_with(".rs");
         if !product || name.contains("/tests") {
             continue;
         }
@@ -130,7 +131,11 @@ fn libraries_do_not_print_or_read_the_environment() {
         for (i, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
             for banned in ["println!(", "eprintln!(", "std::env::", "thread::spawn"] {
-                assert!(!code.contains(banned), "{name}:{}: a library must not use {banned}", i + 1);
+                assert!(
+                    !code.contains(banned),
+                    "{name}:{}: a library must not use {banned}",
+                    i + 1
+                );
             }
         }
     }
