@@ -6,7 +6,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub(crate) const CASES: [&str; 4] = ["plain", "odd", "long", "bf16"];
+/// Random models with every tensor perturbed, and the example parents (tools/oracle/parents.py).
+pub(crate) const CASES: [&str; 6] = ["plain", "odd", "long", "bf16", "father", "mother"];
 
 /// One sequence's golden tensors by key: values as f64 whatever the stored type.
 pub(crate) struct Golden {
@@ -28,7 +29,12 @@ fn folder(case: &str) -> PathBuf {
 }
 
 pub(crate) fn model(case: &str) -> Model {
-    Model::load(&Checkpoint::open(folder(case)).unwrap()).unwrap()
+    let parents = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/parents");
+    let weights = match case {
+        "father" | "mother" => parents.join(case),
+        _ => folder(case),
+    };
+    Model::load(&Checkpoint::open(weights).unwrap()).unwrap()
 }
 
 /// Both sequences of a case.
