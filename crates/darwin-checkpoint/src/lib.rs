@@ -17,6 +17,7 @@ mod layout;
 mod manifest;
 mod memory;
 mod names;
+mod shards;
 mod source;
 mod write;
 

@@ -247,16 +247,16 @@ impl RunConfig {
     }
 }
 
-/// Turns serde's message into a sentence with the nearest known key.
+/// Turns serde's message ("unknown field `x`, expected one of a, b") into a sentence with the
+/// nearest known key.
 fn unreadable(path: &Path, message: &str) -> Error {
-    let first = message.lines().next().unwrap_or(message).to_owned();
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let hint = match quoted.split_first() {
-        Some((unknown, known)) if message.contains("unknown") => {
-            nearest(unknown, known.iter().copied()).map(|key| format!("did you mean `{key}`?"))
-        }
-        _ => None,
-    };
+    let first = message.lines().next().unwrap_or(message).trim_start_matches("error: ").to_owned();
+    let unknown = first.split("unknown ").nth(1).and_then(|rest| rest.split('`').nth(1));
+    let known = first.rsplit("expected one of ").next().unwrap_or("");
+    let known = known.split(", ").map(|key| key.trim_matches('`'));
+    let hint = unknown
+        .and_then(|unknown| nearest(unknown, known))
+        .map(|key| format!("did you mean `{key}`?"));
     Error::Config {
         path: path.to_owned(),
         text: first,

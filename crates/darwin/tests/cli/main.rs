@@ -38,7 +38,7 @@ fn siblings() -> tempfile::TempDir {
 
 /// `darwin merge` must fail with this code, say these words, and leave nothing behind.
 fn refuses(folder: &Path, code: i32, words: &[&str]) {
-    let (found, _, stderr) = darwin(folder, &["merge", "merge.yaml", "child"]);
+    let (found, _, stderr) = darwin(folder, &["-q", "merge", "merge.yaml", "child"]);
     assert_eq!(found, code, "{stderr}");
     for word in words {
         assert!(stderr.contains(word), "`{word}` is not in:\n{stderr}");
@@ -135,8 +135,8 @@ fn another_tokenizer() {
 #[test]
 fn a_nan_in_the_weights() {
     let father = tiny_qwen35(1);
-    let mother = edited(&father, "mother", |name, values| {
-        if name == "layers.2.mlp.experts.down_proj" {
+    let mother = edited(&father, "mother", |info, values| {
+        if info.name == "layers.2.mlp.experts.down_proj" {
             values[7] = f32::NAN;
         }
     });
