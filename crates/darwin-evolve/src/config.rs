@@ -175,8 +175,8 @@ impl ArmName {
 }
 
 impl RunConfig {
-    /// Reads and checks a configuration. Paths stay as written; [`RunConfig::resolve`] makes them
-    /// relative to a folder.
+    /// Reads and checks a configuration. Paths stay as written: they are relative to where the
+    /// program runs.
     ///
     /// # Errors
     /// [`Error::Config`] naming file, line, column and key.
