@@ -1,11 +1,13 @@
 //! Speed of the engine in tokens per second, beside transformers' where its numbers are given.
 //!
-//!     cargo bench -p darwin-engine -- [MODEL] [--peer FILE]
+//!     cargo bench -p darwin-engine -- [MODEL] [--peer FILE] [--only WORD]
 //!
 //! MODEL is a checkpoint folder (a random model of the example parents' shape without it), FILE
 //! the JSON line of `tools/oracle/bench_transformers.py`. The jobs are the peer's: a prefill of 8
 //! sequences of 128 tokens, and the decoding of 64 tokens after a prompt of 16; then 64 prompts
-//! decoded at once, and scoring. Median of 7 runs after a warm-up.
+//! decoded at once, and scoring. Median of 7 runs and at least
+//! a second after a warm-up. `--only` runs the jobs with a
+//! word in their name. Paths are taken from the root of the repository.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints and may fail")]
 
@@ -17,17 +19,21 @@ use darwin_engine::{
     score_counted,
 };
 use serde_json::{Value, json};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() {
-    let (mut folder, mut peer) = (None, Value::Null);
+    // cargo runs benchmarks in the crate's folder
+    std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap();
+    let (mut folder, mut peer, mut only) = (None, Value::Null, String::new());
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(arg) = args.next() {
-        if arg == "--peer" {
-            let file = std::fs::read(args.next().unwrap()).unwrap();
-            peer = serde_json::from_slice(&file).unwrap();
-        } else {
-            folder = Some(arg);
+        match arg.as_str() {
+            "--peer" => {
+                let file = std::fs::read(args.next().unwrap()).unwrap();
+                peer = serde_json::from_slice(&file).unwrap();
+            }
+            "--only" => only = args.next().unwrap(),
+            _ => folder = Some(arg),
         }
     }
     let model = match &folder {
@@ -37,12 +43,20 @@ fn main() {
     let threads = rayon::current_num_threads();
     println!("{}, {threads} threads", folder.as_deref().unwrap_or("random model"));
 
-    let prefill = measure(|| prefill(&model));
-    report("prefill, 8 x 128 tokens", prefill, peer["prefill"]["tokens_per_s"].as_f64());
-    let one = measure_decode(&model, 1);
-    report("decode, 1 sequence", one, peer["decode"]["tokens_per_s"].as_f64());
-    report("decode, 64 sequences", measure_decode(&model, 64), None);
-    report("score, 512 items of 24 + 8", measure(|| scoring(&model)), None);
+    type Job<'a> = (&'a str, Option<f64>, &'a dyn Fn() -> Rate);
+    let jobs: [Job<'_>; 4] = [
+        ("prefill, 8 x 128 tokens", peer["prefill"]["tokens_per_s"].as_f64(), &|| {
+            measure(|| prefill(&model))
+        }),
+        ("decode, 1 sequence", peer["decode"]["tokens_per_s"].as_f64(), &|| {
+            measure_decode(&model, 1)
+        }),
+        ("decode, 64 sequences", None, &|| measure_decode(&model, 64)),
+        ("score, 512 items of 24 + 8", None, &|| measure(|| scoring(&model))),
+    ];
+    for (what, peer, rate) in jobs.iter().filter(|(what, ..)| what.contains(&only)) {
+        report(what, rate(), *peer);
+    }
 }
 
 /// Tokens per second, and per second that the process had a core: on a busy machine only the
@@ -77,7 +91,8 @@ fn cpu_seconds() -> f64 {
 fn measure(mut job: impl FnMut() -> u64) -> Rate {
     job();
     let (mut wall, mut cpu) = (Vec::new(), Vec::new());
-    for _ in 0..7 {
+    let first = Instant::now();
+    while wall.len() < 7 || first.elapsed() < Duration::from_secs(1) {
         let (start, cpu_start) = (Instant::now(), cpu_seconds());
         let tokens = job() as f64;
         wall.push(tokens / start.elapsed().as_secs_f64());
