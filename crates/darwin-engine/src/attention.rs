@@ -5,6 +5,7 @@ use crate::kernels::{Matrix, PANEL, Panels, gated, l2_norm, multiply, rms_norm, 
 use crate::mixer::Input;
 use crate::weights::{Expected, Loader, centred};
 use crate::{Config, Error};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Queries that attend side by side, times the heads of a group.
@@ -100,7 +101,7 @@ impl Weights {
         })
     }
 
-    /// The mixer over all sequences, into `out` (tokens, hidden).
+    /// The mixer over a block, into `out` (tokens, hidden).
     pub(crate) fn forward(
         &self,
         input: &Input<'_>,
@@ -121,9 +122,9 @@ impl Weights {
         multiply(tokens, x, hidden, self.v_proj.panels(), values, kv_heads);
         scratch(&mut buffers.gated, tokens * heads);
 
-        for (s, ends) in input.offsets.windows(2).enumerate() {
-            let cache = caches.full(input.layer, s);
-            self.sequence(config, ends[0]..ends[1], cache, buffers);
+        for piece in input.pieces {
+            let cache = caches.full(input.layer, piece);
+            self.sequence(config, piece.rows.clone(), cache, buffers);
         }
         let x = &buffers.gated[..tokens * heads];
         multiply(tokens, x, heads, self.o_proj.panels(), out, hidden);
@@ -133,7 +134,7 @@ impl Weights {
     fn sequence(
         &self,
         config: &Config,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         cache: &mut Cache,
         buffers: &mut Scratch,
     ) {
@@ -255,16 +256,21 @@ impl Rope {
     /// Extends the table to `positions`.
     fn prepare(&mut self, config: &Config, positions: usize) {
         self.half = config.rotary_dim / 2;
+        if positions <= self.positions {
+            return;
+        }
+        let frequency = |i: usize| {
+            let exponent = (2 * i) as f32 / config.rotary_dim as f32;
+            1.0 / (config.rope_theta as f32).powf(exponent)
+        };
+        let frequencies: Vec<f32> = (0..self.half).map(frequency).collect();
         for position in self.positions..positions {
             // float32 as in transformers: the angle of a late position is rounded there too
-            let angle = |i: usize| {
-                let exponent = (2 * i) as f32 / config.rotary_dim as f32;
-                position as f32 * (1.0 / (config.rope_theta as f32).powf(exponent))
-            };
-            self.table.extend((0..self.half).map(|i| angle(i).cos()));
-            self.table.extend((0..self.half).map(|i| angle(i).sin()));
+            let angles = frequencies.iter().map(|f| position as f32 * f);
+            self.table.extend(angles.clone().map(f32::cos));
+            self.table.extend(angles.map(f32::sin));
         }
-        self.positions = self.positions.max(positions);
+        self.positions = positions;
     }
 
     fn rotate(&self, position: usize, head: &mut [f32]) {

@@ -1,5 +1,6 @@
 //! What a sequence leaves behind for its next tokens.
 
+use crate::mixer::Piece;
 use crate::{Config, LayerKind, attention, gdn};
 
 /// The memory of one layer for one sequence.
@@ -40,29 +41,33 @@ impl Caches<'_> {
         Self::Fresh(Box::default())
     }
 
-    /// The cache of a linear-attention layer of a sequence.
-    pub(crate) fn linear(&mut self, layer: usize, sequence: usize) -> &mut gdn::Cache {
+    /// The cache of a linear-attention layer of the piece's sequence.
+    pub(crate) fn linear(&mut self, layer: usize, piece: &Piece) -> &mut gdn::Cache {
         match self {
-            Self::Kept(list) => match &mut list[sequence].layers[layer] {
+            Self::Kept(list) => match &mut list[piece.sequence].layers[layer] {
                 LayerCache::Linear(cache) => cache,
                 LayerCache::Full(_) => unreachable!("caches are made from the same layer types"),
             },
             Self::Fresh(both) => {
-                both.0.clear();
+                if piece.starts {
+                    both.0.clear();
+                }
                 &mut both.0
             }
         }
     }
 
-    /// The cache of a full-attention layer of a sequence.
-    pub(crate) fn full(&mut self, layer: usize, sequence: usize) -> &mut attention::Cache {
+    /// The cache of a full-attention layer of the piece's sequence.
+    pub(crate) fn full(&mut self, layer: usize, piece: &Piece) -> &mut attention::Cache {
         match self {
-            Self::Kept(list) => match &mut list[sequence].layers[layer] {
+            Self::Kept(list) => match &mut list[piece.sequence].layers[layer] {
                 LayerCache::Full(cache) => cache,
                 LayerCache::Linear(_) => unreachable!("caches are made from the same layer types"),
             },
             Self::Fresh(both) => {
-                both.1.clear();
+                if piece.starts {
+                    both.1.clear();
+                }
                 &mut both.1
             }
         }

@@ -1,10 +1,12 @@
 //! Greedy generation.
 
 use crate::cache::{Caches, SequenceCache};
-use crate::families::qwen3_5_moe::{Pass, Workspace};
+use crate::families::qwen3_5_moe::Pass;
 use crate::kernels::{argmax, scratch};
-use crate::model::{GROUP_TOKENS, LOGIT_ROWS};
+use crate::mixer::Block;
+use crate::model::{LOGIT_ROWS, MAX_GROUP_TOKENS};
 use crate::probe::Probe;
+use crate::workspaces::Borrowed;
 use crate::{Cost, Error, Model};
 use darwin_core::Cancel;
 use rayon::prelude::*;
@@ -93,7 +95,7 @@ struct Decoder<'a> {
     model: &'a Model,
     options: &'a GenerateOptions,
     cancel: &'a Cancel,
-    work: Workspace,
+    work: Borrowed<'a>,
     hidden: Vec<f32>,
     normed: Vec<f32>,
     logits: Vec<f32>,
@@ -108,7 +110,7 @@ impl<'a> Decoder<'a> {
             model,
             options,
             cancel,
-            work: Workspace::default(),
+            work: model.workspace(),
             hidden: Vec::new(),
             normed: Vec::new(),
             logits: Vec::new(),
@@ -188,7 +190,7 @@ impl<'a> Decoder<'a> {
         &draft[..draft.len() - usize::from(ends)]
     }
 
-    /// Feeds sequences, in blocks of about [`GROUP_TOKENS`]; the choices of each.
+    /// Feeds sequences, in blocks of about [`MAX_GROUP_TOKENS`]; the choices of each.
     fn feed(&mut self, mut feeds: Vec<Feed<'_>>) -> Result<Vec<Vec<u32>>, Error> {
         let mut chosen = Vec::with_capacity(feeds.len());
         let mut rest = feeds.as_mut_slice();
@@ -198,7 +200,7 @@ impl<'a> Decoder<'a> {
             for feed in rest.iter() {
                 self.model.embed_into(feed.ids, &mut self.hidden);
                 offsets.push(offsets[offsets.len() - 1] + feed.ids.len());
-                if offsets[offsets.len() - 1] >= GROUP_TOKENS {
+                if offsets[offsets.len() - 1] >= MAX_GROUP_TOKENS {
                     break;
                 }
             }
@@ -253,7 +255,8 @@ impl<'a> Decoder<'a> {
         self.cost.tokens += offsets.last().map_or(0, |n| *n as u64);
         let layers = 0..self.model.config().num_hidden_layers;
         let (caches, probe) = (Caches::Kept(caches), Probe::none());
-        let mut pass = Pass { offsets, caches, work: &mut self.work, probe };
+        let blocks = Block::cut(offsets);
+        let mut pass = Pass { blocks, caches, work: &mut self.work, probe };
         self.model.forward(&mut self.hidden, layers, &mut pass)
     }
 

@@ -42,6 +42,7 @@ mod state;
 mod tap;
 mod text;
 mod weights;
+mod workspaces;
 
 pub use config::{Config, LayerKind};
 pub use error::Error;

@@ -1,21 +1,93 @@
-//! What both kinds of token mixer are handed.
+//! What both kinds of token mixer are handed: a block of tokens.
 
 use crate::Config;
+use std::ops::Range;
 
-/// Normed hidden states of some sequences at a layer.
+/// Tokens that go through a layer together up to the routed experts: what lies between two
+/// products stays in the caches, and whole tiles of 6 rows come out.
+const BLOCK_TOKENS: usize = 48;
+
+/// Tokens of one sequence in a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Which sequence.
+    pub(crate) sequence: usize,
+    /// Whether the sequence's first token of the pass is among them.
+    pub(crate) starts: bool,
+    /// Rows, counted from the block's first.
+    pub(crate) rows: Range<usize>,
+}
+
+/// Tokens that follow one another, of one sequence or more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    /// Rows of the pass.
+    pub(crate) rows: Range<usize>,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+impl Block {
+    /// Cuts sequences that start at `offsets` (n + 1) into blocks.
+    pub(crate) fn cut(offsets: &[usize]) -> Vec<Self> {
+        let mut blocks: Vec<Self> = Vec::new();
+        for (sequence, ends) in offsets.windows(2).enumerate() {
+            let mut from = ends[0];
+            while from < ends[1] {
+                if blocks.last().is_none_or(|b| b.rows.len() == BLOCK_TOKENS) {
+                    blocks.push(Self { rows: from..from, pieces: Vec::new() });
+                }
+                let Some(block) = blocks.last_mut() else { break };
+                let to = ends[1].min(block.rows.start + BLOCK_TOKENS);
+                let rows = from - block.rows.start..to - block.rows.start;
+                block.pieces.push(Piece { sequence, starts: from == ends[0], rows });
+                block.rows.end = to;
+                from = to;
+            }
+        }
+        blocks
+    }
+}
+
+/// Normed hidden states of a block at a layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a> {
     pub(crate) config: &'a Config,
     pub(crate) layer: usize,
     /// (tokens, hidden)
     pub(crate) x: &'a [f32],
-    /// Where the sequences start (n + 1)
-    pub(crate) offsets: &'a [usize],
+    pub(crate) pieces: &'a [Piece],
 }
 
 impl Input<'_> {
     /// Rows of `x`.
     pub(crate) fn tokens(&self) -> usize {
         self.x.len() / self.config.hidden_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_every_token_once_in_order() {
+        let blocks = Block::cut(&[0, 0, 3, 4, 4 + 2 * BLOCK_TOKENS, 4 + 2 * BLOCK_TOKENS]);
+        let piece = |sequence, starts, rows| Piece { sequence, starts, rows };
+        let whole = BLOCK_TOKENS;
+        assert_eq!(
+            blocks,
+            [
+                Block {
+                    rows: 0..whole,
+                    pieces: vec![
+                        piece(1, true, 0..3),
+                        piece(2, true, 3..4),
+                        piece(3, true, 4..whole)
+                    ],
+                },
+                Block { rows: whole..2 * whole, pieces: vec![piece(3, false, 0..whole)] },
+                Block { rows: 2 * whole..2 * whole + 4, pieces: vec![piece(3, false, 0..4)] },
+            ]
+        );
     }
 }

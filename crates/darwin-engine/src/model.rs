@@ -1,11 +1,13 @@
 //! A whole text model: weights that are cheap to share, swap and run.
 
 use crate::cache::Caches;
-use crate::families::qwen3_5_moe::{Ends, Layer, Pass, Workspace, expected};
+use crate::families::qwen3_5_moe::{Ends, Layer, Pass, expected};
 use crate::families::read_config;
 use crate::kernels::{multiply, rms_norm};
+use crate::mixer::Block;
 use crate::probe::{Probe, Seen, Wanted};
 use crate::weights::{Loader, check_tensors};
+use crate::workspaces::{Borrowed, Workspaces};
 use crate::{Batch, Config, Error, Interventions, Site, State, Tap};
 use darwin_checkpoint::{TensorInfo, TensorSource};
 use darwin_core::{Component, LayerIdx};
@@ -13,8 +15,16 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Tokens that go through a layer together on one thread.
-pub(crate) const GROUP_TOKENS: usize = 256;
+/// Most tokens that go through a layer together on one thread: many, so that an expert gets many
+/// at once, but the hidden states stay in the caches.
+pub(crate) const MAX_GROUP_TOKENS: usize = 512;
+
+/// How many tokens a thread shall take together out of so many, for all threads to have a share.
+pub(crate) fn group_tokens(all: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let groups = all.div_ceil(MAX_GROUP_TOKENS).next_multiple_of(threads);
+    all.div_ceil(groups.max(1)).max(64)
+}
 
 /// Rows of logits that are computed together.
 pub(crate) const LOGIT_ROWS: usize = 48;
@@ -25,6 +35,7 @@ pub struct Model {
     config: Arc<Config>,
     ends: Ends,
     layers: Vec<Layer>,
+    workspaces: Arc<Workspaces>,
 }
 
 impl Model {
@@ -64,7 +75,8 @@ impl Model {
             .into_par_iter()
             .map(|i| Layer::load(&loader, &config, i, old.map(|o| &o.layers[i])))
             .collect::<Result<_, _>>()?;
-        Ok(Self { config: Arc::new(config), ends, layers })
+        let workspaces = old.map_or_else(Arc::default, |o| o.workspaces.clone());
+        Ok(Self { config: Arc::new(config), ends, layers, workspaces })
     }
 
     /// The numbers.
@@ -162,17 +174,23 @@ impl Model {
             rest = after;
             jobs.push((first, local, hidden));
         }
-        let run = |work: &mut Workspace,
-                   (first, local, hidden): (usize, Vec<usize>, &mut [f32])| {
+        let run = |(first, local, hidden): (usize, Vec<usize>, &mut [f32])| {
+            let work = &mut *self.workspace();
             let probe = Probe::new(interventions, wanted, first);
-            let mut pass = Pass { offsets: &local, caches: Caches::fresh(), work, probe };
+            let blocks = Block::cut(&local);
+            let mut pass = Pass { blocks, caches: Caches::fresh(), work, probe };
             self.forward(hidden, layers.clone(), &mut pass)?;
             Ok(pass.probe.into_seen())
         };
         if jobs.len() == 1 {
-            return jobs.into_iter().map(|job| run(&mut Workspace::default(), job)).collect();
+            return jobs.into_iter().map(run).collect();
         }
-        jobs.into_par_iter().map_init(Workspace::default, run).collect()
+        jobs.into_par_iter().map(run).collect()
+    }
+
+    /// Buffers for [`Model::forward`].
+    pub(crate) fn workspace(&self) -> Borrowed<'_> {
+        self.workspaces.borrow()
     }
 
     /// Layers on (tokens, hidden), in place.
@@ -217,15 +235,24 @@ impl Model {
     #[must_use]
     pub fn logits(&self, state: &State, positions: &[usize]) -> Vec<f32> {
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
-        let mut logits = vec![0.0; positions.len() * vocab];
-        let rows = logits.par_chunks_mut(LOGIT_ROWS * vocab).zip(positions.par_chunks(LOGIT_ROWS));
-        rows.for_each(|(logits, positions)| {
+        let len = positions.len() * vocab;
+        let mut logits = Vec::with_capacity(len);
+        let rows = logits.spare_capacity_mut()[..len].par_chunks_mut(LOGIT_ROWS * vocab);
+        rows.zip(positions.par_chunks(LOGIT_ROWS)).for_each(|(logits, positions)| {
             let mut hidden = Vec::with_capacity(positions.len() * width);
             for p in positions {
                 hidden.extend_from_slice(&state.hidden[p * width..(p + 1) * width]);
             }
+            // every thread touches its part of a large buffer first, and at once
+            for value in &mut *logits {
+                value.write(0.0);
+            }
+            // SAFETY: the loop above has written every value.
+            let logits = unsafe { logits.assume_init_mut() };
             self.head_into(&self.final_norm(&hidden), logits);
         });
+        // SAFETY: all chunks together are the `len` values, and each has been written.
+        unsafe { logits.set_len(len) };
         logits
     }
 
@@ -292,12 +319,13 @@ impl Model {
     }
 }
 
-/// Cuts a batch into groups of whole sequences of about [`GROUP_TOKENS`].
+/// Cuts a batch into groups of whole sequences.
 fn groups(offsets: &[usize]) -> Vec<Range<usize>> {
+    let tokens = group_tokens(offsets.last().copied().unwrap_or(0));
     let mut groups = Vec::new();
     let mut start = 0;
     for end in 1..offsets.len() {
-        if offsets[end] - offsets[start] >= GROUP_TOKENS || end + 1 == offsets.len() {
+        if offsets[end] - offsets[start] >= tokens || end + 1 == offsets.len() {
             groups.push(start..end);
             start = end;
         }

@@ -1,8 +1,8 @@
 //! Router, routed experts and the shared expert.
 
 use crate::kernels::{
-    Matrix, add_scaled, dot, l2_norm, largest, multiply, scale, scratch, sigmoids, silu_mul,
-    softmax,
+    Matrix, Rows, add_scaled, dot, l2_norm, largest, multiply, multiply_rows, scale, scratch,
+    sigmoids, silu_mul, softmax_of_falling,
 };
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
@@ -45,10 +45,9 @@ pub(crate) struct Scratch {
     pub(crate) gates: Vec<f32>,
     /// (tokens, k): L2 norm of each chosen expert's output, before its gate
     pub(crate) norms: Vec<f32>,
-    candidates: Vec<f32>,
     order: Vec<u32>,
     starts: Vec<usize>,
-    gathered: Vec<f32>,
+    tokens: Vec<u32>,
     gate_up: Vec<f32>,
     activated: Vec<f32>,
     result: Vec<f32>,
@@ -83,19 +82,11 @@ impl Router {
 }
 
 /// The `k` largest logits of each row, falling, and their softmax: the same as the softmax over
-/// all experts renormalised to sum 1.
-pub(crate) fn select(logits: &[f32], num_experts: usize, k: usize, buffers: &mut Scratch) {
-    let tokens = logits.len() / num_experts;
-    let experts = scratch(&mut buffers.experts, tokens * k);
-    let gates = scratch(&mut buffers.gates, tokens * k);
-    let candidates = scratch(&mut buffers.candidates, num_experts);
-    for (t, row) in logits.chunks_exact(num_experts).enumerate() {
-        let chosen = &mut experts[t * k..(t + 1) * k];
-        let best = &mut gates[t * k..(t + 1) * k];
-        candidates.copy_from_slice(row);
-        largest(candidates, best, chosen);
-        softmax(best, k, 1.0);
-    }
+/// all experts renormalised to sum 1. Uses the logits up.
+pub(crate) fn select(logits: &mut [f32], experts: &mut [u32], gates: &mut [f32], k: usize) {
+    let num_experts = logits.len() * k / experts.len();
+    largest(logits, num_experts, gates, experts, k);
+    softmax_of_falling(gates, k);
 }
 
 impl Routed {
@@ -133,13 +124,13 @@ impl Routed {
                 continue;
             }
             let n = mine.len();
-            let gathered = scratch(&mut buffers.gathered, n * hidden);
-            for (row, slot) in gathered.chunks_exact_mut(hidden).zip(mine) {
-                row.copy_from_slice(&x[*slot as usize / k * hidden..][..hidden]);
+            let tokens = scratch(&mut buffers.tokens, n);
+            for (token, slot) in tokens.iter_mut().zip(mine) {
+                *token = *slot / k as u32;
             }
             let gate_up = scratch(&mut buffers.gate_up, n * 2 * width);
             let weight = self.gate_up_proj[expert].panels();
-            multiply(n, gathered, hidden, weight, gate_up, 2 * width);
+            multiply_rows(Rows::Chosen(tokens), x, hidden, weight, gate_up, 2 * width);
             let activated = scratch(&mut buffers.activated, n * width);
             silu_mul(gate_up, width, activated);
             let result = scratch(&mut buffers.result, n * hidden);
@@ -203,10 +194,11 @@ impl Shared {
         let activated = scratch(&mut buffers.activated, tokens * width);
         silu_mul(gate_up, width, activated);
         multiply(tokens, activated, width, self.down_proj.panels(), out, hidden);
-        for ((x, out), gate) in x.chunks_exact(hidden).zip(out.chunks_exact_mut(hidden)).zip(gates)
-        {
+        for (x, gate) in x.chunks_exact(hidden).zip(gates.iter_mut()) {
             *gate = dot(x, &self.gate);
-            sigmoids(std::slice::from_mut(gate));
+        }
+        sigmoids(gates);
+        for (out, gate) in out.chunks_exact_mut(hidden).zip(gates) {
             scale(out, *gate);
         }
     }
@@ -218,11 +210,12 @@ mod tests {
 
     #[test]
     fn selection_is_falling_and_keeps_the_first_of_equals() {
-        let mut buffers = Scratch::default();
-        select(&[0.0, 2.0, 1.0, 2.0, f32::NEG_INFINITY], 5, 3, &mut buffers);
-        assert_eq!(buffers.experts[..3], [1, 3, 2]);
-        assert_eq!(buffers.gates[0], buffers.gates[1]);
-        assert!((buffers.gates[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        let (mut experts, mut gates) = ([0; 6], [0.0; 6]);
+        let mut logits = [0.0, 2.0, 1.0, 2.0, f32::NEG_INFINITY, 5.0, 6.0, 7.0, 8.0, 9.0];
+        select(&mut logits, &mut experts, &mut gates, 3);
+        assert_eq!(experts, [1, 3, 2, 4, 3, 2]);
+        assert_eq!(gates[0], gates[1]);
+        assert!(gates.chunks(3).all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-6));
     }
 
     #[test]

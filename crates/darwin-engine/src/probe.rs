@@ -94,49 +94,55 @@ impl<'a> Probe<'a> {
         self.wanted.is_some_and(|w| w.has(site, layer))
     }
 
-    /// Replaces (tokens, width) where asked to, and shows what the layer goes on with.
+    /// Replaces (tokens, width) where asked to, and shows what the layer goes on with. The first
+    /// row is the group's `row`; a site's rows come in order.
     pub(crate) fn at(
         &mut self,
         site: Site,
         layer: usize,
+        row: usize,
         values: &mut [f32],
         width: usize,
     ) -> Result<(), Error> {
         if let Some(interventions) = self.interventions {
-            interventions.apply(site, layer, self.first_token * width, values)?;
+            interventions.apply(site, layer, (self.first_token + row) * width, values)?;
         }
         self.see(site, layer, values, width);
         Ok(())
     }
 
-    /// Shows (tokens, width).
+    /// Shows the next rows of (tokens, width).
     pub(crate) fn see(&mut self, site: Site, layer: usize, values: &[f32], width: usize) {
         if self.wants(site, layer) {
-            let (values, first_token) = (values.to_vec(), self.first_token);
-            self.seen.push(Seen { site, layer, values, width, experts: None, first_token });
+            self.entry(site, layer, width).values.extend_from_slice(values);
         }
     }
 
-    /// Shows (tokens, k) values of chosen experts.
+    /// Shows the next rows of (tokens, k) values of chosen experts.
     pub(crate) fn see_experts(
         &mut self,
         site: Site,
         layer: usize,
         values: &[f32],
         experts: &[u32],
-        tokens: usize,
         k: usize,
     ) {
         if self.wants(site, layer) {
-            self.seen.push(Seen {
-                site,
-                layer,
-                values: values[..tokens * k].to_vec(),
-                width: k,
-                experts: Some(experts[..tokens * k].to_vec()),
-                first_token: self.first_token,
-            });
+            let seen = self.entry(site, layer, k);
+            seen.values.extend_from_slice(values);
+            seen.experts.get_or_insert_default().extend_from_slice(experts);
         }
+    }
+
+    /// What was seen at a site so far.
+    fn entry(&mut self, site: Site, layer: usize, width: usize) -> &mut Seen {
+        let found = self.seen.iter().rposition(|s| (s.site, s.layer) == (site, layer));
+        let at = found.unwrap_or(self.seen.len());
+        if found.is_none() {
+            let (values, experts, first_token) = (Vec::new(), None, self.first_token);
+            self.seen.push(Seen { site, layer, values, width, experts, first_token });
+        }
+        &mut self.seen[at]
     }
 
     /// Takes masked experts out of the choice.

@@ -1,9 +1,10 @@
 //! Likelihoods of answers.
 
 use crate::cache::Caches;
-use crate::families::qwen3_5_moe::{Pass, Workspace};
+use crate::families::qwen3_5_moe::Pass;
 use crate::kernels::{argmax, log_sum_exp};
-use crate::model::{GROUP_TOKENS, LOGIT_ROWS};
+use crate::mixer::Block;
+use crate::model::{LOGIT_ROWS, group_tokens};
 use crate::probe::Probe;
 use crate::{Error, Model};
 use darwin_core::Cancel;
@@ -69,11 +70,11 @@ pub fn score_counted(
     }
     let blocks: Vec<Vec<(usize, ItemScore)>> = blocks(items)
         .into_par_iter()
-        .map_init(Workspace::default, |work, block| {
+        .map(|block| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let scores = score_block(model, items, &block, work)?;
+            let scores = score_block(model, items, &block)?;
             Ok(block.into_iter().zip(scores).collect())
         })
         .collect::<Result<_, _>>()?;
@@ -88,16 +89,17 @@ fn fed(item: &ScoreItem) -> usize {
     item.prompt.len() + item.answer.len() - 1
 }
 
-/// Indices of items, longest first, cut into blocks of about [`GROUP_TOKENS`].
+/// Indices of items, longest first, cut into blocks for a thread each.
 fn blocks(items: &[ScoreItem]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(fed(&items[*i])));
     let mut blocks = Vec::new();
+    let enough = group_tokens(items.iter().map(fed).sum());
     let (mut block, mut tokens) = (Vec::new(), 0);
     for i in order {
         block.push(i);
         tokens += fed(&items[i]);
-        if tokens >= GROUP_TOKENS {
+        if tokens >= enough {
             blocks.push(std::mem::take(&mut block));
             tokens = 0;
         }
@@ -112,7 +114,6 @@ fn score_block(
     model: &Model,
     items: &[ScoreItem],
     block: &[usize],
-    work: &mut Workspace,
 ) -> Result<Vec<ItemScore>, Error> {
     let mut hidden = Vec::new();
     let mut offsets = vec![0];
@@ -122,39 +123,47 @@ fn score_block(
         offsets.push(offsets[offsets.len() - 1] + fed(item));
     }
     let layers = 0..model.config().num_hidden_layers;
-    let (caches, probe) = (Caches::fresh(), Probe::none());
-    model.forward(&mut hidden, layers, &mut Pass { offsets: &offsets, caches, work, probe })?;
-    let mut scores = Vec::with_capacity(block.len());
+    let work = &mut *model.workspace();
+    let (caches, probe, blocks) = (Caches::fresh(), Probe::none(), Block::cut(&offsets));
+    model.forward(&mut hidden, layers, &mut Pass { blocks, caches, work, probe })?;
+    let width = model.config().hidden_size;
+    let (mut rows, mut answers) = (Vec::new(), Vec::new());
     for (item, end) in block.iter().map(|i| &items[*i]).zip(&offsets[1..]) {
-        let width = model.config().hidden_size;
-        let rows = &hidden[(end - item.answer.len()) * width..end * width];
-        scores.push(score_answer(model, rows, &item.answer));
+        rows.extend_from_slice(&hidden[(end - item.answer.len()) * width..end * width]);
+        answers.extend_from_slice(&item.answer);
     }
-    Ok(scores)
+    let mut scored = score_tokens(model, &rows, &answers).into_iter();
+    let of_item = |i: &usize| item_score(scored.by_ref().take(items[*i].answer.len()));
+    Ok(block.iter().map(of_item).collect())
 }
 
-/// The score of an answer from the hidden states that precede its tokens.
-fn score_answer(model: &Model, hidden: &[f32], answer: &[u32]) -> ItemScore {
+/// The log-probability of each token after the hidden state before it, and whether greedy
+/// decoding takes it.
+fn score_tokens(model: &Model, hidden: &[f32], tokens: &[u32]) -> Vec<(f64, bool)> {
     let (width, vocab) = (model.config().hidden_size, model.config().vocab_size);
-    let mut score = ItemScore {
-        nll: 0.0,
-        logprobs: Vec::with_capacity(answer.len()),
-        greedy: true,
-        first_miss: None,
-    };
-    let mut logits = vec![0.0; answer.len().min(LOGIT_ROWS) * vocab];
-    for (hidden, answer) in hidden.chunks(LOGIT_ROWS * width).zip(answer.chunks(LOGIT_ROWS)) {
-        let logits = &mut logits[..answer.len() * vocab];
+    let mut scored = Vec::with_capacity(tokens.len());
+    let mut logits = vec![0.0; tokens.len().min(LOGIT_ROWS) * vocab];
+    for (hidden, tokens) in hidden.chunks(LOGIT_ROWS * width).zip(tokens.chunks(LOGIT_ROWS)) {
+        let logits = &mut logits[..tokens.len() * vocab];
         model.head_into(&model.final_norm(hidden), logits);
-        for (row, token) in logits.chunks_exact(vocab).zip(answer) {
+        for (row, token) in logits.chunks_exact(vocab).zip(tokens) {
             let logprob = f64::from(row[*token as usize]) - log_sum_exp(row);
-            if score.greedy && argmax(row) != *token as usize {
-                score.greedy = false;
-                score.first_miss = Some(score.logprobs.len());
-            }
-            score.nll -= logprob;
-            score.logprobs.push(logprob as f32);
+            scored.push((logprob, argmax(row) == *token as usize));
         }
+    }
+    scored
+}
+
+/// The score of an answer from its tokens'.
+fn item_score(tokens: impl Iterator<Item = (f64, bool)>) -> ItemScore {
+    let mut score = ItemScore { nll: 0.0, logprobs: Vec::new(), greedy: true, first_miss: None };
+    for (i, (logprob, greedy)) in tokens.enumerate() {
+        if score.greedy && !greedy {
+            score.greedy = false;
+            score.first_miss = Some(i);
+        }
+        score.nll -= logprob;
+        score.logprobs.push(logprob as f32);
     }
     score
 }

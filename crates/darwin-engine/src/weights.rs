@@ -90,6 +90,20 @@ impl<'a> Loader<'a> {
         Ok(Matrix::pack(&read_tensor(self.source, id)?, info.rows(), info.cols()))
     }
 
+    /// Weights (out, in) of the same input, packed as one whose outputs follow one another.
+    pub(crate) fn stacked(&self, names: &[&str], old: Option<&Matrix>) -> Result<Matrix, Error> {
+        let ids = names.iter().map(|name| self.find(name)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(old) = old.filter(|_| !ids.iter().any(|id| self.changed[id.index()])) {
+            return Ok(old.clone());
+        }
+        let (mut values, mut rows) = (Vec::new(), 0);
+        for id in &ids {
+            values.extend(read_tensor(self.source, *id)?);
+            rows += self.source.manifest().get(*id).rows();
+        }
+        Ok(Matrix::pack(&values, rows, values.len() / rows))
+    }
+
     /// A fused weight (experts, out, in), each expert packed for itself.
     pub(crate) fn experts(
         &self,

@@ -1,8 +1,8 @@
 //! Qwen3.5-MoE: the decoder layer in the order of computation (qwen35-moe.md).
 
 use crate::cache::Caches;
-use crate::kernels::{Matrix, add_assign, rms_norm, scratch};
-use crate::mixer::Input;
+use crate::kernels::{Matrix, add_assign, add_sum, rms_norm, scratch};
+use crate::mixer::{Block, Input};
 use crate::moe::{Routed, Router, Shared};
 use crate::probe::Probe;
 use crate::weights::{Expected, Loader, centred};
@@ -43,10 +43,13 @@ enum Mixer {
 /// Buffers of a forward pass, reused from layer to layer and from step to step.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
+    /// (tokens, hidden), as are the two outputs
     normed: Vec<f32>,
-    added: Vec<f32>,
-    router_logits: Vec<f32>,
+    routed_out: Vec<f32>,
     shared_out: Vec<f32>,
+    /// (tokens of a block, hidden)
+    mixed: Vec<f32>,
+    router_logits: Vec<f32>,
     shared_gate: Vec<f32>,
     gdn: gdn::Scratch,
     attention: attention::Scratch,
@@ -56,8 +59,8 @@ pub(crate) struct Workspace {
 /// What goes with the tokens of some sequences through all layers.
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
-    /// Where the sequences start (n + 1)
-    pub(crate) offsets: &'a [usize],
+    /// [`Block::cut`] of the sequences
+    pub(crate) blocks: Vec<Block>,
     pub(crate) caches: Caches<'a>,
     pub(crate) work: &'a mut Workspace,
     pub(crate) probe: Probe<'a>,
@@ -158,7 +161,7 @@ impl Layer {
     }
 
     /// `hidden + mixer(norm(hidden))`, then `hidden + moe(norm(hidden))`, in place on
-    /// (tokens, hidden).
+    /// (tokens, hidden): block by block up to the routed experts, which take all tokens at once.
     pub(crate) fn forward(
         &self,
         config: &Config,
@@ -166,54 +169,81 @@ impl Layer {
         hidden: &mut [f32],
         pass: &mut Pass<'_>,
     ) -> Result<(), Error> {
-        let Pass { offsets, caches, work, probe } = pass;
-        let width = config.hidden_size;
-        let eps = config.rms_norm_eps as f32;
-        let tokens = hidden.len() / width;
-        probe.at(Site::ResidIn, layer, hidden, width)?;
+        let Workspace { normed, routed_out, shared_out, moe, .. } = &mut *pass.work;
+        let k = config.num_experts_per_tok;
+        let tokens = hidden.len() / config.hidden_size;
+        scratch(normed, hidden.len());
+        scratch(routed_out, hidden.len());
+        scratch(shared_out, hidden.len());
+        scratch(&mut moe.experts, tokens * k);
+        scratch(&mut moe.gates, tokens * k);
+        for block in 0..pass.blocks.len() {
+            self.before_experts(config, layer, block, hidden, pass)?;
+        }
 
-        let normed = scratch(&mut work.normed, hidden.len());
-        let added = scratch(&mut work.added, hidden.len());
+        let Pass { work: Workspace { normed, routed_out, shared_out, moe, .. }, probe, .. } = pass;
+        let routed_out = &mut routed_out[..hidden.len()];
+        let norms = probe.wants(Site::ExpertNorms, layer);
+        self.routed.forward(&normed[..hidden.len()], k, norms, moe, routed_out);
+        if norms {
+            let (norms, experts) = (&moe.norms[..tokens * k], &moe.experts[..tokens * k]);
+            probe.see_experts(Site::ExpertNorms, layer, norms, experts, k);
+        }
+        probe.at(Site::ExpertOut, layer, 0, routed_out, config.hidden_size)?;
+        add_sum(hidden, routed_out, &shared_out[..hidden.len()]);
+        probe.at(Site::ResidOut, layer, 0, hidden, config.hidden_size)
+    }
+
+    /// A block's mixer, router and shared expert.
+    fn before_experts(
+        &self,
+        config: &Config,
+        layer: usize,
+        block: usize,
+        hidden: &mut [f32],
+        pass: &mut Pass<'_>,
+    ) -> Result<(), Error> {
+        let Pass { blocks, caches, work, probe } = pass;
+        let Block { rows, pieces } = &blocks[block];
+        let (width, k) = (config.hidden_size, config.num_experts_per_tok);
+        let (eps, first, tokens) = (config.rms_norm_eps as f32, rows.start, rows.len());
+        let values = rows.start * width..rows.end * width;
+        let hidden = &mut hidden[values.clone()];
+        let normed = &mut work.normed[values.clone()];
+        probe.at(Site::ResidIn, layer, first, hidden, width)?;
+
+        let mixed = scratch(&mut work.mixed, hidden.len());
         rms_norm(hidden, &self.input_layernorm, eps, normed);
-        let input = Input { config, layer, x: normed, offsets };
+        let input = Input { config, layer, x: normed, pieces };
         match &self.mixer {
-            Mixer::Linear(mixer) => mixer.forward(&input, caches, &mut work.gdn, added),
+            Mixer::Linear(mixer) => mixer.forward(&input, caches, &mut work.gdn, mixed),
             Mixer::Full(mixer) => {
-                mixer.forward(&input, caches, &mut work.attention, added);
+                mixer.forward(&input, caches, &mut work.attention, mixed);
                 if probe.wants(Site::MixerHeads, layer) {
                     let norms = mixer.head_norms(config, tokens, &work.attention);
                     probe.see(Site::MixerHeads, layer, &norms, config.num_attention_heads);
                 }
             }
         }
-        probe.at(Site::MixerOut, layer, added, width)?;
-        add_assign(hidden, added);
-        probe.at(Site::ResidMid, layer, hidden, width)?;
+        probe.at(Site::MixerOut, layer, first, mixed, width)?;
+        add_assign(hidden, mixed);
+        probe.at(Site::ResidMid, layer, first, hidden, width)?;
 
         rms_norm(hidden, &self.post_attention_layernorm, eps, normed);
         let router_logits = scratch(&mut work.router_logits, tokens * config.num_experts);
         self.router.logits(normed, router_logits);
-        probe.at(Site::RouterLogits, layer, router_logits, config.num_experts)?;
+        probe.at(Site::RouterLogits, layer, first, router_logits, config.num_experts)?;
         probe.mask(layer, router_logits, config.num_experts);
-        let k = config.num_experts_per_tok;
-        moe::select(router_logits, config.num_experts, k, &mut work.moe);
-        probe.see_experts(Site::TopK, layer, &work.moe.gates, &work.moe.experts, tokens, k);
-        let norms = probe.wants(Site::ExpertNorms, layer);
-        self.routed.forward(normed, k, norms, &mut work.moe, added);
-        if norms {
-            let (norms, experts) = (&work.moe.norms, &work.moe.experts);
-            probe.see_experts(Site::ExpertNorms, layer, norms, experts, tokens, k);
-        }
-        probe.at(Site::ExpertOut, layer, added, width)?;
+        let experts = &mut work.moe.experts[rows.start * k..rows.end * k];
+        let gates = &mut work.moe.gates[rows.start * k..rows.end * k];
+        moe::select(router_logits, experts, gates, k);
+        probe.see_experts(Site::TopK, layer, gates, experts, k);
 
-        let shared_out = scratch(&mut work.shared_out, hidden.len());
+        let shared_out = &mut work.shared_out[values];
         let gates = scratch(&mut work.shared_gate, tokens);
         self.shared.forward(normed, &mut work.moe, gates, shared_out);
         probe.see(Site::SharedGate, layer, gates, 1);
-        probe.at(Site::SharedOut, layer, shared_out, width)?;
-        add_assign(added, shared_out);
-        add_assign(hidden, added);
-        probe.at(Site::ResidOut, layer, hidden, width)
+        probe.at(Site::SharedOut, layer, first, shared_out, width)
     }
 }
 

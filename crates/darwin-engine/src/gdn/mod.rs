@@ -6,7 +6,7 @@ mod scan;
 
 use crate::cache::Caches;
 use crate::kernels::{
-    Matrix, add_product, gated_rms_norm, l2_normalize, multiply, product, scratch, sigmoids, silu,
+    Matrix, convolve_silu, decays, gated_rms_norm, l2_normalize, multiply, scratch, sigmoids,
 };
 use crate::mixer::Input;
 use crate::weights::{Expected, Loader};
@@ -21,10 +21,8 @@ pub(crate) struct Weights {
     in_proj_qkv: Matrix,
     /// (Vd, hidden)
     in_proj_z: Matrix,
-    /// (value heads, hidden)
-    in_proj_b: Matrix,
-    /// (value heads, hidden)
-    in_proj_a: Matrix,
+    /// `in_proj_b`, then `in_proj_a`: (2 x value heads, hidden)
+    in_proj_ba: Matrix,
     /// (kernel, 2 Kd + Vd): the stored (2 Kd + Vd, 1, kernel) with the taps outermost
     conv1d: Arc<[f32]>,
     /// `-exp(A_log)` (value heads)
@@ -60,6 +58,7 @@ pub(crate) struct Scratch {
     qkv: Vec<f32>,
     conv: Vec<f32>,
     z: Vec<f32>,
+    ba: Vec<f32>,
     beta: Vec<f32>,
     decay: Vec<f32>,
     heads: Vec<f32>,
@@ -99,8 +98,10 @@ impl Weights {
         Ok(Self {
             in_proj_qkv: loader.matrix(&name("in_proj_qkv.weight"), old.map(|o| &o.in_proj_qkv))?,
             in_proj_z: loader.matrix(&name("in_proj_z.weight"), old.map(|o| &o.in_proj_z))?,
-            in_proj_b: loader.matrix(&name("in_proj_b.weight"), old.map(|o| &o.in_proj_b))?,
-            in_proj_a: loader.matrix(&name("in_proj_a.weight"), old.map(|o| &o.in_proj_a))?,
+            in_proj_ba: loader.stacked(
+                &[&name("in_proj_b.weight"), &name("in_proj_a.weight")],
+                old.map(|o| &o.in_proj_ba),
+            )?,
             conv1d: loader.vector(&name("conv1d.weight"), old.map(|o| &o.conv1d), taps_first)?,
             decay_rate: loader.vector(&name("A_log"), old.map(|o| &o.decay_rate), negative_exp)?,
             dt_bias: loader.vector(&name("dt_bias"), old.map(|o| &o.dt_bias), |w| w)?,
@@ -109,7 +110,7 @@ impl Weights {
         })
     }
 
-    /// The mixer over all sequences, into `out` (tokens, hidden).
+    /// The mixer over a block, into `out` (tokens, hidden).
     pub(crate) fn forward(
         &self,
         input: &Input<'_>,
@@ -126,61 +127,40 @@ impl Weights {
         multiply(tokens, x, hidden, self.in_proj_qkv.panels(), qkv, channels);
         let z = scratch(&mut buffers.z, tokens * values);
         multiply(tokens, x, hidden, self.in_proj_z.panels(), z, values);
+        let ba = scratch(&mut buffers.ba, tokens * 2 * heads);
+        multiply(tokens, x, hidden, self.in_proj_ba.panels(), ba, 2 * heads);
         let beta = scratch(&mut buffers.beta, tokens * heads);
-        multiply(tokens, x, hidden, self.in_proj_b.panels(), beta, heads);
-        sigmoids(beta);
         let decay = scratch(&mut buffers.decay, tokens * heads);
-        multiply(tokens, x, hidden, self.in_proj_a.panels(), decay, heads);
-        self.decays(decay);
+        for (i, row) in ba.chunks_exact(2 * heads).enumerate() {
+            beta[i * heads..(i + 1) * heads].copy_from_slice(&row[..heads]);
+            decay[i * heads..(i + 1) * heads].copy_from_slice(&row[heads..]);
+        }
+        sigmoids(beta);
+        decays(decay, &self.decay_rate, &self.dt_bias);
 
         let conv = scratch(&mut buffers.conv, tokens * channels); // (tokens, q | k | v)
         let per_head = scratch(&mut buffers.heads, tokens * values);
-        for (s, ends) in input.offsets.windows(2).enumerate() {
-            let rows = ends[0] * channels..ends[1] * channels;
-            let cache = caches.linear(input.layer, s);
+        for piece in input.pieces {
+            let rows = piece.rows.start * channels..piece.rows.end * channels;
+            let cache = caches.linear(input.layer, piece);
             self.convolve(&qkv[rows.clone()], channels, cache, &mut conv[rows.clone()]);
-            silu(&mut conv[rows.clone()]);
             normalize_queries_and_keys(config, &mut conv[rows.clone()]);
-            let work = Recurrence {
-                conv: &conv[rows],
-                beta: &beta[ends[0] * heads..ends[1] * heads],
-                decay: &decay[ends[0] * heads..ends[1] * heads],
-            };
-            work.run(config, &mut cache.state, &mut per_head[ends[0] * values..ends[1] * values]);
+            let gates = piece.rows.start * heads..piece.rows.end * heads;
+            let (beta, decay) = (&beta[gates.clone()], &decay[gates]);
+            let work = Recurrence { conv: &conv[rows], beta, decay };
+            let out = &mut per_head[piece.rows.start * values..piece.rows.end * values];
+            work.run(config, &mut cache.state, out);
         }
         gated_rms_norm(per_head, z, &self.norm, config.rms_norm_eps as f32);
         multiply(tokens, per_head, values, self.out_proj.panels(), out, hidden);
     }
 
-    /// From `in_proj_a`'s output to the factor of the state: `exp(-exp(A_log) softplus(a + dt))`.
-    fn decays(&self, a: &mut [f32]) {
-        let heads = self.dt_bias.len();
-        for row in a.chunks_exact_mut(heads) {
-            for ((a, rate), dt) in row.iter_mut().zip(&*self.decay_rate).zip(&*self.dt_bias) {
-                let x = *a + dt;
-                let softplus = if x > 20.0 { x } else { x.exp().ln_1p() };
-                *a = (rate * softplus).exp();
-            }
-        }
-    }
-
-    /// The causal depthwise convolution of one sequence (tokens, channels); remembers its last
+    /// The causal convolution of one sequence (tokens, channels), through silu; remembers its last
     /// inputs.
     fn convolve(&self, input: &[f32], channels: usize, cache: &mut Cache, out: &mut [f32]) {
-        let kernel = self.conv1d.len() / channels;
-        let before = kernel - 1;
+        let before = self.conv1d.len() / channels - 1;
         cache.window.resize(before * channels, 0.0);
-        for (t, out) in out.chunks_exact_mut(channels).enumerate() {
-            for (j, taps) in self.conv1d.chunks_exact(channels).enumerate() {
-                // row t + j of the window followed by the input
-                let row = match (t + j).checked_sub(before) {
-                    None => &cache.window[(t + j) * channels..][..channels],
-                    Some(row) => &input[row * channels..][..channels],
-                };
-                let add = if j == 0 { product } else { add_product };
-                add(out, taps, row);
-            }
-        }
+        convolve_silu(&cache.window, input, &self.conv1d, channels, out);
         let tokens = input.len() / channels;
         let kept = before.saturating_sub(tokens);
         cache.window.copy_within((before - kept) * channels.., 0);

@@ -59,6 +59,20 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// ln(1 + e^x) to about 2 ulp.
+#[inline(always)]
+fn softplus(x: f32) -> f32 {
+    // ln(1 + u) = 2 artanh(s), s = u / (2 + u) <= 1/3, as a series of odd powers
+    let u = exp(-x.abs());
+    let s = u / (2.0 + u);
+    let s2 = s * s;
+    let mut p = 1.0_f32 / 15.0;
+    for odd in [13.0_f32, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        p = p.mul_add(s2, 1.0 / odd);
+    }
+    x.max(0.0) + 2.0 * s * p
+}
+
 #[inline(always)]
 fn reduce(lanes: [f32; LANES]) -> f32 {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
@@ -109,6 +123,25 @@ fn max_lanes(row: &[f32]) -> f32 {
         }
     }
     rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, v| if *v > max { *v } else { max })
+}
+
+/// Where a value stands first; 0 where it does not.
+#[inline(always)]
+fn first_lanes(row: &[f32], value: f32) -> u32 {
+    let mut lanes = [u32::MAX; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for (c, chunk) in chunks.iter().enumerate().rev() {
+        for i in 0..LANES {
+            let at = (c * LANES + i) as u32;
+            lanes[i] = if chunk[i] == value { at } else { lanes[i] };
+        }
+    }
+    let first = lanes.iter().fold(u32::MAX, |first, at| first.min(*at));
+    if first < u32::MAX {
+        return first;
+    }
+    let rest = rest.iter().position(|v| *v == value).map(|i| chunks.len() * LANES + i);
+    rest.unwrap_or(0) as u32
 }
 
 vectorised! {
@@ -164,19 +197,65 @@ vectorised! {
 }
 
 vectorised! {
-    /// `x * sigmoid(x)`, in place.
-    pub(crate) fn silu(x: &mut [f32]) {
+    /// `1 / (1 + e^-x)`, in place.
+    pub(crate) fn sigmoids(x: &mut [f32]) {
         for x in x {
-            *x *= sigmoid(*x);
+            *x = sigmoid(*x);
         }
     }
 }
 
 vectorised! {
-    /// `1 / (1 + e^-x)`, in place.
-    pub(crate) fn sigmoids(x: &mut [f32]) {
-        for x in x {
-            *x = sigmoid(*x);
+    /// From rows of `a` to the factors of a linear-attention state, in place:
+    /// `exp(rate * softplus(a + dt))`.
+    pub(crate) fn decays(a: &mut [f32], rate: &[f32], dt: &[f32]) {
+        let heads = rate.len();
+        for row in a.chunks_exact_mut(heads) {
+            for (a, dt) in row.iter_mut().zip(dt) {
+                *a += dt;
+            }
+        }
+        for a in a.iter_mut() {
+            *a = softplus(*a);
+        }
+        for row in a.chunks_exact_mut(heads) {
+            for (a, rate) in row.iter_mut().zip(rate) {
+                *a *= rate;
+            }
+        }
+        for a in a {
+            *a = exp(*a);
+        }
+    }
+}
+
+vectorised! {
+    /// A causal depthwise convolution through silu: each row (channels) of `out` from the rows up
+    /// to it of `window` followed by `input`, times `taps` (kernel, channels).
+    pub(crate) fn convolve_silu(
+        window: &[f32],
+        input: &[f32],
+        taps: &[f32],
+        channels: usize,
+        out: &mut [f32],
+    ) {
+        let before = window.len() / channels;
+        let (taps, newest) = taps.split_at(before * channels);
+        for (t, out) in out.chunks_exact_mut(channels).enumerate() {
+            out.fill(0.0);
+            for (j, taps) in taps.chunks_exact(channels).enumerate() {
+                let (rows, row) =
+                    if t + j < before { (window, t + j) } else { (input, t + j - before) };
+                let row = &rows[row * channels..][..channels];
+                for ((out, tap), x) in out.iter_mut().zip(taps).zip(row) {
+                    *out = tap.mul_add(*x, *out);
+                }
+            }
+            let row = &input[t * channels..][..channels];
+            for ((out, tap), x) in out.iter_mut().zip(newest).zip(row) {
+                let sum = tap.mul_add(*x, *out);
+                *out = sum * sigmoid(sum);
+            }
         }
     }
 }
@@ -221,19 +300,19 @@ vectorised! {
 }
 
 vectorised! {
-    /// `to += factor * x`, rounded once.
-    pub(crate) fn add_scaled(to: &mut [f32], factor: f32, x: &[f32]) {
-        for (to, x) in to.iter_mut().zip(x) {
-            *to = factor.mul_add(*x, *to);
+    /// `to += a + b`.
+    pub(crate) fn add_sum(to: &mut [f32], a: &[f32], b: &[f32]) {
+        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+            *to += a + b;
         }
     }
 }
 
 vectorised! {
-    /// `to += a * b`, each rounded once.
-    pub(crate) fn add_product(to: &mut [f32], a: &[f32], b: &[f32]) {
-        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            *to = a.mul_add(*b, *to);
+    /// `to += factor * x`, rounded once.
+    pub(crate) fn add_scaled(to: &mut [f32], factor: f32, x: &[f32]) {
+        for (to, x) in to.iter_mut().zip(x) {
+            *to = factor.mul_add(*x, *to);
         }
     }
 }
@@ -279,23 +358,45 @@ vectorised! {
 }
 
 vectorised! {
-    /// The largest values of a row, falling, and where they are, the first of equals first. The
-    /// row is used up.
-    pub(crate) fn largest(row: &mut [f32], values: &mut [f32], at: &mut [u32]) {
-        for (value, at) in values.iter_mut().zip(at) {
-            *value = max_lanes(row);
-            let first = row.iter().position(|v| v == value).unwrap_or(0);
-            *at = first as u32;
-            row[first] = f32::NEG_INFINITY;
+    /// The `k` largest values of each row of `width`, falling, and where they are, the first of
+    /// equals first. The rows are used up.
+    pub(crate) fn largest(
+        rows: &mut [f32],
+        width: usize,
+        values: &mut [f32],
+        at: &mut [u32],
+        k: usize,
+    ) {
+        let chosen = values.chunks_exact_mut(k).zip(at.chunks_exact_mut(k));
+        for (row, (values, at)) in rows.chunks_exact_mut(width).zip(chosen) {
+            for (value, at) in values.iter_mut().zip(at) {
+                *value = max_lanes(row);
+                *at = first_lanes(row, *value);
+                if let Some(taken) = row.get_mut(*at as usize) {
+                    *taken = f32::NEG_INFINITY;
+                }
+            }
         }
     }
 }
 
 vectorised! {
-    /// `to = a * b`.
-    pub(crate) fn product(to: &mut [f32], a: &[f32], b: &[f32]) {
-        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            *to = a * b;
+    /// Softmax in place of each row of `width` falling values.
+    pub(crate) fn softmax_of_falling(rows: &mut [f32], width: usize) {
+        for row in rows.chunks_exact_mut(width) {
+            let max = row[0];
+            for value in row {
+                *value -= max;
+            }
+        }
+        for value in rows.iter_mut() {
+            *value = exp(*value);
+        }
+        for row in rows.chunks_exact_mut(width) {
+            let inverse = 1.0 / row.iter().sum::<f32>();
+            for value in row {
+                *value *= inverse;
+            }
         }
     }
 }
@@ -313,6 +414,15 @@ mod tests {
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn softplus_is_exact_far_below_and_near_zero() {
+        for i in -800..800 {
+            let x = i as f32 * 0.1;
+            let want = f64::from(x).exp().ln_1p();
+            assert!((f64::from(softplus(x)) / want - 1.0).abs() < 4e-7, "{x}");
+        }
     }
 
     #[test]

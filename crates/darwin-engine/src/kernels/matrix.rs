@@ -77,6 +77,15 @@ pub(crate) struct Panels<'a> {
     pub(crate) panel: usize,
 }
 
+/// Which rows of the left-hand side enter a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rows<'a> {
+    /// The first ones.
+    First(usize),
+    /// Those of these numbers.
+    Chosen(&'a [u32]),
+}
+
 /// `out[m, n] = sum_k x[m, k] w[k, n]` for `rows` rows of `x` (stride `x_row`) and of `out`
 /// (stride `out_row`).
 pub(crate) fn multiply(
@@ -87,6 +96,25 @@ pub(crate) fn multiply(
     out: &mut [f32],
     out_row: usize,
 ) {
+    multiply_rows(Rows::First(rows), x, x_row, w, out, out_row);
+}
+
+/// [`multiply`] of chosen rows of `x`, as many rows of `out`.
+pub(crate) fn multiply_rows(
+    chosen: Rows<'_>,
+    x: &[f32],
+    x_row: usize,
+    w: Panels<'_>,
+    out: &mut [f32],
+    out_row: usize,
+) {
+    let (rows, last_row, numbers) = match chosen {
+        Rows::First(rows) => (rows, rows.saturating_sub(1), std::ptr::null()),
+        Rows::Chosen(numbers) => {
+            let last = numbers.iter().max().map_or(0, |n| *n as usize);
+            (numbers.len(), last, numbers.as_ptr())
+        }
+    };
     if rows == 0 || w.columns == 0 {
         return;
     }
@@ -96,13 +124,14 @@ pub(crate) fn multiply(
         }
         return;
     }
-    assert!(x.len() >= (rows - 1) * x_row + w.depth, "x has all its rows");
+    assert!(x.len() >= last_row * x_row + w.depth, "x has all its rows");
     assert!(out.len() >= (rows - 1) * out_row + w.columns, "out has all its rows");
     assert!(out_row >= w.columns, "rows of out do not overlap");
     let last = (w.columns - 1) / PANEL * w.panel + (w.depth - 1) * w.row + PANEL;
     assert!(w.data.len() >= last, "w has all its panels");
     let job = Job {
         rows,
+        numbers,
         x: x.as_ptr(),
         x_row,
         w: w.data.as_ptr(),
@@ -128,6 +157,8 @@ pub(crate) fn multiply(
 /// A product as raw parts.
 struct Job {
     rows: usize,
+    /// Numbers of the rows of `x`; null where they are the first ones.
+    numbers: *const u32,
     x: *const f32,
     x_row: usize,
     w: *const f32,
@@ -238,7 +269,11 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
                 }
             }
         }
-        let x: [*const f32; M] = std::array::from_fn(|m| job.x.add((row + m) * job.x_row));
+        let x: [*const f32; M] = std::array::from_fn(|m| {
+            let number =
+                if job.numbers.is_null() { row + m } else { *job.numbers.add(row + m) as usize };
+            job.x.add(number * job.x_row)
+        });
         let w: [*const f32; N] = std::array::from_fn(|n| {
             let at = column + n * V::LANES;
             job.w.add(at / PANEL * job.w_panel + at % PANEL)
@@ -246,6 +281,7 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
         let mut k = depth.start;
         while k + UNROLL <= depth.end {
             for u in 0..UNROLL {
+                V::prefetch(w[0].wrapping_add((k + u) * job.w_row + job.w_panel));
                 add_outer::<V, M, N>(&mut acc, &x, &w, k + u, job.w_row);
             }
             k += UNROLL;
@@ -324,6 +360,21 @@ mod tests {
     }
 
     #[test]
+    fn chosen_rows_are_those_of_the_whole_product() {
+        let (rows, columns, depth) = (9, 20, 12);
+        let (w, x) = (values(columns * depth, "w"), values(rows * depth, "x"));
+        let matrix = Matrix::pack(&w, columns, depth);
+        let mut all = vec![0.0; rows * columns];
+        multiply(rows, &x, depth, matrix.panels(), &mut all, columns);
+        let chosen = [8, 0, 3, 3, 5, 1, 7];
+        let mut out = vec![0.0; chosen.len() * columns];
+        multiply_rows(Rows::Chosen(&chosen), &x, depth, matrix.panels(), &mut out, columns);
+        for (row, number) in out.chunks(columns).zip(chosen) {
+            assert_eq!(row, &all[number as usize * columns..][..columns]);
+        }
+    }
+
+    #[test]
     fn all_instruction_sets_agree() {
         let (rows, columns, depth) = (9, 41, 33);
         let (w, x) = (values(columns * depth, "w"), values(rows * depth, "x"));
@@ -332,6 +383,7 @@ mod tests {
         multiply(rows, &x, depth, matrix.panels(), &mut best, columns);
         let job = Job {
             rows,
+            numbers: std::ptr::null(),
             x: x.as_ptr(),
             x_row: depth,
             w: matrix.data.as_ptr(),

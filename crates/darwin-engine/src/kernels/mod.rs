@@ -8,10 +8,11 @@ mod matrix;
 mod simd;
 
 pub(crate) use math::{
-    add_assign, add_product, add_scaled, argmax, dot, gated, gated_rms_norm, l2_norm, l2_normalize,
-    largest, log_sum_exp, product, rms_norm, scale, sigmoids, silu, silu_mul, softmax,
+    add_assign, add_scaled, add_sum, argmax, convolve_silu, decays, dot, gated, gated_rms_norm,
+    l2_norm, l2_normalize, largest, log_sum_exp, rms_norm, scale, sigmoids, silu_mul, softmax,
+    softmax_of_falling,
 };
-pub(crate) use matrix::{Matrix, PANEL, Panels, multiply};
+pub(crate) use matrix::{Matrix, PANEL, Panels, Rows, multiply, multiply_rows};
 pub(crate) use simd::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use simd::{Avx2, Avx512};

@@ -18,6 +18,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// Asks for a cache line that will be read soon; any address will do.
+    fn prefetch(from: *const f32);
 }
 
 /// Instruction sets with kernels of their own.
@@ -82,6 +84,8 @@ impl Simd for Portable {
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
     }
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
 }
 
 /// The vector type of an x86 extension as [`Simd`].
@@ -122,6 +126,10 @@ macro_rules! x86_simd {
             #[inline(always)]
             unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
                 Self(unsafe { $fma(self.0, factor.0, addend.0) })
+            }
+            #[inline(always)]
+            fn prefetch(from: *const f32) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
             }
         }
     };
