@@ -1,7 +1,9 @@
 //! Gated softmax attention with partial rotary embedding and grouped key-value heads.
 
 use crate::cache::Caches;
-use crate::kernels::{Matrix, PANEL, Panels, gated, l2_norm, multiply, rms_norm, scratch, softmax};
+use crate::kernels::{
+    Matrix, PANEL, Panels, Values, gated, l2_norm, multiply, rms_norm, scratch, softmax,
+};
 use crate::mixer::Input;
 use crate::weights::{Expected, Loader, centred};
 use crate::{Config, Error};
@@ -220,7 +222,7 @@ impl HeadCache {
             let width = seen.next_multiple_of(PANEL);
             let scores = scratch(scores, rows * width);
             let keys = Panels {
-                data: &self.keys,
+                values: Values::F32(&self.keys),
                 columns: width,
                 depth: dim,
                 row: PANEL,
@@ -231,7 +233,7 @@ impl HeadCache {
                 softmax(row, first + r / group + 1, scale);
             }
             let values = Panels {
-                data: &self.values,
+                values: Values::F32(&self.values),
                 columns: dim,
                 depth: seen,
                 row: dim.next_multiple_of(PANEL),

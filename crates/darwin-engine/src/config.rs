@@ -137,6 +137,9 @@ impl Config {
                 read.wrong(key, n, &format!("a multiple of {of_key} = {of}"));
             }
         }
+        if !self.head_dim.is_multiple_of(2) {
+            read.wrong("head_dim", self.head_dim, "even");
+        }
         if !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
             let allowed = format!("an even share of head_dim = {}", self.head_dim);
             read.wrong("rope_parameters.partial_rotary_factor", self.rotary_dim, &allowed);

@@ -6,6 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Isa, Portable, Simd, isa};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Columns of one panel.
@@ -14,29 +15,50 @@ pub(crate) const PANEL: usize = 16;
 /// Depth that is kept in the caches before the next columns are visited.
 const DEPTH_BLOCK: usize = 512;
 
-/// Steps of depth between two tests of the loop.
-const UNROLL: usize = 4;
-
-/// A weight (out, in) as panels of 16 output columns, each panel (in, 16), zero-padded.
+/// A weight (out, in) as panels of 16 output columns, each panel (in, 16), zero-padded. Values that
+/// all are bfloat16 numbers are kept as such, in half the memory, and widened in the product.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
-    data: Arc<[f32]>,
+    data: Data,
     columns: usize,
     depth: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Data {
+    F32(Arc<[f32]>),
+    /// Inputs 2k and 2k + 1 of a column in the low and the high half of a word.
+    Bf16(Arc<[u32]>),
 }
 
 impl Matrix {
     /// Packs a row-major (`columns`, `depth`) weight.
     pub(crate) fn pack(rows: &[f32], columns: usize, depth: usize) -> Self {
         assert_eq!(rows.len(), columns * depth, "a weight has (out, in) values");
-        let mut data = vec![0.0; columns.next_multiple_of(PANEL) * depth];
-        for (n, row) in rows.chunks_exact(depth).enumerate() {
-            let panel = &mut data[n / PANEL * depth * PANEL..];
-            for (k, value) in row.iter().enumerate() {
-                panel[k * PANEL + n % PANEL] = *value;
+        let narrow = rows.iter().all(|v| v.to_bits() & 0xffff == 0);
+        let padded = columns.next_multiple_of(PANEL);
+        let data = if narrow {
+            let pairs = depth.div_ceil(2);
+            let mut data = vec![0_u32; padded * pairs];
+            for (n, row) in rows.chunks_exact(depth).enumerate() {
+                let panel = &mut data[n / PANEL * pairs * PANEL..];
+                for (k, value) in row.iter().enumerate() {
+                    let word = &mut panel[k / 2 * PANEL + n % PANEL];
+                    *word |= if k % 2 == 0 { value.to_bits() >> 16 } else { value.to_bits() };
+                }
             }
-        }
-        Self { data: data.into(), columns, depth }
+            Data::Bf16(data.into())
+        } else {
+            let mut data = vec![0.0; padded * depth];
+            for (n, row) in rows.chunks_exact(depth).enumerate() {
+                let panel = &mut data[n / PANEL * depth * PANEL..];
+                for (k, value) in row.iter().enumerate() {
+                    panel[k * PANEL + n % PANEL] = *value;
+                }
+            }
+            Data::F32(data.into())
+        };
+        Self { data, columns, depth }
     }
 
     /// Output width.
@@ -54,27 +76,38 @@ impl Matrix {
         self.panels_of_depth(0, self.depth)
     }
 
-    /// The panels restricted to inputs `first..first + depth`.
+    /// The panels restricted to inputs `first..first + depth`; `first` is even.
     pub(crate) fn panels_of_depth(&self, first: usize, depth: usize) -> Panels<'_> {
-        Panels {
-            data: &self.data[first * PANEL..],
-            columns: self.columns,
-            depth,
-            row: PANEL,
-            panel: self.depth * PANEL,
-        }
+        let (values, rows) = match &self.data {
+            Data::F32(data) => (Values::F32(&data[first * PANEL..]), self.depth),
+            Data::Bf16(data) => {
+                assert!(first.is_multiple_of(2), "pairs of inputs are not torn apart");
+                (Values::Bf16(&data[first / 2 * PANEL..]), self.depth.div_ceil(2))
+            }
+        };
+        Panels { values, columns: self.columns, depth, row: PANEL, panel: rows * PANEL }
     }
 }
 
 /// The right-hand side of a product: element (k, n) lies at
-/// `k * row + n / 16 * panel + n % 16`, and all 16 columns of the last panel can be read.
+/// `k * row + n / 16 * panel + n % 16` (of words, with k / 2 for k, where two inputs share a
+/// word), and all 16 columns of the last panel can be read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels<'a> {
-    pub(crate) data: &'a [f32],
+    pub(crate) values: Values<'a>,
     pub(crate) columns: usize,
     pub(crate) depth: usize,
     pub(crate) row: usize,
     pub(crate) panel: usize,
+}
+
+/// The elements of [`Panels`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Values<'a> {
+    /// One by one.
+    F32(&'a [f32]),
+    /// Two inputs in a word.
+    Bf16(&'a [u32]),
 }
 
 /// Which rows of the left-hand side enter a product.
@@ -127,41 +160,82 @@ pub(crate) fn multiply_rows(
     assert!(x.len() >= last_row * x_row + w.depth, "x has all its rows");
     assert!(out.len() >= (rows - 1) * out_row + w.columns, "out has all its rows");
     assert!(out_row >= w.columns, "rows of out do not overlap");
-    let last = (w.columns - 1) / PANEL * w.panel + (w.depth - 1) * w.row + PANEL;
-    assert!(w.data.len() >= last, "w has all its panels");
-    let job = Job {
-        rows,
-        numbers,
-        x: x.as_ptr(),
-        x_row,
-        w: w.data.as_ptr(),
-        w_row: w.row,
-        w_panel: w.panel,
-        columns: w.columns,
-        depth: w.depth,
-        out: out.as_mut_ptr(),
-        out_row,
-    };
-    // SAFETY: the asserts above bound every access of the job; the instruction set was detected.
+    let last = |depth: usize| (w.columns - 1) / PANEL * w.panel + (depth - 1) * w.row + PANEL;
+    let left = Left { rows, numbers, x: x.as_ptr(), x_row };
+    let (out, columns, depth) = (out.as_mut_ptr(), w.columns, w.depth);
+    let (w_row, w_panel) = (w.row, w.panel);
+    // SAFETY: the asserts here and above bound every access of the jobs.
     unsafe {
-        match isa() {
-            Isa::Portable => run::<Portable, 2, 2, 4, 8>(&job),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => run_avx2(&job),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => run_avx512(&job),
+        match w.values {
+            Values::F32(data) => {
+                assert!(data.len() >= last(w.depth), "w has all its panels");
+                let w = data.as_ptr();
+                dispatch(&Job { left, w, w_row, w_panel, columns, depth, out, out_row });
+            }
+            Values::Bf16(data) => {
+                assert!(data.len() >= last(w.depth.div_ceil(2)), "w has all its panels");
+                let w = data.as_ptr();
+                dispatch(&Job { left, w, w_row, w_panel, columns, depth, out, out_row });
+            }
         }
     }
 }
 
-/// A product as raw parts.
-struct Job {
+/// How the elements of the right-hand side are stored.
+trait Word: Copy {
+    /// Reads a vector of columns at depth `k`, odd or even.
+    ///
+    /// # Safety
+    /// As for [`Simd::load`]; `w` points to depth 0.
+    unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V;
+
+    /// The address of depth `k`, in bounds or not.
+    fn at(w: *const Self, k: usize, row: usize) -> *const f32;
+}
+
+impl Word for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
+        // SAFETY: handed on.
+        unsafe { V::load(w.add(k * row)) }
+    }
+
+    #[inline(always)]
+    fn at(w: *const Self, k: usize, row: usize) -> *const f32 {
+        w.wrapping_add(k * row)
+    }
+}
+
+impl Word for u32 {
+    #[inline(always)]
+    unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
+        // SAFETY: handed on.
+        unsafe {
+            let w = w.add(k / 2 * row);
+            if ODD { V::load_high(w) } else { V::load_low(w) }
+        }
+    }
+
+    #[inline(always)]
+    fn at(w: *const Self, k: usize, row: usize) -> *const f32 {
+        w.wrapping_add(k / 2 * row).cast()
+    }
+}
+
+/// The left-hand side as raw parts.
+#[derive(Clone, Copy)]
+struct Left {
     rows: usize,
     /// Numbers of the rows of `x`; null where they are the first ones.
     numbers: *const u32,
     x: *const f32,
     x_row: usize,
-    w: *const f32,
+}
+
+/// A product as raw parts.
+struct Job<W> {
+    left: Left,
+    w: *const W,
     w_row: usize,
     w_panel: usize,
     columns: usize,
@@ -170,41 +244,59 @@ struct Job {
     out_row: usize,
 }
 
+/// Runs a job on the best instruction set.
+unsafe fn dispatch<W: Word>(job: &Job<W>) {
+    // SAFETY: the caller has bounded the job; the instruction set was detected.
+    unsafe {
+        match isa() {
+            Isa::Portable => run::<Portable, W, 2, 2, 4, 8>(job),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => run_avx2(job),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => run_avx512(job),
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(job: &Job) {
+unsafe fn run_avx2<W: Word>(job: &Job<W>) {
     // SAFETY: handed on.
-    unsafe { run::<Avx2, 2, 2, 4, 8>(job) }
+    unsafe { run::<Avx2, W, 2, 2, 4, 8>(job) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn run_avx512(job: &Job) {
+unsafe fn run_avx512<W: Word>(job: &Job<W>) {
     // SAFETY: handed on.
-    unsafe { run::<Avx512, 1, 2, 2, 4>(job) }
+    unsafe { run::<Avx512, W, 1, 2, 2, 4>(job) }
 }
 
 /// The product. A panel is `V1` vectors wide; `V6`, `V2` and `V4` vectors of columns keep enough
 /// sums in flight beside 4 to 6 rows, 2 or 3 rows and 1 row.
 #[inline(always)]
-unsafe fn run<V: Simd, const V1: usize, const V6: usize, const V2: usize, const V4: usize>(
-    job: &Job,
-) {
+unsafe fn run<V, W, const V1: usize, const V6: usize, const V2: usize, const V4: usize>(
+    job: &Job<W>,
+) where
+    V: Simd,
+    W: Word,
+{
+    let rows = job.left.rows;
     let mut first = 0;
     while first < job.depth {
         let depth = first..job.depth.min(first + DEPTH_BLOCK);
-        let whole = job.rows / 6 * 6;
+        let whole = rows / 6 * 6;
         // SAFETY: rows, columns and depth stay within the job's.
         unsafe {
             if whole > 0 {
-                pass::<V, 6, V6, V1>(job, 0, whole, depth.clone());
+                pass::<V, W, 6, V6, V1>(job, 0, whole, depth.clone());
             }
-            match job.rows - whole {
-                1 => pass::<V, 1, V4, V1>(job, whole, job.rows, depth.clone()),
-                2 => pass::<V, 2, V2, V1>(job, whole, job.rows, depth.clone()),
-                3 => pass::<V, 3, V2, V1>(job, whole, job.rows, depth.clone()),
-                4 => pass::<V, 4, V6, V1>(job, whole, job.rows, depth.clone()),
-                5 => pass::<V, 5, V6, V1>(job, whole, job.rows, depth.clone()),
+            match rows - whole {
+                1 => pass::<V, W, 1, V4, V1>(job, whole, rows, depth.clone()),
+                2 => pass::<V, W, 2, V2, V1>(job, whole, rows, depth.clone()),
+                3 => pass::<V, W, 3, V2, V1>(job, whole, rows, depth.clone()),
+                4 => pass::<V, W, 4, V6, V1>(job, whole, rows, depth.clone()),
+                5 => pass::<V, W, 5, V6, V1>(job, whole, rows, depth.clone()),
                 _ => {}
             }
         }
@@ -214,11 +306,11 @@ unsafe fn run<V: Simd, const V1: usize, const V6: usize, const V2: usize, const 
 
 /// All columns for `M` rows at a time, `N` vectors of columns at a time (`N1` near the end).
 #[inline(always)]
-unsafe fn pass<V: Simd, const M: usize, const N: usize, const N1: usize>(
-    job: &Job,
+unsafe fn pass<V: Simd, W: Word, const M: usize, const N: usize, const N1: usize>(
+    job: &Job<W>,
     first_row: usize,
     end_row: usize,
-    depth: std::ops::Range<usize>,
+    depth: Range<usize>,
 ) {
     let wide = N * V::LANES;
     let mut column = 0;
@@ -230,9 +322,9 @@ unsafe fn pass<V: Simd, const M: usize, const N: usize, const N1: usize>(
             // `job.columns`.
             unsafe {
                 if step == wide {
-                    tile::<V, M, N>(job, row, column, depth.clone());
+                    tile::<V, W, M, N>(job, row, column, depth.clone());
                 } else {
-                    tile::<V, M, N1>(job, row, column, depth.clone());
+                    tile::<V, W, M, N1>(job, row, column, depth.clone());
                 }
             }
             row += M;
@@ -243,11 +335,11 @@ unsafe fn pass<V: Simd, const M: usize, const N: usize, const N1: usize>(
 
 /// `M` rows by `N` vectors of the result.
 #[inline(always)]
-unsafe fn tile<V: Simd, const M: usize, const N: usize>(
-    job: &Job,
+unsafe fn tile<V: Simd, W: Word, const M: usize, const N: usize>(
+    job: &Job<W>,
     row: usize,
     column: usize,
-    depth: std::ops::Range<usize>,
+    depth: Range<usize>,
 ) {
     // SAFETY: the caller's rows, columns and depth lie within the job.
     unsafe {
@@ -269,26 +361,25 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
                 }
             }
         }
+        let Left { numbers, x, x_row, .. } = job.left;
         let x: [*const f32; M] = std::array::from_fn(|m| {
-            let number =
-                if job.numbers.is_null() { row + m } else { *job.numbers.add(row + m) as usize };
-            job.x.add(number * job.x_row)
+            let number = if numbers.is_null() { row + m } else { *numbers.add(row + m) as usize };
+            x.add(number * x_row)
         });
-        let w: [*const f32; N] = std::array::from_fn(|n| {
+        let w: [*const W; N] = std::array::from_fn(|n| {
             let at = column + n * V::LANES;
             job.w.add(at / PANEL * job.w_panel + at % PANEL)
         });
-        let mut k = depth.start;
-        while k + UNROLL <= depth.end {
-            for u in 0..UNROLL {
-                V::prefetch(w[0].wrapping_add((k + u) * job.w_row + job.w_panel));
-                add_outer::<V, M, N>(&mut acc, &x, &w, k + u, job.w_row);
-            }
-            k += UNROLL;
+        let next = w[0].wrapping_add(job.w_panel);
+        let mut k = depth.start; // even, as is the step
+        while k + 2 <= depth.end {
+            V::prefetch(W::at(next, k, job.w_row));
+            add_outer::<V, W, M, N, false>(&mut acc, &x, &w, k, job.w_row);
+            add_outer::<V, W, M, N, true>(&mut acc, &x, &w, k + 1, job.w_row);
+            k += 2;
         }
-        while k < depth.end {
-            add_outer::<V, M, N>(&mut acc, &x, &w, k, job.w_row);
-            k += 1;
+        if k < depth.end {
+            add_outer::<V, W, M, N, false>(&mut acc, &x, &w, k, job.w_row);
         }
         for (m, acc) in acc.iter().enumerate() {
             let row = out.add(m * job.out_row);
@@ -303,20 +394,20 @@ unsafe fn tile<V: Simd, const M: usize, const N: usize>(
     }
 }
 
-/// Adds the products of inputs and weights at depth `k`.
+/// Adds the products of inputs and weights at depth `k`, odd or even.
 #[inline(always)]
-unsafe fn add_outer<V: Simd, const M: usize, const N: usize>(
+unsafe fn add_outer<V: Simd, W: Word, const M: usize, const N: usize, const ODD: bool>(
     acc: &mut [[V; N]; M],
     x: &[*const f32; M],
-    w: &[*const f32; N],
+    w: &[*const W; N],
     k: usize,
     w_row: usize,
 ) {
-    // SAFETY: `k` lies within the job's depth, as `tile` holds it.
+    // SAFETY: the depth lies within the job's, as `tile` holds it.
     unsafe {
         let mut values = [V::splat(0.0); N];
         for (value, w) in values.iter_mut().zip(w) {
-            *value = V::load(w.add(k * w_row));
+            *value = W::load::<V, ODD>(*w, k, w_row);
         }
         for (x, acc) in x.iter().zip(acc) {
             let x = V::splat(*x.add(k));
@@ -337,6 +428,10 @@ mod tests {
         (0..n).map(|_| rng.normal() as f32).collect()
     }
 
+    fn bfloat16(value: f32) -> f32 {
+        f32::from_bits(value.to_bits() & 0xffff_0000)
+    }
+
     /// One chain of fused multiply-adds, as documented.
     fn plain(x: &[f32], w: &[f32]) -> f32 {
         x.iter().zip(w).fold(0.0, |sum, (x, w)| x.mul_add(*w, sum))
@@ -345,9 +440,11 @@ mod tests {
     #[test]
     fn every_size_gives_the_same_bits_as_the_plain_chain() {
         for (columns, depth) in [(1, 1), (16, 8), (17, 40), (48, 5), (97, 44), (130, 1100)] {
-            let w = values(columns * depth, "w");
-            let matrix = Matrix::pack(&w, columns, depth);
-            for rows in [1, 2, 3, 4, 5, 6, 7, 13] {
+            let wide = values(columns * depth, "w");
+            let narrow: Vec<f32> = wide.iter().map(|v| bfloat16(*v)).collect();
+            let sizes = [1, 2, 3, 4, 5, 6, 7, 13];
+            for (rows, w) in sizes.iter().flat_map(|rows| [(*rows, &wide), (*rows, &narrow)]) {
+                let matrix = Matrix::pack(w, columns, depth);
                 let x = values(rows * depth, "x");
                 let mut out = vec![f32::NAN; rows * columns];
                 multiply(rows, &x, depth, matrix.panels(), &mut out, columns);
@@ -379,23 +476,31 @@ mod tests {
         let (rows, columns, depth) = (9, 41, 33);
         let (w, x) = (values(columns * depth, "w"), values(rows * depth, "x"));
         let matrix = Matrix::pack(&w, columns, depth);
-        let (mut best, mut portable) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
-        multiply(rows, &x, depth, matrix.panels(), &mut best, columns);
-        let job = Job {
-            rows,
-            numbers: std::ptr::null(),
-            x: x.as_ptr(),
-            x_row: depth,
-            w: matrix.data.as_ptr(),
-            w_row: PANEL,
-            w_panel: depth * PANEL,
-            columns,
-            depth,
-            out: portable.as_mut_ptr(),
-            out_row: columns,
-        };
-        // SAFETY: the sizes are those of the buffers.
-        unsafe { run::<Portable, 2, 2, 4, 8>(&job) };
-        assert_eq!(best, portable);
+        let narrow: Vec<f32> = w.iter().map(|v| bfloat16(*v)).collect();
+        let narrow = Matrix::pack(&narrow, columns, depth);
+        for matrix in [matrix, narrow] {
+            let (mut best, mut portable) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
+            let panels = matrix.panels();
+            multiply(rows, &x, depth, panels, &mut best, columns);
+            let left = Left { rows, numbers: std::ptr::null(), x: x.as_ptr(), x_row: depth };
+            let (w_row, w_panel, out, out_row) =
+                (panels.row, panels.panel, portable.as_mut_ptr(), columns);
+            // SAFETY: the sizes are those of the buffers.
+            unsafe {
+                match panels.values {
+                    Values::F32(w) => {
+                        let w = w.as_ptr();
+                        let job = Job { left, w, w_row, w_panel, columns, depth, out, out_row };
+                        run::<Portable, _, 2, 2, 4, 8>(&job);
+                    }
+                    Values::Bf16(w) => {
+                        let w = w.as_ptr();
+                        let job = Job { left, w, w_row, w_panel, columns, depth, out, out_row };
+                        run::<Portable, _, 2, 2, 4, 8>(&job);
+                    }
+                }
+            }
+            assert_eq!(best, portable);
+        }
     }
 }

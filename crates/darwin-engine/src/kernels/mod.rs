@@ -12,7 +12,7 @@ pub(crate) use math::{
     l2_norm, l2_normalize, largest, log_sum_exp, rms_norm, scale, sigmoids, silu_mul, softmax,
     softmax_of_falling,
 };
-pub(crate) use matrix::{Matrix, PANEL, Panels, Rows, multiply, multiply_rows};
+pub(crate) use matrix::{Matrix, PANEL, Panels, Rows, Values, multiply, multiply_rows};
 pub(crate) use simd::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use simd::{Avx2, Avx512};

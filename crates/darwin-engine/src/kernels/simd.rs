@@ -18,6 +18,10 @@ pub(crate) trait Simd: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// The bfloat16 numbers in the low halves of words.
+    unsafe fn load_low(from: *const u32) -> Self;
+    /// The bfloat16 numbers in the high halves of words.
+    unsafe fn load_high(from: *const u32) -> Self;
     /// Asks for a cache line that will be read soon; any address will do.
     fn prefetch(from: *const f32);
 }
@@ -85,6 +89,18 @@ impl Simd for Portable {
         Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
     }
     #[inline(always)]
+    unsafe fn load_low(from: *const u32) -> Self {
+        // SAFETY: the caller gives 8 readable words.
+        let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        Self(std::array::from_fn(|i| f32::from_bits(words[i] << 16)))
+    }
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> Self {
+        // SAFETY: the caller gives 8 readable words.
+        let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        Self(std::array::from_fn(|i| f32::from_bits(words[i] & 0xffff_0000)))
+    }
+    #[inline(always)]
     fn prefetch(_: *const f32) {}
 }
 
@@ -92,7 +108,8 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86_simd {
     ($name:ident, $vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident,
-     $sub:ident, $mul:ident, $fma:ident) => {
+     $sub:ident, $mul:ident, $fma:ident, $words:ident, $shift:ident, $and:ident, $mask:ident,
+     $cast:ident) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name($vector);
 
@@ -128,6 +145,14 @@ macro_rules! x86_simd {
                 Self(unsafe { $fma(self.0, factor.0, addend.0) })
             }
             #[inline(always)]
+            unsafe fn load_low(from: *const u32) -> Self {
+                Self(unsafe { $cast($shift::<16>($words(from.cast()))) })
+            }
+            #[inline(always)]
+            unsafe fn load_high(from: *const u32) -> Self {
+                Self(unsafe { $cast($and($words(from.cast()), $mask(!0xffff))) })
+            }
+            #[inline(always)]
             fn prefetch(from: *const f32) {
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
             }
@@ -146,7 +171,12 @@ x86_simd!(
     _mm256_add_ps,
     _mm256_sub_ps,
     _mm256_mul_ps,
-    _mm256_fmadd_ps
+    _mm256_fmadd_ps,
+    _mm256_loadu_si256,
+    _mm256_slli_epi32,
+    _mm256_and_si256,
+    _mm256_set1_epi32,
+    _mm256_castsi256_ps
 );
 #[cfg(target_arch = "x86_64")]
 x86_simd!(
@@ -159,5 +189,10 @@ x86_simd!(
     _mm512_add_ps,
     _mm512_sub_ps,
     _mm512_mul_ps,
-    _mm512_fmadd_ps
+    _mm512_fmadd_ps,
+    _mm512_loadu_si512,
+    _mm512_slli_epi32,
+    _mm512_and_si512,
+    _mm512_set1_epi32,
+    _mm512_castsi512_ps
 );
