@@ -234,26 +234,27 @@ impl Model {
     /// If a position is not in the batch.
     #[must_use]
     pub fn logits(&self, state: &State, positions: &[usize]) -> Vec<f32> {
+        let mut logits = Vec::new();
+        self.logits_into(state, positions, &mut logits);
+        logits
+    }
+
+    /// [`Model::logits`] into a buffer that can be used again: fresh memory for many rows costs
+    /// about as much as a layer.
+    ///
+    /// # Panics
+    /// If a position is not in the batch.
+    pub fn logits_into(&self, state: &State, positions: &[usize], logits: &mut Vec<f32>) {
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
-        let len = positions.len() * vocab;
-        let mut logits = Vec::with_capacity(len);
-        let rows = logits.spare_capacity_mut()[..len].par_chunks_mut(LOGIT_ROWS * vocab);
-        rows.zip(positions.par_chunks(LOGIT_ROWS)).for_each(|(logits, positions)| {
+        logits.resize(positions.len() * vocab, 0.0);
+        let rows = logits.par_chunks_mut(LOGIT_ROWS * vocab).zip(positions.par_chunks(LOGIT_ROWS));
+        rows.for_each(|(logits, positions)| {
             let mut hidden = Vec::with_capacity(positions.len() * width);
             for p in positions {
                 hidden.extend_from_slice(&state.hidden[p * width..(p + 1) * width]);
             }
-            // every thread touches its part of a large buffer first, and at once
-            for value in &mut *logits {
-                value.write(0.0);
-            }
-            // SAFETY: the loop above has written every value.
-            let logits = unsafe { logits.assume_init_mut() };
             self.head_into(&self.final_norm(&hidden), logits);
         });
-        // SAFETY: all chunks together are the `len` values, and each has been written.
-        unsafe { logits.set_len(len) };
-        logits
     }
 
     /// The final norm of (rows, hidden).

@@ -40,14 +40,13 @@ fn exp(x: f32) -> f32 {
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
-    // Cephes expf: e^r = 1 + r + r^2 p(r) on |r| <= ln(2) / 2
-    let mut p = 1.987_569_1e-4_f32;
-    p = p.mul_add(r, 1.398_199_9e-3);
-    p = p.mul_add(r, 8.333_452e-3);
-    p = p.mul_add(r, 4.166_579_6e-2);
-    p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 0.5);
-    let e = (p * r).mul_add(r, r) + 1.0;
+    // Cephes expf: e^r = 1 + r + r^2 p(r) on |r| <= ln(2) / 2, by Estrin's scheme: a short chain
+    let r2 = r * r;
+    let low = 1.666_666_5e-1_f32.mul_add(r, 0.5);
+    let middle = 8.333_452e-3_f32.mul_add(r, 4.166_579_6e-2);
+    let high = 1.987_569_1e-4_f32.mul_add(r, 1.398_199_9e-3);
+    let p = high.mul_add(r2 * r2, middle.mul_add(r2, low));
+    let e = p.mul_add(r2, 1.0 + r);
     let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     let value = e * two_to_n;
     if x < -87.3 { 0.0 } else { value }
@@ -57,6 +56,12 @@ fn exp(x: f32) -> f32 {
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// x / (1 + e^-x).
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
 }
 
 /// ln(1 + e^x) to about 2 ulp.
@@ -178,7 +183,7 @@ vectorised! {
         for (x, z) in x.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
             let inverse = 1.0 / (dot_lanes(x, x) / width as f32 + eps).sqrt();
             for ((x, w), z) in x.iter_mut().zip(weight).zip(z) {
-                *x = w * (*x * inverse) * (z * sigmoid(*z));
+                *x = w * (*x * inverse) * silu(*z);
             }
         }
     }
@@ -254,7 +259,7 @@ vectorised! {
             let row = &input[t * channels..][..channels];
             for ((out, tap), x) in out.iter_mut().zip(newest).zip(row) {
                 let sum = tap.mul_add(*x, *out);
-                *out = sum * sigmoid(sum);
+                *out = silu(sum);
             }
         }
     }
@@ -264,7 +269,7 @@ vectorised! {
     /// `x * sigmoid(gate)`, into `out`.
     pub(crate) fn gated(x: &[f32], gate: &[f32], out: &mut [f32]) {
         for ((x, gate), out) in x.iter().zip(gate).zip(out) {
-            *out = x * sigmoid(*gate);
+            *out = x / (1.0 + exp(-gate));
         }
     }
 }
@@ -284,7 +289,7 @@ vectorised! {
         for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = row.split_at(width);
             for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-                *out = gate * sigmoid(*gate) * up;
+                *out = gate * up / (1.0 + exp(-gate));
             }
         }
     }
