@@ -5,8 +5,10 @@ use crate::{Error, RunConfig};
 use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource};
 use darwin_core::files::ModelRef;
 use darwin_core::hash::{sha256_file, sha256_hex};
+use darwin_core::{Cancel, NoProgress};
 use darwin_engine::{Model, Text};
-use darwin_merge::{Recipe, Sources};
+use darwin_eval::{Candidate, Evaluation, Evaluator};
+use darwin_merge::{Merge, Recipe, Sources};
 use darwin_profile::{Subject, model_ref};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +46,7 @@ impl Parents {
         let name = |path: &Path| path.display().to_string();
         let (father_name, mother_name) = (name(&config.father), name(&config.mother));
         // Headers first: whatever does not fit between the parents is said before loading.
-        darwin_merge::Merge::new(line, &sources).map_err(Error::below)?;
+        Merge::new(line, &sources).map_err(Error::below)?;
         let checkpoint = |name: &str| {
             sources.checkpoint(name).cloned().ok_or_else(|| Error::Config {
                 path: config.father.clone(),
@@ -99,6 +101,27 @@ impl Parents {
             source: self.mother.as_ref(),
             reference: &self.refs[1],
         }
+    }
+
+    /// Evaluates a recipe's merge in memory. The inner error is the candidate's own failure.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and what makes every candidate fail alike.
+    pub fn evaluate(
+        &self,
+        recipe: &Recipe,
+        evaluator: &dyn Evaluator,
+        cancel: &Cancel,
+    ) -> Result<Result<Evaluation, Error>, Error> {
+        let merge = match Merge::new(recipe, &self.sources) {
+            Ok(merge) => merge,
+            Err(error) => return Ok(Err(Error::below(error))),
+        };
+        let candidate = Candidate { name: "candidate", source: &merge };
+        let mut results =
+            evaluator.evaluate(&[candidate], &NoProgress, cancel).map_err(Error::below)?;
+        let nothing = || Err(Error::Optimiser("the evaluator returned nothing".to_owned()));
+        Ok(results.pop().map_or_else(nothing, |result| result.map_err(Error::below)))
     }
 
     /// For each layer whether it is linear attention.
