@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::Names;
-use saphyr::{LoadableYamlNode, Yaml};
+use serde_json::Value;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -209,7 +209,7 @@ fn hostile_names_are_escaped() {
     let card = darwin_report::model_card(folder.path()).unwrap();
     let (front, body) = front_matter(&card);
     assert!(!body.contains("<script>"));
-    let yaml = &Yaml::load_from_str(front).unwrap()[0];
+    let yaml: Value = serde_saphyr::from_str(front).unwrap();
     assert_eq!(yaml["base_model"][0].as_str(), Some(names.father.as_str()));
     assert_eq!(yaml["base_model"][1].as_str(), Some(names.mother.as_str()));
 }
@@ -226,13 +226,12 @@ fn the_card_has_metadata_and_says_what_got_worse() {
     assert!(path.ends_with("child/README.md"));
     let card = std::fs::read_to_string(path).unwrap();
     let (front, body) = front_matter(&card);
-    let yaml = &Yaml::load_from_str(front).unwrap()[0];
+    let yaml: Value = serde_saphyr::from_str(front).unwrap();
     assert_eq!(yaml["license"].as_str(), Some("apache-2.0"));
     assert_eq!(yaml["base_model_relation"].as_str(), Some("merge"));
     assert_eq!(yaml["library_name"].as_str(), Some("transformers"));
     assert_eq!(yaml["pipeline_tag"].as_str(), Some("text-generation"));
-    let tags: Vec<_> =
-        yaml["tags"].as_sequence().unwrap().iter().filter_map(Yaml::as_str).collect();
+    let tags: Vec<_> = yaml["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(tags, ["merge", "darwin", "mergekit", "moe"]);
     for text in [
         "## What got worse",
