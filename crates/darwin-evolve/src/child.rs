@@ -8,10 +8,9 @@ use darwin_checkpoint::Checkpoint;
 use darwin_core::Split;
 use darwin_core::files::{Health, MergeManifest, SCHEMA, Scores};
 use darwin_core::fs::write_atomic;
-use darwin_engine::Model;
-use darwin_eval::{Evaluator, ItemSet, model_scores};
+use darwin_eval::{Evaluator, ItemSet, Scorer, model_scores};
 use darwin_merge::{Merge, MergeOptions, merge_to};
-use darwin_profile::{CheckOptions, Family, Subject, check as check_health, model_ref};
+use darwin_profile::{CheckOptions, Family, Loaded, Subject, check as check_health, model_ref};
 use std::path::Path;
 
 /// Largest shard and working memory of the child.
@@ -80,14 +79,15 @@ pub(crate) fn check(
     child: &Checkpoint,
     ui: Ui<'_>,
 ) -> Result<Health, Error> {
-    let model = Model::load(child).map_err(Error::below)?;
+    let loaded = Loaded::open(child).map_err(Error::below)?;
     let reference = model_ref("child", child, Some(&parents.text));
-    let subject = Subject { model: &model, source: child, reference: &reference };
+    let subject = Subject { model: &loaded.model, source: child, reference: &reference };
     diagnose::one(config, &subject, items, ui)?;
     let family = Family {
         child: subject,
         father: parents.father_subject(),
         mother: parents.mother_subject(),
+        weights: [&loaded.weights, &parents.weights[0], &parents.weights[1]],
     };
     let options = CheckOptions { max_new_tokens: config.max_new_tokens, ..CheckOptions::default() };
     let health =
