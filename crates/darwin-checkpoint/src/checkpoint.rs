@@ -183,6 +183,14 @@ impl Checkpoint {
         Ok(files)
     }
 
+    /// The licence that the model's README or licence file states, as Hugging Face names it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file that is there cannot be read.
+    pub fn license(&self) -> Result<Option<String>, Error> {
+        crate::license::of_folder(&self.folder)
+    }
+
     fn read_stored(&self, stored: usize, skip: u64, out: &mut [u8]) -> Result<(), Error> {
         let place = &self.places[stored];
         let (path, file) = &self.shards[place.shard];

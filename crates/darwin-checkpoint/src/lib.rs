@@ -14,6 +14,7 @@ mod error;
 mod header;
 mod inspect;
 mod layout;
+mod license;
 mod manifest;
 mod memory;
 mod names;
