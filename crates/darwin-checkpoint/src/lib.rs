@@ -20,6 +20,7 @@ mod memory;
 mod names;
 mod shards;
 mod source;
+mod tapped;
 mod write;
 
 pub use checkpoint::Checkpoint;
@@ -32,4 +33,5 @@ pub use manifest::{Manifest, TensorId, TensorInfo};
 pub use memory::MemorySource;
 pub use names::{Role, canonical_name, role_of};
 pub use source::{TensorPlan, TensorSource, Unit, read_tensor};
+pub use tapped::Tapped;
 pub use write::{WriteOptions, Written, write_checkpoint};

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Tiny, encoded_of};
-use darwin_checkpoint::{Manifest, MemorySource, TensorId, TensorPlan, TensorSource, read_tensor};
+use darwin_checkpoint::{MemorySource, Tapped, TensorSource, read_tensor};
 use darwin_core::files::{Finding, Health, Severity, Verdict};
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::Text;
@@ -13,7 +13,6 @@ use darwin_profile::{
     CheckOptions, Family, Loaded, Subject, Weights, check, health_summary, preflight, source_ref,
 };
 use darwin_testkit::{edited, sibling, tiny_qwen35, write_tiny_text};
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn parents() -> (MemorySource, MemorySource) {
@@ -133,63 +132,23 @@ fn a_weight_that_is_not_a_number_is_named() {
     assert!(preflight(&father, &father).unwrap().is_ok());
 }
 
-/// Counts the values that are read of each tensor.
-struct Counted {
-    source: MemorySource,
-    values: Vec<AtomicUsize>,
-}
-
-impl Counted {
-    fn new(source: &MemorySource) -> Self {
-        let values = source.manifest().ids().map(|_| AtomicUsize::new(0)).collect();
-        Self { source: source.clone(), values }
-    }
-}
-
-impl TensorSource for Counted {
-    fn name(&self) -> &str {
-        self.source.name()
-    }
-
-    fn manifest(&self) -> &Manifest {
-        self.source.manifest()
-    }
-
-    fn config(&self) -> &serde_json::Value {
-        self.source.config()
-    }
-
-    fn prepare(&self, id: TensorId) -> Result<TensorPlan, darwin_checkpoint::Error> {
-        self.source.prepare(id)
-    }
-
-    fn read_tile(
-        &self,
-        plan: &TensorPlan,
-        rows: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), darwin_checkpoint::Error> {
-        self.values[plan.id.index()].fetch_add(out.len(), Ordering::Relaxed);
-        self.source.read_tile(plan, rows, out)
-    }
-
-    fn read_raw(
-        &self,
-        _: TensorId,
-        _: Range<usize>,
-        _: &mut Vec<u8>,
-    ) -> Result<bool, darwin_checkpoint::Error> {
-        Ok(false)
-    }
-}
-
 #[test]
 fn every_weight_is_read_once() {
     let (father, mother) = parents();
     let dir = tempfile::tempdir().unwrap();
     write_tiny_text(dir.path()).unwrap();
     let text = Text::open(dir.path()).unwrap();
-    let sources = [&average(&father, &mother), &father, &mother].map(Counted::new);
+    let family = [average(&father, &mother), father, mother];
+    // The values that are read of each tensor.
+    let counts = family
+        .each_ref()
+        .map(|s| s.manifest().ids().map(|_| AtomicUsize::new(0)).collect::<Vec<_>>());
+    let sources: [_; 3] = std::array::from_fn(|i| {
+        let counts = &counts[i];
+        Tapped::new(&family[i], move |plan, _, read| {
+            counts[plan.id.index()].fetch_add(read.unwrap().len(), Ordering::Relaxed);
+        })
+    });
     let refs = sources.each_ref().map(|s| source_ref(s.name(), s, None));
     let child = preflight(&sources[0], &sources[1]).unwrap().ok().unwrap();
     let models = [child, Loaded::open(&sources[1]).unwrap(), Loaded::open(&sources[2]).unwrap()];
@@ -200,8 +159,8 @@ fn every_weight_is_read_once() {
     let options = CheckOptions { generate: 0, ..CheckOptions::default() };
     let items = encoded_of(0..30, 24);
     check(&family, &items, &text, &options, &NoProgress, &Cancel::default()).unwrap();
-    for source in &sources {
-        for (info, values) in source.manifest().tensors().iter().zip(&source.values) {
+    for (source, counts) in sources.iter().zip(&counts) {
+        for (info, values) in source.manifest().tensors().iter().zip(counts) {
             let name = format!("{} of {}", info.name, source.name());
             assert_eq!(values.load(Ordering::Relaxed), info.elements(), "{name}");
         }

@@ -9,6 +9,20 @@ use tempfile::TempDir;
 
 const MOST_BYTES: usize = 6 * 1024 * 1024;
 
+/// Every file that the report reads.
+const FILES: [&str; 10] = [
+    "scores.json",
+    "journal.jsonl",
+    "child/manifest.json",
+    "best.yaml",
+    "father.profile.json",
+    "mother.profile.json",
+    "child.profile.json",
+    "comparison.json",
+    "health.json",
+    "run.json",
+];
+
 fn run(names: &Names) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fixture::write(folder.path(), names).expect("a fixture");
@@ -129,18 +143,7 @@ fn the_picture_of_the_recipe_shows_what_was_written() {
 fn an_empty_folder_is_told_in_sentences() {
     let folder = tempfile::tempdir().unwrap();
     let own = own_part(&page(folder.path()));
-    for file in [
-        "scores.json",
-        "journal.jsonl",
-        "child/manifest.json",
-        "best.yaml",
-        "father.profile.json",
-        "mother.profile.json",
-        "child.profile.json",
-        "comparison.json",
-        "health.json",
-        "run.json",
-    ] {
+    for file in FILES {
         assert!(own.contains(&format!("The run folder has no {file}.")), "{file}");
     }
     assert!(own.contains("The child has no scores yet; its health was not checked."));
@@ -150,18 +153,7 @@ fn an_empty_folder_is_told_in_sentences() {
 
 #[test]
 fn each_file_may_be_missing_alone_or_be_broken() {
-    for file in [
-        "scores.json",
-        "journal.jsonl",
-        "child/manifest.json",
-        "best.yaml",
-        "father.profile.json",
-        "mother.profile.json",
-        "child.profile.json",
-        "comparison.json",
-        "health.json",
-        "run.json",
-    ] {
+    for file in FILES {
         let folder = run(&Names::default());
         std::fs::remove_file(folder.path().join(file)).unwrap();
         let own = own_part(&page(folder.path()));
@@ -250,4 +242,24 @@ fn the_card_has_metadata_and_says_what_got_worse() {
 fn no_folder_is_an_error_that_names_it() {
     let error = darwin_report::html(Path::new("/no/such/run")).unwrap_err();
     assert_eq!(error.to_string(), "/no/such/run: no such folder");
+}
+
+#[test]
+fn the_card_states_the_licences_and_guesses_none() {
+    let folder = run(&Names::default());
+    let path = folder.path().join("run.json");
+    let about: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let card = |father: Value, mother: Value| {
+        let mut about = about.clone();
+        about["licenses"] = serde_json::json!({"father": father, "mother": mother});
+        darwin_core::fs::write_json(&path, &about).unwrap();
+        darwin_report::model_card(folder.path()).unwrap()
+    };
+    let same = card("mit".into(), "mit".into());
+    assert!(same.contains("\nlicense: \"mit\"\n"), "{same}");
+    let two = card("mit".into(), "gemma".into());
+    assert!(two.contains("\nlicense: \"other\"\n") && two.contains("- mother: `gemma`\n"), "{two}");
+    let unknown = card("mit".into(), Value::Null);
+    assert!(!unknown.contains("\nlicense:"), "{unknown}");
+    assert!(unknown.contains("- father: `mit`\n- mother: its files state none\n"), "{unknown}");
 }

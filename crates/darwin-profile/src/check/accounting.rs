@@ -25,7 +25,7 @@ pub fn preflight(
     let mut findings = account(child, father);
     let failed = |findings: &[Finding]| findings.iter().any(|f| f.severity == Severity::Fail);
     let watched = Watched::new(child);
-    let load = || match Model::load(&watched) {
+    let load = || match Model::load(&watched.source()) {
         Ok(model) => Ok(Some(model)),
         Err(darwin_engine::Error::Weights(NotFinite { .. })) => Ok(None),
         Err(error) => Err(error),

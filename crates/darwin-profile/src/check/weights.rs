@@ -3,7 +3,7 @@
 
 use super::finding;
 use crate::Error;
-use darwin_checkpoint::{Manifest, TensorId, TensorPlan, TensorSource};
+use darwin_checkpoint::{Manifest, Tapped, TensorId, TensorPlan, TensorSource};
 use darwin_core::files::{Finding, Severity};
 use darwin_engine::Model;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ impl Loaded {
     /// As [`Model::load`]; whatever reading brings.
     pub fn open(source: &dyn TensorSource) -> Result<Self, Error> {
         let watched = Watched::new(source);
-        let model = Model::load(&watched)?;
+        let model = Model::load(&watched.source())?;
         Ok(Self { model, weights: watched.finish()? })
     }
 }
@@ -96,7 +96,7 @@ impl Seen {
     }
 }
 
-/// A source that looks at every tile which passes through it.
+/// A source and what was seen of it while others read it.
 pub(super) struct Watched<'a> {
     source: &'a dyn TensorSource,
     seen: Vec<Mutex<Seen>>,
@@ -106,6 +106,11 @@ impl<'a> Watched<'a> {
     pub(super) fn new(source: &'a dyn TensorSource) -> Self {
         let seen = source.manifest().tensors().iter().map(|_| Mutex::default()).collect();
         Self { source, seen }
+    }
+
+    /// The source, to be read by whoever needs it.
+    pub(super) fn source(&self) -> impl TensorSource {
+        Tapped::new(self.source, |plan, rows, read| self.look(plan, &rows, read))
     }
 
     /// Reads what nobody has read yet.
@@ -129,13 +134,14 @@ impl<'a> Watched<'a> {
 
     fn read(&self, id: TensorId) -> Result<(), Error> {
         *self.seen(id) = Seen::default();
-        let plan = self.source.prepare(id)?;
+        let source = self.source();
+        let plan = source.prepare(id)?;
         let step = (TILE_VALUES / plan.cols.max(1)).max(1);
         let mut tile = Vec::new();
         for start in (0..plan.rows).step_by(step) {
             let rows = start..(start + step).min(plan.rows);
             tile.resize(rows.len() * plan.cols, 0.0);
-            match self.read_tile(&plan, rows, &mut tile) {
+            match source.read_tile(&plan, rows, &mut tile) {
                 Err(darwin_checkpoint::Error::NotFinite { .. }) => break,
                 read => read?,
             }
@@ -148,7 +154,22 @@ impl<'a> Watched<'a> {
         self.seen[id.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn look(&self, plan: &TensorPlan, rows: &Range<usize>, tile: &[f32]) {
+    fn look(
+        &self,
+        plan: &TensorPlan,
+        rows: &Range<usize>,
+        read: Result<&[f32], &darwin_checkpoint::Error>,
+    ) {
+        let tile = match read {
+            Ok(tile) => tile,
+            // Checkpoints refuse to read such a weight; other sources hand it out.
+            Err(error) => {
+                if let darwin_checkpoint::Error::NotFinite { .. } = error {
+                    self.seen(plan.id).not_finite = Some(error.to_string());
+                }
+                return;
+            }
+        };
         let squares = tile.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
         let mut seen = self.seen(plan.id);
         seen.tiles.insert(rows.start, (rows.end, squares));
@@ -159,50 +180,5 @@ impl<'a> Watched<'a> {
                 format!("`{name}` holds {} at element {}", tile[i], rows.start * plan.cols + i)
             });
         }
-    }
-}
-
-impl TensorSource for Watched<'_> {
-    fn name(&self) -> &str {
-        self.source.name()
-    }
-
-    fn manifest(&self) -> &Manifest {
-        self.source.manifest()
-    }
-
-    fn config(&self) -> &serde_json::Value {
-        self.source.config()
-    }
-
-    fn prepare(&self, id: TensorId) -> Result<TensorPlan, darwin_checkpoint::Error> {
-        self.source.prepare(id)
-    }
-
-    fn read_tile(
-        &self,
-        plan: &TensorPlan,
-        rows: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), darwin_checkpoint::Error> {
-        let read = self.source.read_tile(plan, rows.clone(), out);
-        match &read {
-            Ok(()) => self.look(plan, &rows, out),
-            // Checkpoints refuse to read such a weight; other sources hand it out.
-            Err(error @ darwin_checkpoint::Error::NotFinite { .. }) => {
-                self.seen(plan.id).not_finite = Some(error.to_string());
-            }
-            Err(_) => {}
-        }
-        read
-    }
-
-    fn read_raw(
-        &self,
-        id: TensorId,
-        rows: Range<usize>,
-        out: &mut Vec<u8>,
-    ) -> Result<bool, darwin_checkpoint::Error> {
-        self.source.read_raw(id, rows, out)
     }
 }
