@@ -128,10 +128,10 @@ pub(crate) struct MergeArgs {
     /// Use this model wherever the recipe says mother (or names the other model)
     #[arg(long, requires = "father")]
     pub(crate) mother: Option<PathBuf>,
-    /// Seed of DARE's masks, instead of the recipe's
+    /// Seed of DARE's masks
     #[arg(long)]
     pub(crate) random_seed: Option<u64>,
-    /// Largest shard of the output in bytes, e.g. 5GB (decimal) or 500MiB (binary)
+    /// Largest shard, e.g. 5GB or 500MiB
     #[arg(long, value_parser = bytes, default_value = "5GB")]
     pub(crate) out_shard_size: u64,
     /// Working memory for tiles in bytes, e.g. 512MiB
