@@ -21,11 +21,14 @@ from safetensors.torch import save_file
 import spec
 import taps
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import qwen35  # noqa: E402
+from qwen35 import F32_ISLANDS  # noqa: E402
+
 DEFAULT_OUT = Path(__file__).resolve().parents[2] / "crates/darwin-testkit/fixtures/golden/engine"
 ROUTER_BITS = 2.0
 MIN_EXPERT_MARGIN = 3e-5
 MIN_GREEDY_MARGIN = 1e-3
-F32_ISLANDS = ("linear_attn.A_log", "linear_attn.norm.weight")
 
 PLAIN = dict(
     vocab_size=128,
@@ -44,13 +47,7 @@ PLAIN = dict(
     moe_intermediate_size=8,
     shared_expert_intermediate_size=16,
     rms_norm_eps=1e-6,
-    rope_parameters=dict(
-        rope_type="default",
-        rope_theta=1e7,
-        partial_rotary_factor=0.5,
-        mrope_section=[2, 1, 1],
-        mrope_interleaved=True,
-    ),
+    rope_parameters=qwen35.rope(),
 )
 
 ODD = dict(
@@ -69,13 +66,7 @@ ODD = dict(
     num_experts_per_tok=3,
     moe_intermediate_size=12,
     shared_expert_intermediate_size=20,
-    rope_parameters=dict(
-        rope_type="default",
-        rope_theta=1e5,
-        partial_rotary_factor=0.25,
-        mrope_section=[2, 2, 1],
-        mrope_interleaved=True,
-    ),
+    rope_parameters=qwen35.rope(theta=1e5, rotary=0.25, section=(2, 2, 1)),
 )
 
 # the larger epsilon is met in one case at least, and tames heads that nearly cancel over 200 tokens
@@ -201,14 +192,7 @@ def on_disk(case, weights):
         if case["fused"] or ".experts." not in name:
             out[full] = value.contiguous()
             continue
-        stem = full.rsplit(".", 1)[0]
-        for j, expert in enumerate(value):
-            if name.endswith("gate_up_proj"):
-                gate, up = expert.chunk(2)
-                out[f"{stem}.{j}.gate_proj.weight"] = gate.contiguous()
-                out[f"{stem}.{j}.up_proj.weight"] = up.contiguous()
-            else:
-                out[f"{stem}.{j}.down_proj.weight"] = expert.contiguous()
+        out |= qwen35.per_expert(full, value)
     return out
 
 

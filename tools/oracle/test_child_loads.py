@@ -6,6 +6,7 @@
 import contextlib
 import io
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from safetensors.torch import save_file
 from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
 
 import child_loads
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import qwen35  # noqa: E402
 
 TEXT = dict(
     vocab_size=64,
@@ -33,9 +37,7 @@ TEXT = dict(
     moe_intermediate_size=8,
     shared_expert_intermediate_size=8,
     mtp_num_hidden_layers=1,
-    rope_parameters=dict(
-        rope_type="default", rope_theta=1e7, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True
-    ),
+    rope_parameters=qwen35.rope(),
 )
 VISION = dict(
     depth=1,
@@ -57,17 +59,12 @@ def make_parent(folder, fused):
     tensors = {"mtp.fc.weight": torch.randn(32, 64).bfloat16(), "mtp.norm.weight": torch.randn(32).bfloat16()}
     for name, value in model.named_parameters():
         value = value.detach() + torch.randn_like(value) * 0.05
-        if not name.endswith(("A_log", "linear_attn.norm.weight")):
+        if not name.endswith(qwen35.F32_ISLANDS):
             value = value.bfloat16()
         if fused or ".experts." not in name:
             tensors[name] = value.contiguous()
             continue
-        stem, part = name.rsplit(".", 1)
-        for j, expert in enumerate(value):
-            parts = [("down_proj", expert)]
-            if part == "gate_up_proj":
-                parts = list(zip(("gate_proj", "up_proj"), expert.chunk(2)))
-            tensors |= {f"{stem}.{j}.{p}.weight": w.contiguous() for p, w in parts}
+        tensors |= qwen35.per_expert(name, value)
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
     write(folder, tensors)

@@ -24,6 +24,7 @@ if os.environ.get("PYTHONHASHSEED") != "0":
     os.execv(sys.executable, [sys.executable, *sys.argv])
 # this file is named like the package that it drives
 sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import importlib.metadata  # noqa: E402
 
@@ -37,9 +38,10 @@ from mergekit.merge_methods import generalized_task_arithmetic as gta  # noqa: E
 from mergekit.options import MergeOptions  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+import qwen35  # noqa: E402
+
 DEFAULT_OUT = Path(__file__).resolve().parents[2] / "crates/darwin-testkit/fixtures/golden/merge"
 SEED = 42
-F32_ISLANDS = ("A_log", "linear_attn.norm.weight")
 
 
 def llama():
@@ -78,13 +80,7 @@ def qwen35_moe():
         shared_expert_intermediate_size=4,
         max_position_embeddings=64,
         mtp_num_hidden_layers=0,
-        rope_parameters=dict(
-            rope_type="default",
-            rope_theta=1e7,
-            partial_rotary_factor=0.5,
-            mrope_section=[1, 1, 0],
-            mrope_interleaved=True,
-        ),
+        rope_parameters=qwen35.rope(section=(1, 1, 0)),
     )
     vision = dict(
         depth=2,
@@ -256,8 +252,7 @@ def write_inputs(folder, model, dtype, seed):
     for name, weights in dict(base=base, **tuned).items():
         out = {}
         for key, value in weights.items():
-            island = key.endswith(F32_ISLANDS) and "visual" not in key
-            out[key] = value if island else value.to(getattr(torch, dtype))
+            out[key] = value if key.endswith(qwen35.F32_ISLANDS) else value.to(getattr(torch, dtype))
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         save_file(out, folder / name / "model.safetensors", metadata={"format": "pt"})

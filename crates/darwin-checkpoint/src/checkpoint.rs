@@ -2,7 +2,7 @@
 
 use crate::layout::{Layout, Place, assemble};
 use crate::shards::{INDEX, no_config, open_shards, shard_files};
-use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource, Unit};
+use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource};
 use darwin_core::hash::sha256_hex;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -10,7 +10,6 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Model types whose every tensor we know; an unknown name in them is an error for whoever needs
 /// the whole model.
@@ -184,6 +183,14 @@ impl Checkpoint {
         Ok(files)
     }
 
+    /// The licence that the model's README or licence file states, as Hugging Face names it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file that is there cannot be read.
+    pub fn license(&self) -> Result<Option<String>, Error> {
+        crate::license::of_folder(&self.folder)
+    }
+
     fn read_stored(&self, stored: usize, skip: u64, out: &mut [u8]) -> Result<(), Error> {
         let place = &self.places[stored];
         let (path, file) = &self.shards[place.shard];
@@ -241,16 +248,7 @@ impl TensorSource for Checkpoint {
     }
 
     fn prepare(&self, id: TensorId) -> Result<TensorPlan, Error> {
-        let info = self.manifest.get(id);
-        Ok(TensorPlan {
-            id,
-            rows: info.rows(),
-            cols: info.cols(),
-            dtype: info.dtype,
-            unit: Unit::Tensor,
-            rows_per_unit: info.rows(),
-            statistics: Arc::from([]),
-        })
+        Ok(TensorPlan::whole(id, self.manifest.get(id)))
     }
 
     fn read_tile(

@@ -1,7 +1,7 @@
 //! A tensor source in memory, for tests and for small models that are read again and again.
 
 use crate::names::role_of;
-use crate::{Dtype, Error, Manifest, TensorId, TensorInfo, TensorPlan, TensorSource, Unit};
+use crate::{Dtype, Error, Manifest, TensorId, TensorInfo, TensorPlan, TensorSource};
 use serde_json::Value;
 use std::ops::Range;
 use std::sync::Arc;
@@ -92,16 +92,7 @@ impl TensorSource for MemorySource {
     }
 
     fn prepare(&self, id: TensorId) -> Result<TensorPlan, Error> {
-        let info = self.manifest.get(id);
-        Ok(TensorPlan {
-            id,
-            rows: info.rows(),
-            cols: info.cols(),
-            dtype: info.dtype,
-            unit: Unit::Tensor,
-            rows_per_unit: info.rows(),
-            statistics: Arc::from([]),
-        })
+        Ok(TensorPlan::whole(id, self.manifest.get(id)))
     }
 
     fn read_tile(

@@ -1,6 +1,6 @@
 //! The tensor source: the one shape in which weights are handed around.
 
-use crate::{Dtype, Error, Manifest, TensorId};
+use crate::{Dtype, Error, Manifest, TensorId, TensorInfo};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,6 +44,22 @@ pub struct TensorPlan {
     pub rows_per_unit: usize,
     /// The source's own numbers, per unit; meaningless to anybody else.
     pub statistics: Arc<[f64]>,
+}
+
+impl TensorPlan {
+    /// The plan of a tensor that needs no statistics: one unit, the dtype it is stored in.
+    #[must_use]
+    pub fn whole(id: TensorId, info: &TensorInfo) -> Self {
+        Self {
+            id,
+            rows: info.rows(),
+            cols: info.cols(),
+            dtype: info.dtype,
+            unit: Unit::Tensor,
+            rows_per_unit: info.rows(),
+            statistics: Arc::from([]),
+        }
+    }
 }
 
 /// Anything that weights can be read from: a checkpoint, a merge that nobody has written yet, a

@@ -72,23 +72,50 @@ pub trait Evaluator: Send + Sync {
     ) -> Result<Vec<Result<Evaluation, Error>>, Error>;
 }
 
-/// Loads and scores candidates one after the other (the engine uses all cores for each).
-pub(crate) fn evaluate_each(
-    candidates: &[Candidate<'_>],
-    progress: &dyn Progress,
-    cancel: &Cancel,
-    score: impl Fn(&Model) -> Result<Evaluation, Error>,
-) -> Result<Vec<Result<Evaluation, Error>>, Error> {
-    let mut results = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
-        let result = Model::load(candidate.source).map_err(Error::from).and_then(|m| score(&m));
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        results.push(result);
-        progress.advance(1);
+/// Scores models that the engine has loaded; with that it is an [`Evaluator`], which loads and
+/// scores one candidate after the other (the engine uses all cores for each).
+pub trait Scorer: Send + Sync {
+    /// Proxy or real.
+    const KIND: Kind;
+
+    /// Its items.
+    fn item_set(&self) -> &ItemSet;
+
+    /// Scores a loaded model.
+    ///
+    /// # Errors
+    /// Whatever the engine brings.
+    fn evaluate_model(&self, model: &Model, cancel: &Cancel) -> Result<Evaluation, Error>;
+}
+
+impl<S: Scorer> Evaluator for S {
+    fn kind(&self) -> Kind {
+        S::KIND
     }
-    Ok(results)
+
+    fn items(&self) -> &ItemSet {
+        self.item_set()
+    }
+
+    fn evaluate(
+        &self,
+        candidates: &[Candidate<'_>],
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Vec<Result<Evaluation, Error>>, Error> {
+        let mut results = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let result = Model::load(candidate.source)
+                .map_err(Error::from)
+                .and_then(|model| self.evaluate_model(&model, cancel));
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            results.push(result);
+            progress.advance(1);
+        }
+        Ok(results)
+    }
 }
 
 /// ln(p / (1 - p)) of p = exp(-nll); infinite where p is 1.

@@ -1,9 +1,8 @@
 //! The real benchmark: exact match by greedy generation.
 
-use crate::evaluator::{evaluate_each, log_odds};
-use crate::{Candidate, Encoded, Error, Evaluation, Evaluator, Format, ItemResult, ItemSet};
-use crate::{Kind, Prompted};
-use darwin_core::{Cancel, Progress};
+use crate::evaluator::log_odds;
+use crate::{Encoded, Error, Evaluation, Format, ItemResult, ItemSet, Kind, Prompted, Scorer};
+use darwin_core::Cancel;
 use darwin_engine::{
     Cost, GenerateOptions, ItemScore, Model, ScoreItem, Text, generate_counted, score_counted,
 };
@@ -60,12 +59,16 @@ impl ExactMatch {
     pub fn encoded(&self) -> &Encoded {
         &self.encoded
     }
+}
 
-    /// Generates and compares with a loaded model.
-    ///
-    /// # Errors
-    /// Whatever the engine brings.
-    pub fn evaluate_model(&self, model: &Model, cancel: &Cancel) -> Result<Evaluation, Error> {
+impl Scorer for ExactMatch {
+    const KIND: Kind = Kind::Real;
+
+    fn item_set(&self) -> &ItemSet {
+        &self.items
+    }
+
+    fn evaluate_model(&self, model: &Model, cancel: &Cancel) -> Result<Evaluation, Error> {
         let mut results = vec![ItemResult::default(); self.items.items().len()];
         let mut cost = Cost::default();
         for format in [Format::Think, Format::Direct] {
@@ -78,7 +81,9 @@ impl ExactMatch {
         }
         Ok(Evaluation { results, cost })
     }
+}
 
+impl ExactMatch {
     /// The items asked in a format, by index.
     fn chosen(&self, format: Format) -> Vec<(usize, &Prompted)> {
         let items = self.encoded.items().iter().enumerate();
@@ -169,25 +174,6 @@ fn judge_text(text: &str, stopped: bool, target: &str, format: Format) -> Outcom
     };
     let exact = stopped && answer.is_some_and(|a| a.trim() == target.trim());
     Outcome { exact, closed: text.contains(CLOSE) }
-}
-
-impl Evaluator for ExactMatch {
-    fn kind(&self) -> Kind {
-        Kind::Real
-    }
-
-    fn items(&self) -> &ItemSet {
-        &self.items
-    }
-
-    fn evaluate(
-        &self,
-        candidates: &[Candidate<'_>],
-        progress: &dyn Progress,
-        cancel: &Cancel,
-    ) -> Result<Vec<Result<Evaluation, Error>>, Error> {
-        evaluate_each(candidates, progress, cancel, |model| self.evaluate_model(model, cancel))
-    }
 }
 
 #[cfg(test)]

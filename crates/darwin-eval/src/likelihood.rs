@@ -1,8 +1,8 @@
 //! The proxy: likelihood of the reference answers.
 
-use crate::evaluator::{evaluate_each, log_odds};
-use crate::{Candidate, Encoded, Error, Evaluation, Evaluator, ItemResult, ItemSet, Kind};
-use darwin_core::{Cancel, Progress};
+use crate::evaluator::log_odds;
+use crate::{Encoded, Error, Evaluation, ItemResult, ItemSet, Kind, Scorer};
+use darwin_core::Cancel;
 use darwin_engine::{Cost, Model, ScoreItem, Text, score_counted};
 
 /// NLL and log-odds of the main format's reference answer (method 3.3).
@@ -34,12 +34,16 @@ impl Likelihood {
     pub fn cost(&self) -> Cost {
         Cost { tokens: self.encoded.tokens() }
     }
+}
 
-    /// Scores a loaded model.
-    ///
-    /// # Errors
-    /// Whatever the engine brings.
-    pub fn evaluate_model(&self, model: &Model, cancel: &Cancel) -> Result<Evaluation, Error> {
+impl Scorer for Likelihood {
+    const KIND: Kind = Kind::Proxy;
+
+    fn item_set(&self) -> &ItemSet {
+        &self.items
+    }
+
+    fn evaluate_model(&self, model: &Model, cancel: &Cancel) -> Result<Evaluation, Error> {
         let (scores, cost) = score_counted(model, &self.score_items, cancel)?;
         let results = scores
             .iter()
@@ -50,24 +54,5 @@ impl Likelihood {
             })
             .collect();
         Ok(Evaluation { results, cost })
-    }
-}
-
-impl Evaluator for Likelihood {
-    fn kind(&self) -> Kind {
-        Kind::Proxy
-    }
-
-    fn items(&self) -> &ItemSet {
-        &self.items
-    }
-
-    fn evaluate(
-        &self,
-        candidates: &[Candidate<'_>],
-        progress: &dyn Progress,
-        cancel: &Cancel,
-    ) -> Result<Vec<Result<Evaluation, Error>>, Error> {
-        evaluate_each(candidates, progress, cancel, |model| self.evaluate_model(model, cancel))
     }
 }

@@ -4,7 +4,8 @@
 use darwin_core::{Cancel, Diagnose, NoProgress, Split};
 use darwin_engine::{Model, ScoreItem, Text, score};
 use darwin_eval::{
-    Candidate, Encoded, Evaluator, ExactMatch, Format, ItemSet, Kind, Likelihood, score_items,
+    Candidate, Encoded, Evaluator, ExactMatch, Format, ItemSet, Kind, Likelihood, Scorer,
+    score_items,
 };
 use darwin_testkit::{TINY_VOCAB, edited, tiny_qwen35, write_tiny_text};
 use std::io::Write;

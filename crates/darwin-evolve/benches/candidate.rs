@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
 use darwin_core::{Cancel, NoProgress, Split};
-use darwin_eval::{Candidate, Evaluator, ItemSet, Likelihood};
+use darwin_eval::{Candidate, Evaluator, ItemSet, Likelihood, Scorer};
 use darwin_evolve::{Parents, RunConfig, Shares, line_recipe, recipe};
 use darwin_merge::Merge;
 use std::path::Path;

@@ -8,10 +8,9 @@ use darwin_checkpoint::Checkpoint;
 use darwin_core::Split;
 use darwin_core::files::{Health, MergeManifest, SCHEMA, Scores};
 use darwin_core::fs::write_atomic;
-use darwin_engine::Model;
-use darwin_eval::{Candidate, Evaluation, Evaluator, ItemSet, model_scores};
+use darwin_eval::{Evaluator, ItemSet, Scorer, model_scores};
 use darwin_merge::{Merge, MergeOptions, merge_to};
-use darwin_profile::{CheckOptions, Family, Subject, check as check_health, model_ref};
+use darwin_profile::{CheckOptions, Family, Loaded, Subject, check as check_health, model_ref};
 use std::path::Path;
 
 /// Largest shard and working memory of the child.
@@ -80,14 +79,15 @@ pub(crate) fn check(
     child: &Checkpoint,
     ui: Ui<'_>,
 ) -> Result<Health, Error> {
-    let model = Model::load(child).map_err(Error::below)?;
+    let loaded = Loaded::open(child).map_err(Error::below)?;
     let reference = model_ref("child", child, Some(&parents.text));
-    let subject = Subject { model: &model, source: child, reference: &reference };
+    let subject = Subject { model: &loaded.model, source: child, reference: &reference };
     diagnose::one(config, &subject, items, ui)?;
     let family = Family {
         child: subject,
         father: parents.father_subject(),
         mother: parents.mother_subject(),
+        weights: [&loaded.weights, &parents.weights[0], &parents.weights[1]],
     };
     let options = CheckOptions { max_new_tokens: config.max_new_tokens, ..CheckOptions::default() };
     let health =
@@ -122,7 +122,7 @@ pub(crate) fn scores(
         model_scores("mother", "", set, mother, None),
     ];
     for champion in champions {
-        let e = evaluate(parents, champion, test, ui)?;
+        let e = parents.evaluate(&champion.recipe, test, ui.cancel)??;
         let name = champion.arm.name();
         let hash = champion.recipe.sha256();
         models.push(model_scores(name, &hash, set, &e, Some([father, mother])));
@@ -139,20 +139,4 @@ pub(crate) fn scores(
     };
     save(&config.out.join("scores.json"), &scores)?;
     Ok(scores)
-}
-
-fn evaluate(
-    parents: &Parents,
-    champion: &Champion,
-    test: &dyn Evaluator,
-    ui: Ui<'_>,
-) -> Result<Evaluation, Error> {
-    let merge = Merge::new(&champion.recipe, &parents.sources).map_err(Error::below)?;
-    let candidate = Candidate { name: champion.arm.name(), source: &merge };
-    let mut results =
-        test.evaluate(&[candidate], &darwin_core::NoProgress, ui.cancel).map_err(Error::below)?;
-    match results.pop() {
-        Some(result) => result.map_err(Error::below),
-        None => Err(Error::Optimiser("the evaluator returned nothing".to_owned())),
-    }
 }

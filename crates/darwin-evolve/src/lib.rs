@@ -12,6 +12,7 @@ mod diagnose;
 mod error;
 mod fitness;
 mod genome;
+mod hashes;
 mod items;
 mod journal;
 mod parents;

@@ -1,13 +1,16 @@
 //! The two parents, opened once and kept: checkpoints, tensors in memory where they fit, loaded
 //! models, the tokenizer.
 
+use crate::hashes::Hashes;
 use crate::{Error, RunConfig};
 use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource};
 use darwin_core::files::ModelRef;
-use darwin_core::hash::{sha256_file, sha256_hex};
+use darwin_core::hash::sha256_hex;
+use darwin_core::{Cancel, NoProgress};
 use darwin_engine::{Model, Text};
-use darwin_merge::{Recipe, Sources};
-use darwin_profile::{Subject, model_ref};
+use darwin_eval::{Candidate, Evaluation, Evaluator};
+use darwin_merge::{Merge, Recipe, Sources};
+use darwin_profile::{Loaded, Subject, Weights, model_ref};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,14 +27,14 @@ pub struct Parents {
     pub father_model: Model,
     /// The mother, loaded.
     pub mother_model: Model,
+    /// What the weights of both showed while they were loaded.
+    pub weights: [Weights; 2],
     /// The father's tokenizer and template.
     pub text: Text,
     /// Both under the names that recipes use.
     pub sources: Sources,
     /// Who they are.
     pub refs: [ModelRef; 2],
-    /// SHA-256 over the contents of both (headers alone beyond 2 GiB).
-    pub sha256: String,
 }
 
 impl Parents {
@@ -44,7 +47,7 @@ impl Parents {
         let name = |path: &Path| path.display().to_string();
         let (father_name, mother_name) = (name(&config.father), name(&config.mother));
         // Headers first: whatever does not fit between the parents is said before loading.
-        darwin_merge::Merge::new(line, &sources).map_err(Error::below)?;
+        Merge::new(line, &sources).map_err(Error::below)?;
         let checkpoint = |name: &str| {
             sources.checkpoint(name).cloned().ok_or_else(|| Error::Config {
                 path: config.father.clone(),
@@ -64,15 +67,15 @@ impl Parents {
                 sources.insert(name, Arc::new(memory));
             }
         }
-        let load = |name: &str| -> Result<Model, Error> {
+        let load = |name: &str| -> Result<Loaded, Error> {
             let source = sources.get(name).expect("both parents were opened above");
-            Model::load(source.as_ref()).map_err(Error::below)
+            Loaded::open(source.as_ref()).map_err(Error::below)
         };
-        let sha256 = contents(&father)? + &contents(&mother)?;
+        let (father_loaded, mother_loaded) = (load(&father_name)?, load(&mother_name)?);
         Ok(Self {
-            father_model: load(&father_name)?,
-            mother_model: load(&mother_name)?,
-            sha256: sha256_hex(sha256.as_bytes()),
+            father_model: father_loaded.model,
+            mother_model: mother_loaded.model,
+            weights: [father_loaded.weights, mother_loaded.weights],
             father,
             mother,
             text,
@@ -101,6 +104,41 @@ impl Parents {
         }
     }
 
+    /// Evaluates a recipe's merge in memory. The inner error is the candidate's own failure.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and what makes every candidate fail alike.
+    pub fn evaluate(
+        &self,
+        recipe: &Recipe,
+        evaluator: &dyn Evaluator,
+        cancel: &Cancel,
+    ) -> Result<Result<Evaluation, Error>, Error> {
+        let merge = match Merge::new(recipe, &self.sources) {
+            Ok(merge) => merge,
+            Err(error) => return Ok(Err(Error::below(error))),
+        };
+        let candidate = Candidate { name: "candidate", source: &merge };
+        let mut results =
+            evaluator.evaluate(&[candidate], &NoProgress, cancel).map_err(Error::below)?;
+        let nothing = || Err(Error::Optimiser("the evaluator returned nothing".to_owned()));
+        Ok(results.pop().map_or_else(nothing, |result| result.map_err(Error::below)))
+    }
+
+    /// SHA-256 over the contents of both (headers alone beyond 2 GiB).
+    pub(crate) fn sha256(&self, hashes: &mut Hashes) -> Result<String, Error> {
+        let mut text = String::new();
+        for model in [&self.father, &self.mother] {
+            text += model.headers_sha256();
+            if model.tensor_bytes() <= IN_MEMORY_BYTES {
+                for path in model.shard_paths() {
+                    text += &hashes.sha256(path)?;
+                }
+            }
+        }
+        Ok(sha256_hex(text.as_bytes()))
+    }
+
     /// For each layer whether it is linear attention.
     #[must_use]
     pub fn linear_layers(&self) -> Vec<bool> {
@@ -117,15 +155,4 @@ fn in_memory(model: &Checkpoint) -> Result<Option<MemorySource>, Error> {
     } else {
         Ok(None)
     }
-}
-
-fn contents(model: &Checkpoint) -> Result<String, Error> {
-    let mut text = model.headers_sha256().to_owned();
-    if model.tensor_bytes() <= IN_MEMORY_BYTES {
-        for path in model.shard_paths() {
-            text +=
-                &sha256_file(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        }
-    }
-    Ok(text)
 }

@@ -1,6 +1,7 @@
 //! The whole job, as a list of named steps.
 
 use crate::genome::Genome;
+use crate::hashes::Hashes;
 use crate::items::Items;
 use crate::rank::{RankCheck, rank_check};
 use crate::recipe::{line_recipe, published_recipe};
@@ -30,6 +31,8 @@ pub struct Ui<'a> {
     pub created: &'a str,
     /// The program's name and version.
     pub program: &'a str,
+    /// The command that started it, as a shell would take it.
+    pub command: &'a str,
 }
 
 /// What a run found.
@@ -92,7 +95,7 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let written = child::write(config, &parents, &champions[best], ui)?;
     let health = child::check(config, &parents, &items, &written, ui)?;
     let scores = child::scores(config, &parents, &items, &champions, ui)?;
-    about(config, &champions, best, rank_check.as_ref(), ui)?;
+    about(config, &parents, &champions, best, rank_check.as_ref(), ui)?;
     Ok(Outcome { profiles, comparison, rank_check, champions, child: best, health, scores })
 }
 
@@ -104,7 +107,10 @@ fn header(config: &RunConfig, parents: &Parents, items: &Items) -> Result<RunHea
         text: e.to_string(),
         hint: "examples/first-light.yaml shows every key".to_owned(),
     })?;
-    let decided = [text.as_str(), &parents.sha256, &items.sha256].join("\n");
+    let mut hashes = Hashes::open(config.out.join("hashes.json"));
+    let parents_sha256 = parents.sha256(&mut hashes)?;
+    hashes.save()?;
+    let decided = [text.as_str(), &parents_sha256, &items.sha256].join("\n");
     Ok(RunHeader {
         schema: SCHEMA,
         run_sha256: sha256_hex(decided.as_bytes()),
@@ -208,6 +214,7 @@ fn best(champions: &[Champion]) -> usize {
 
 fn about(
     config: &RunConfig,
+    parents: &Parents,
     champions: &[Champion],
     best: usize,
     rank_check: Option<&RankCheck>,
@@ -231,6 +238,11 @@ fn about(
         "title": config.title,
         "created": ui.created,
         "darwin": ui.program,
+        "command": ui.command,
+        "licenses": {
+            "father": parents.father.license().map_err(Error::below)?,
+            "mother": parents.mother.license().map_err(Error::below)?,
+        },
         "child": champions[best].arm.name(),
         "seeds": config.seeds,
         "budgets": {

@@ -3,9 +3,9 @@
 use crate::fitness::{ByDomain, Fitness, accuracies};
 use crate::{Error, Journal, Parents, RunConfig, Wanted};
 use darwin_core::files::{JournalLine, Phase, SCHEMA, Status};
-use darwin_core::{Cancel, Domain, NoProgress};
-use darwin_eval::{Candidate, Evaluation, Evaluator, ItemSet, Kind, by_domain};
-use darwin_merge::{Merge, Recipe};
+use darwin_core::{Cancel, Domain};
+use darwin_eval::{Evaluation, Evaluator, ItemSet, Kind, by_domain};
+use darwin_merge::Recipe;
 use std::collections::BTreeMap;
 
 /// Fitness of a candidate that could not be evaluated: finite, for the journal is JSON, and below
@@ -136,29 +136,12 @@ impl<'a> Stage<'a> {
             tokens: 0,
             status: Status::Ok,
         };
-        let line = match self.run(bench, recipe)? {
+        let line = match bench.parents.evaluate(recipe, self.evaluator, bench.cancel)? {
             Ok(evaluation) => self.scored(line, &evaluation),
-            Err(why) => JournalLine { status: Status::Failed(why), ..line },
+            Err(why) => JournalLine { status: Status::Failed(why.to_string()), ..line },
         };
         bench.journal.append(line.clone())?;
         Ok(line)
-    }
-
-    fn run(&self, bench: &Bench<'_>, recipe: &Recipe) -> Result<Result<Evaluation, String>, Error> {
-        let merge = match Merge::new(recipe, &bench.parents.sources) {
-            Ok(merge) => merge,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        let candidate = Candidate { name: "candidate", source: &merge };
-        let mut results = self
-            .evaluator
-            .evaluate(&[candidate], &NoProgress, bench.cancel)
-            .map_err(Error::below)?;
-        Ok(match results.pop() {
-            Some(Ok(evaluation)) => Ok(evaluation),
-            Some(Err(error)) => Err(error.to_string()),
-            None => Err("the evaluator returned nothing".to_owned()),
-        })
     }
 
     fn scored(&self, line: JournalLine, evaluation: &Evaluation) -> JournalLine {

@@ -7,7 +7,7 @@
 
 use darwin_checkpoint::{
     Checkpoint, Dtype, Error, Layout, Manifest, Stored, TensorId, TensorInfo, TensorPlan,
-    TensorSource, Unit, WriteOptions, role_of, write_checkpoint,
+    TensorSource, WriteOptions, role_of, write_checkpoint,
 };
 use darwin_core::{Cancel, Density, NoProgress, Share};
 use darwin_merge::{LayerSpec, Merge, MergeOptions, Recipe, RouterMode, Sources, merge_to};
@@ -75,16 +75,7 @@ impl TensorSource for Synthetic {
     }
 
     fn prepare(&self, id: TensorId) -> Result<TensorPlan, Error> {
-        let info = self.manifest.get(id);
-        Ok(TensorPlan {
-            id,
-            rows: info.rows(),
-            cols: info.cols(),
-            dtype: info.dtype,
-            unit: Unit::Tensor,
-            rows_per_unit: info.rows(),
-            statistics: Arc::from([]),
-        })
+        Ok(TensorPlan::whole(id, self.manifest.get(id)))
     }
 
     fn read_tile(

@@ -1,6 +1,3 @@
-// NOTE (lead, 09:08) to the author of this crate: by accident the lead overwrote YOUR compare/{advantage,prior,routers,weights}.rs
-// and has removed his versions (kept in /tmp/lead_compare). Please write yours again from memory: your mod.rs, flags, goal,
-// ranks, experts are untouched. check/ is the lead's and done (tests for it are yours). Remove this note.
 //! Phase 0 and 3: profile the parents, compare them, check the child (method 1, 2, 5).
 //!
 //! - [`profile`] runs a model once over calibration items and keeps counters *per sample*
@@ -24,7 +21,7 @@ mod sample;
 mod subject;
 mod summary;
 
-pub use check::{CheckOptions, Family, check, health_summary, preflight};
+pub use check::{CheckOptions, Family, Loaded, Weights, check, health_summary, preflight};
 pub use compare::prior::{LayerPrior, prior};
 pub use compare::{CompareOptions, compare};
 pub use error::Error;

@@ -5,12 +5,15 @@
 mod common;
 
 use common::{Tiny, encoded_of};
-use darwin_checkpoint::{MemorySource, TensorSource, read_tensor};
+use darwin_checkpoint::{MemorySource, Tapped, TensorSource, read_tensor};
 use darwin_core::files::{Finding, Health, Severity, Verdict};
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::Text;
-use darwin_profile::{CheckOptions, Family, check, health_summary, preflight};
+use darwin_profile::{
+    CheckOptions, Family, Loaded, Subject, Weights, check, health_summary, preflight, source_ref,
+};
 use darwin_testkit::{edited, sibling, tiny_qwen35, write_tiny_text};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn parents() -> (MemorySource, MemorySource) {
     // A common direction in the stream, so that a router row can be made unreachable.
@@ -38,8 +41,12 @@ fn checked(child: MemorySource, father: &MemorySource, mother: &MemorySource) ->
     let (father, mother) =
         (Tiny::new("father", father.clone()), Tiny::new("mother", mother.clone()));
     let child = Tiny::new("child", child);
-    let family =
-        Family { child: child.subject(), father: father.subject(), mother: mother.subject() };
+    let family = Family {
+        child: child.subject(),
+        father: father.subject(),
+        mother: mother.subject(),
+        weights: [&child.weights, &father.weights, &mother.weights],
+    };
     let options = CheckOptions { generate: 0, ..CheckOptions::default() };
     let items = encoded_of(0..30, 24);
     check(&family, &items, &text, &options, &NoProgress, &Cancel::default()).unwrap()
@@ -118,9 +125,51 @@ fn a_weight_that_is_not_a_number_is_named() {
             values[5] = f32::NAN;
         }
     });
-    let findings = preflight(&child, &father).unwrap();
+    let findings = preflight(&child, &father).unwrap().err().unwrap();
     assert_eq!(findings.len(), 1);
     assert_eq!((findings[0].layer, findings[0].check.as_str()), (Some(2), "nan"));
     assert_eq!(findings[0].component.as_deref(), Some("shared"));
-    assert!(preflight(&father, &father).unwrap().is_empty());
+    assert!(preflight(&father, &father).unwrap().is_ok());
+}
+
+#[test]
+fn every_weight_is_read_once() {
+    let (father, mother) = parents();
+    let dir = tempfile::tempdir().unwrap();
+    write_tiny_text(dir.path()).unwrap();
+    let text = Text::open(dir.path()).unwrap();
+    let family = [average(&father, &mother), father, mother];
+    // The values that are read of each tensor.
+    let counts = family
+        .each_ref()
+        .map(|s| s.manifest().ids().map(|_| AtomicUsize::new(0)).collect::<Vec<_>>());
+    let sources: [_; 3] = std::array::from_fn(|i| {
+        let counts = &counts[i];
+        Tapped::new(&family[i], move |plan, _, read| {
+            counts[plan.id.index()].fetch_add(read.unwrap().len(), Ordering::Relaxed);
+        })
+    });
+    let refs = sources.each_ref().map(|s| source_ref(s.name(), s, None));
+    let child = preflight(&sources[0], &sources[1]).unwrap().ok().unwrap();
+    let models = [child, Loaded::open(&sources[1]).unwrap(), Loaded::open(&sources[2]).unwrap()];
+    let subject =
+        |i: usize| Subject { model: &models[i].model, source: &sources[i], reference: &refs[i] };
+    let weights = models.each_ref().map(|m| &m.weights);
+    let family = Family { child: subject(0), father: subject(1), mother: subject(2), weights };
+    let options = CheckOptions { generate: 0, ..CheckOptions::default() };
+    let items = encoded_of(0..30, 24);
+    check(&family, &items, &text, &options, &NoProgress, &Cancel::default()).unwrap();
+    for (source, counts) in sources.iter().zip(&counts) {
+        for (info, values) in source.manifest().tensors().iter().zip(counts) {
+            let name = format!("{} of {}", info.name, source.name());
+            assert_eq!(values.load(Ordering::Relaxed), info.elements(), "{name}");
+        }
+    }
+    for (source, model) in sources.iter().zip(&models) {
+        let again = Weights::read(source).unwrap();
+        for id in source.manifest().ids() {
+            let (a, b) = (model.weights.norm(id).unwrap(), again.norm(id).unwrap());
+            assert!((a - b).abs() <= 1e-12 * b, "{a} is not {b}");
+        }
+    }
 }

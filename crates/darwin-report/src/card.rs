@@ -28,6 +28,7 @@ struct Card {
     worse: Vec<String>,
     resolved: Option<String>,
     limits: String,
+    licenses: Vec<String>,
     health: Option<String>,
     findings: Vec<String>,
     recipe: Option<String>,
@@ -38,7 +39,7 @@ struct Card {
 /// The front matter.
 #[derive(Serialize)]
 struct Metadata {
-    license: String,
+    license: Option<String>,
     base_model: Vec<String>,
     pipeline_tag: String,
 }
@@ -78,6 +79,7 @@ fn card(run: &Run) -> Card {
             .and_then(detectable)
             .map(|d| points(d).trim_start_matches('+').to_owned()),
         limits: markdown(&limits(run)),
+        licenses: licenses(run).into_iter().map(|(parent, named)| stated(parent, named)).collect(),
         health: word.map(str::to_owned),
         findings: health.map(|h| findings(&h.findings)).unwrap_or_default(),
         recipe: run.recipe.as_ref().ok().map(|r| fenced(r)),
@@ -87,12 +89,38 @@ fn card(run: &Run) -> Card {
 }
 
 fn metadata(run: &Run) -> Metadata {
-    let config = |key: &str| run.config.as_ref().ok()?.get(key)?.as_str();
     let parents = family(run).into_iter().filter(|(title, _)| *title != "child");
     Metadata {
-        license: quoted(run.about("license").or_else(|| config("license")).unwrap_or("other")),
+        license: common_license(run).map(|license| quoted(&license)),
         base_model: parents.map(|(_, model)| quoted(&model.name)).collect(),
         pipeline_tag: quoted(run.about("pipeline_tag").unwrap_or("text-generation")),
+    }
+}
+
+/// What each parent says of its licence.
+fn licenses(run: &Run) -> Vec<(&'static str, Option<&str>)> {
+    let Some(stated) = run.about.as_ref().ok().and_then(|about| about.get("licenses")) else {
+        return Vec::new();
+    };
+    let parents = ["father", "mother"].into_iter();
+    parents.filter_map(|parent| Some((parent, stated.get(parent)?.as_str()))).collect()
+}
+
+/// The licence of the front matter: the one that both parents state, `other` where they state two;
+/// nothing where one states none, for that cannot be guessed.
+fn common_license(run: &Run) -> Option<String> {
+    let named: Option<Vec<&str>> = licenses(run).into_iter().map(|(_, named)| named).collect();
+    match named?[..] {
+        [] => None,
+        [father, mother] if father != mother => Some("other".to_owned()),
+        [license, ..] => Some(license.to_owned()),
+    }
+}
+
+fn stated(parent: &str, license: Option<&str>) -> String {
+    match license {
+        Some(license) => format!("{parent}: `{}`", markdown(license)),
+        None => format!("{parent}: its files state none"),
     }
 }
 

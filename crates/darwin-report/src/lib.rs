@@ -10,7 +10,7 @@
 //! | `journal.jsonl` | every candidate (method 3) |
 //! | `scores.json`, `health.json` | results (method 6), health check (method 5) |
 //! | `best.yaml`, `child/manifest.json`, `child/config.json` | the recipe and what it did (method 4) |
-//! | `run.json` | free: `title`, `created`, `darwin`, `command`, `child` (arm), `license`, budgets, … |
+//! | `run.json` | free: `title`, `created`, `darwin`, `command`, `child` (arm), `licenses` (of the parents), budgets, … |
 //!
 //! A file that is missing, or that cannot be read, makes its section say so in a sentence.
 //!

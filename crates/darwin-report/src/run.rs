@@ -36,8 +36,6 @@ pub(crate) struct Run {
     pub(crate) manifest: Part<MergeManifest>,
     /// `run.json`: free, and null where there is none.
     pub(crate) about: Part<serde_json::Value>,
-    /// The child's `config.json`.
-    pub(crate) config: Part<serde_json::Value>,
 }
 
 impl Run {
@@ -57,7 +55,6 @@ impl Run {
             recipe: text(folder, "best.yaml"),
             manifest: versioned(folder, "child/manifest.json"),
             about: json(folder, "run.json"),
-            config: json(folder, "child/config.json"),
         })
     }
 

@@ -3,11 +3,25 @@
 mod fixture;
 
 use fixture::Names;
-use saphyr::{LoadableYamlNode, Yaml};
+use serde_json::Value;
 use std::path::Path;
 use tempfile::TempDir;
 
 const MOST_BYTES: usize = 6 * 1024 * 1024;
+
+/// Every file that the report reads.
+const FILES: [&str; 10] = [
+    "scores.json",
+    "journal.jsonl",
+    "child/manifest.json",
+    "best.yaml",
+    "father.profile.json",
+    "mother.profile.json",
+    "child.profile.json",
+    "comparison.json",
+    "health.json",
+    "run.json",
+];
 
 fn run(names: &Names) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -129,18 +143,7 @@ fn the_picture_of_the_recipe_shows_what_was_written() {
 fn an_empty_folder_is_told_in_sentences() {
     let folder = tempfile::tempdir().unwrap();
     let own = own_part(&page(folder.path()));
-    for file in [
-        "scores.json",
-        "journal.jsonl",
-        "child/manifest.json",
-        "best.yaml",
-        "father.profile.json",
-        "mother.profile.json",
-        "child.profile.json",
-        "comparison.json",
-        "health.json",
-        "run.json",
-    ] {
+    for file in FILES {
         assert!(own.contains(&format!("The run folder has no {file}.")), "{file}");
     }
     assert!(own.contains("The child has no scores yet; its health was not checked."));
@@ -150,18 +153,7 @@ fn an_empty_folder_is_told_in_sentences() {
 
 #[test]
 fn each_file_may_be_missing_alone_or_be_broken() {
-    for file in [
-        "scores.json",
-        "journal.jsonl",
-        "child/manifest.json",
-        "best.yaml",
-        "father.profile.json",
-        "mother.profile.json",
-        "child.profile.json",
-        "comparison.json",
-        "health.json",
-        "run.json",
-    ] {
+    for file in FILES {
         let folder = run(&Names::default());
         std::fs::remove_file(folder.path().join(file)).unwrap();
         let own = own_part(&page(folder.path()));
@@ -209,7 +201,7 @@ fn hostile_names_are_escaped() {
     let card = darwin_report::model_card(folder.path()).unwrap();
     let (front, body) = front_matter(&card);
     assert!(!body.contains("<script>"));
-    let yaml = &Yaml::load_from_str(front).unwrap()[0];
+    let yaml: Value = serde_saphyr::from_str(front).unwrap();
     assert_eq!(yaml["base_model"][0].as_str(), Some(names.father.as_str()));
     assert_eq!(yaml["base_model"][1].as_str(), Some(names.mother.as_str()));
 }
@@ -226,13 +218,12 @@ fn the_card_has_metadata_and_says_what_got_worse() {
     assert!(path.ends_with("child/README.md"));
     let card = std::fs::read_to_string(path).unwrap();
     let (front, body) = front_matter(&card);
-    let yaml = &Yaml::load_from_str(front).unwrap()[0];
+    let yaml: Value = serde_saphyr::from_str(front).unwrap();
     assert_eq!(yaml["license"].as_str(), Some("apache-2.0"));
     assert_eq!(yaml["base_model_relation"].as_str(), Some("merge"));
     assert_eq!(yaml["library_name"].as_str(), Some("transformers"));
     assert_eq!(yaml["pipeline_tag"].as_str(), Some("text-generation"));
-    let tags: Vec<_> =
-        yaml["tags"].as_sequence().unwrap().iter().filter_map(Yaml::as_str).collect();
+    let tags: Vec<_> = yaml["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(tags, ["merge", "darwin", "mergekit", "moe"]);
     for text in [
         "## What got worse",
@@ -251,4 +242,24 @@ fn the_card_has_metadata_and_says_what_got_worse() {
 fn no_folder_is_an_error_that_names_it() {
     let error = darwin_report::html(Path::new("/no/such/run")).unwrap_err();
     assert_eq!(error.to_string(), "/no/such/run: no such folder");
+}
+
+#[test]
+fn the_card_states_the_licences_and_guesses_none() {
+    let folder = run(&Names::default());
+    let path = folder.path().join("run.json");
+    let about: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let card = |father: Value, mother: Value| {
+        let mut about = about.clone();
+        about["licenses"] = serde_json::json!({"father": father, "mother": mother});
+        darwin_core::fs::write_json(&path, &about).unwrap();
+        darwin_report::model_card(folder.path()).unwrap()
+    };
+    let same = card("mit".into(), "mit".into());
+    assert!(same.contains("\nlicense: \"mit\"\n"), "{same}");
+    let two = card("mit".into(), "gemma".into());
+    assert!(two.contains("\nlicense: \"other\"\n") && two.contains("- mother: `gemma`\n"), "{two}");
+    let unknown = card("mit".into(), Value::Null);
+    assert!(!unknown.contains("\nlicense:"), "{unknown}");
+    assert!(unknown.contains("- father: `mit`\n- mother: its files state none\n"), "{unknown}");
 }

@@ -8,12 +8,19 @@ use std::path::PathBuf;
 ///
 /// An independent implementation, not affiliated with the publisher of "Darwin V5".
 ///
-/// Exit codes: 0 fine; 1 a check failed; 2 the input is wrong; 3 disk, network or server;
+/// Exit codes: 0 fine; 1 a check failed; 2 the input is wrong; 3 the disk or the machine failed;
 /// 130 interrupted, the same command continues.
 #[derive(Debug, Parser)]
-#[command(name = "darwin", version, max_term_width = 100)]
+#[command(
+    name = "darwin",
+    version,
+    max_term_width = 100,
+    after_help = "Example, from a checkout of Darwin:\n  \
+        darwin evolve examples/first-light.yaml --dry-run\n\n\
+        `darwin COMMAND --help` explains a command and shows an example."
+)]
 pub(crate) struct Cli {
-    /// No progress on stderr
+    /// No progress on stderr; warnings and errors stay
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
     #[command(subcommand)]
@@ -22,23 +29,74 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// What a checkpoint is, from its headers alone
+    /// Show what a checkpoint is, from its headers alone
+    ///
+    /// Architecture, total and active parameters, expert layout, and for each role of tensors their
+    /// number, bytes and dtypes. No weight is read.
+    #[command(after_help = "Example:\n  darwin inspect examples/parents/father")]
     Inspect(InspectArgs),
-    /// Merge by a mergekit YAML (and the namespace `darwin:`)
+    /// Merge models by a mergekit YAML (and its namespace `darwin:`)
+    ///
+    /// Writes a checkpoint and `manifest.json`, which says what was done to each tensor. The same
+    /// recipe and inputs give the same bytes whatever the threads, shard size or memory.
+    #[command(after_help = "Examples:\n  \
+        darwin merge examples/card-v5-override.yaml --dry-run\n  \
+        darwin merge examples/card-v5-override.yaml child")]
     Merge(MergeArgs),
-    /// Continue a prompt
+    /// Continue a prompt by greedy decoding
+    ///
+    /// The most probable token is taken each time, so the answer is always the same.
+    #[command(after_help = "Example:\n  \
+        darwin generate examples/parents/father 'What is 2 + 3?' --max-new-tokens 16")]
     Generate(GenerateArgs),
-    /// Likelihoods of answers, one JSON line per item
+    /// Score given answers: log-likelihoods, one JSON line per item
+    ///
+    /// A line has the item's `id` (else its line number), `nll` (negative log-likelihood of the
+    /// answer, nats), `logprobs` (one per answer token, nats) and `greedy` (whether greedy decoding
+    /// would give this answer).
+    #[command(after_help = "Example:\n  \
+        echo '{\"prompt\": \"2 + 3 =\", \"answer\": \" 5\"}' >items.jsonl\n  \
+        darwin score examples/parents/father items.jsonl")]
     Score(ScoreArgs),
-    /// Profile a model: expert loads, routing, importance, probes per layer
+    /// Profile a model: expert loads, routing, importance and probes of every layer
+    ///
+    /// Prints a table with a line per layer: dead, cold and hot experts; entropies in bits of the
+    /// router's softmax, mean over tokens (token H), and of the experts' loads (load H); design
+    /// effect of clustered tokens (deff); importance of mixer, routed and shared experts; block
+    /// influence (BI).
+    #[command(after_help = "Example:\n  \
+        darwin profile examples/parents/father --items examples/parents/items --per-domain 4")]
     Profile(ProfileArgs),
-    /// Compare two parents layer by layer: whose layer is better, by how much
+    /// Compare two parents layer by layer: whose layer is better, and by how much
+    ///
+    /// The advantage of a layer is causal: it is put into the other parent, and the change of the
+    /// loss on the calibration items is measured, in nats per answer with a standard error over
+    /// items: at most 48 of each domain, 8 where single components are swapped.
+    #[command(after_help = "Example:\n  \
+        darwin compare examples/parents/father examples/parents/mother \\\n      \
+        --items examples/parents/items --per-domain 2")]
     Compare(CompareArgs),
-    /// The whole job: profile, evolve, merge, check, report
+    /// Do the whole job: profile, evolve a recipe, merge, check, report
+    ///
+    /// The run folder (`out` in the configuration) gets the journal, profiles, scores, the child
+    /// and `report.html`. The same command continues a run that was stopped or killed.
+    #[command(after_help = "Examples:\n  \
+        darwin evolve examples/first-light.yaml --dry-run\n  \
+        darwin evolve examples/first-light.yaml")]
     Evolve(EvolveArgs),
     /// Check a child's health against both parents (exit code 1 when it fails)
+    ///
+    /// For a child of any tool: lost or changed tensors, NaN, norm drift, interference, function
+    /// loss by domain, dead experts, generations that do not end.
+    #[command(after_help = "Example, after the one of `darwin merge --help`:\n  \
+        darwin check child --father examples/parents/father --mother examples/parents/mother \\\n      \
+        --items examples/parents/items --per-domain 4")]
     Check(CheckArgs),
-    /// Write the HTML report of a run folder again
+    /// Write the HTML report and the model card of a run folder again
+    ///
+    /// Reads the files of the run alone; a part that is missing is said to be.
+    #[command(after_help = "Example, after the one of `darwin evolve --help`:\n  \
+        darwin report runs/first-light")]
     Report(ReportArgs),
 }
 
@@ -46,17 +104,17 @@ pub(crate) enum Command {
 pub(crate) struct InspectArgs {
     /// Folder of a Hugging Face checkpoint
     pub(crate) model: PathBuf,
-    /// As JSON
+    /// Print JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
-    /// List every tensor
-    #[arg(long)]
+    /// List every tensor as it is stored: name, role, dtype, shape
+    #[arg(long, conflicts_with = "json")]
     pub(crate) tensors: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
-    /// The recipe
+    /// The recipe, a mergekit YAML
     pub(crate) config: PathBuf,
     /// Folder to write; must not exist or be empty
     #[arg(required_unless_present = "dry_run")]
@@ -76,41 +134,41 @@ pub(crate) struct MergeArgs {
     /// Largest shard, e.g. 5GB or 500MiB
     #[arg(long, value_parser = bytes, default_value = "5GB")]
     pub(crate) out_shard_size: u64,
-    /// Working memory for tiles, e.g. 512MiB
+    /// Working memory for tiles in bytes, e.g. 512MiB
     #[arg(long, value_parser = bytes, default_value = "512MiB")]
     pub(crate) memory: u64,
-    /// Threads (default: all cores)
+    /// Threads [default: all cores]
     #[arg(long, short = 'j')]
     pub(crate) threads: Option<usize>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Folder of the checkpoint
+    /// Folder of a Hugging Face checkpoint
     pub(crate) model: PathBuf,
-    /// What the user says
+    /// The user's message
     pub(crate) prompt: String,
-    /// Most new tokens
+    /// Most tokens to generate; an end-of-text token stops earlier
     #[arg(long, default_value_t = 128)]
     pub(crate) max_new_tokens: usize,
     /// Give the prompt to the model as it is, without the chat template
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Let the template open `<think>`
-    #[arg(long)]
+    /// Let the chat template open `<think>`
+    #[arg(long, conflicts_with = "raw")]
     pub(crate) think: bool,
-    /// Show special tokens in the answer
+    /// Show the end-of-text token too
     #[arg(long)]
     pub(crate) special: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// Folder of the checkpoint
+    /// Folder of a Hugging Face checkpoint
     pub(crate) model: PathBuf,
-    /// JSON lines with `prompt` and `answer` (text) or `prompt_ids` and `answer_ids`
+    /// JSON lines with `prompt` and `answer` (text), or `prompt_ids` and `answer_ids` (token ids)
     pub(crate) items: PathBuf,
-    /// Add the selected experts of every layer
+    /// Add `experts`: for each layer and token the ids of the selected experts, largest gate first
     #[arg(long)]
     pub(crate) taps: bool,
 }
@@ -118,17 +176,17 @@ pub(crate) struct ScoreArgs {
 /// Items, and how many of them.
 #[derive(Debug, Args)]
 pub(crate) struct ItemArgs {
-    /// JSON lines of items (plain or .gz), or a folder with `calibration.jsonl.gz`
+    /// Calibration items: JSON lines (plain or .gz), or a folder with `calibration.jsonl.gz`
     #[arg(long)]
     pub(crate) items: PathBuf,
-    /// Items per domain
+    /// Most items of each domain, chosen by the hash of their ids
     #[arg(long, default_value_t = 100)]
     pub(crate) per_domain: usize,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ProfileArgs {
-    /// Folder of the checkpoint
+    /// Folder of a Hugging Face checkpoint
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) items: ItemArgs,
@@ -139,42 +197,42 @@ pub(crate) struct ProfileArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// The father
+    /// Checkpoint folder of the father
     pub(crate) father: PathBuf,
-    /// The mother
+    /// Checkpoint folder of the mother, of the same architecture and sizes
     pub(crate) mother: PathBuf,
     #[command(flatten)]
     pub(crate) items: ItemArgs,
-    /// Write comparison.json here
+    /// Write the comparison as JSON into this file
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct EvolveArgs {
-    /// The run's configuration (examples/first-light.yaml shows every key)
+    /// The run's configuration, a YAML (examples/first-light.yaml shows every key)
     pub(crate) config: PathBuf,
-    /// Print what would be done and stop
+    /// Print parents, items, arms and budgets, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Threads (default: all cores)
+    /// Threads [default: all cores]
     #[arg(long, short = 'j')]
     pub(crate) threads: Option<usize>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// The child
+    /// Checkpoint folder of the child
     pub(crate) child: PathBuf,
-    /// Its father (structural parent)
+    /// Checkpoint folder of its father: the parent whose config and tensor names it has
     #[arg(long)]
     pub(crate) father: PathBuf,
-    /// Its mother
+    /// Checkpoint folder of its mother
     #[arg(long)]
     pub(crate) mother: PathBuf,
     #[command(flatten)]
     pub(crate) items: ItemArgs,
-    /// Write health.json here
+    /// Write the findings as JSON into this file
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }
@@ -183,7 +241,7 @@ pub(crate) struct CheckArgs {
 pub(crate) struct ReportArgs {
     /// A run folder, as `darwin evolve` leaves it
     pub(crate) run: PathBuf,
-    /// The HTML file (default: report.html in the run folder)
+    /// The HTML file [default: report.html in the run folder]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }

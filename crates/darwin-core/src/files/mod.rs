@@ -1,12 +1,14 @@
 //! The versioned types of every file that Darwin writes. Files are the interface: whatever the
 //! report or another tool needs stands in one of these.
 
+mod hashes;
 mod health;
 mod journal;
 mod manifest;
 mod profile;
 mod scores;
 
+pub use hashes::{FileHash, FileHashes};
 pub use health::{Finding, Health, LayerHealth, Severity, Verdict};
 pub use journal::{JournalLine, Phase, RunHeader, Status};
 pub use manifest::{Action, ManifestLine, MergeManifest, Setting, SourceRef};

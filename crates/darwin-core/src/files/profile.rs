@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 /// A mean with its standard error over samples (never over tokens).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// The mean.
+    /// The mean; not a number, `null` in the file, where it is undefined.
+    #[serde(with = "crate::stats::nullable")]
     pub value: f64,
-    /// Its standard error over samples.
+    /// Its standard error over samples; likewise.
+    #[serde(with = "crate::stats::nullable")]
     pub se: f64,
 }
 
@@ -260,4 +262,21 @@ pub struct Advantage {
     pub into_mother: Estimate,
     /// Per component, only where the layer's |A| > 2 se.
     pub components: BTreeMap<String, Estimate>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_undefined_estimate_comes_back() {
+        let estimate = Estimate { value: f64::NAN, se: 0.25 };
+        let text = serde_json::to_string(&estimate).unwrap();
+        assert_eq!(text, r#"{"value":null,"se":0.25}"#);
+        let back: Estimate = serde_json::from_str(&text).unwrap();
+        assert!(back.value.is_nan() && back.se == 0.25);
+        let defined = Estimate { value: -1.0 / 3.0, se: f64::MIN_POSITIVE };
+        let text = serde_json::to_string(&defined).unwrap();
+        assert_eq!(serde_json::from_str::<Estimate>(&text).unwrap(), defined);
+    }
 }

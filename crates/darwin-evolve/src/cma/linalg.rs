@@ -1,7 +1,10 @@
 //! The little linear algebra of CMA-ES: a symmetric matrix and its eigendecomposition.
 
-use faer::{Mat, Side};
+use nalgebra::{DMatrix, SymmetricEigen};
 use serde::{Deserialize, Serialize};
+
+/// QR steps per eigenvalue at most; two or three are usual, and NaN would never end.
+const EIGEN_STEPS: usize = 100;
 
 /// A symmetric matrix, (n, n) row-major.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,14 +86,17 @@ impl Symmetric {
     /// The eigendecomposition, `None` unless all eigenvalues are positive and finite.
     pub(super) fn decompose(&self) -> Option<Eigen> {
         let n = self.n;
-        let decomposed =
-            Mat::from_fn(n, n, |i, j| self.get(i, j)).self_adjoint_eigen(Side::Lower).ok()?;
-        let eigenvalues = decomposed.S().column_vector();
-        let positive = (0..n).all(|k| eigenvalues[k] > 0.0 && eigenvalues[k].is_finite());
-        let vectors = decomposed.U();
+        let most_steps = EIGEN_STEPS * n;
+        let matrix = DMatrix::from_fn(n, n, |i, j| self.get(i, j));
+        let decomposed = SymmetricEigen::try_new(matrix, f64::EPSILON, most_steps)?;
+        let eigenvalues = &decomposed.eigenvalues;
+        let mut rising: Vec<usize> = (0..n).collect();
+        rising.sort_by(|a, b| eigenvalues[*a].total_cmp(&eigenvalues[*b]));
+        let positive = eigenvalues.iter().all(|value| *value > 0.0 && value.is_finite());
+        let vector = |k: &usize| decomposed.eigenvectors.column(*k).iter().copied().collect();
         positive.then(|| Eigen {
-            lengths: (0..n).map(|k| eigenvalues[k].sqrt()).collect(),
-            vectors: (0..n).map(|k| (0..n).map(|i| vectors[(i, k)]).collect()).collect(),
+            lengths: rising.iter().map(|k| eigenvalues[*k].sqrt()).collect(),
+            vectors: rising.iter().map(vector).collect(),
         })
     }
 

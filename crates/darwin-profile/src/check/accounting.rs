@@ -1,70 +1,45 @@
-//! Tensor accounting, finite weights, norm drift (method 5): what can be said without a forward
-//! pass.
+//! Tensor accounting and norm drift (method 5): what can be said without a forward pass.
 
-use super::{Family, finding};
+use super::weights::Watched;
+use super::{Family, Loaded, finding};
 use crate::Error;
-use darwin_checkpoint::{Dtype, Role, TensorId, TensorInfo, TensorSource};
+use darwin_checkpoint::Error::NotFinite;
+use darwin_checkpoint::{Dtype, Role, TensorInfo, TensorSource};
 use darwin_core::files::{Finding, Severity};
+use darwin_engine::Model;
 use std::collections::BTreeMap;
 
-/// Rows read at once, in values.
-const TILE_VALUES: usize = 1 << 20;
 /// A matrix this many times heavier than in both parents, or lighter, has drifted.
 const DRIFT: f64 = 1.5;
 
-/// Compares the child's tensors with the structural parent's and looks for NaN and infinities;
-/// nothing needs to be loaded.
+/// Compares the child's tensors with the structural parent's from their headers, then loads the
+/// child, each weight being read once. A child that fails without a forward pass comes back as its
+/// findings: of another shape than the father, or with NaN or infinities among its weights.
 ///
 /// # Errors
-/// Whatever reading the child brings, non-finite weights excepted: they are findings.
+/// Whatever loading the child brings, non-finite weights excepted: they are findings.
 pub fn preflight(
     child: &dyn TensorSource,
     father: &dyn TensorSource,
-) -> Result<Vec<Finding>, Error> {
+) -> Result<Result<Loaded, Vec<Finding>>, Error> {
     let mut findings = account(child, father);
-    for (id, info) in child.manifest().ids().zip(child.manifest().tensors()) {
-        if !info.dtype.is_mergeable() {
-            continue;
-        }
-        if let Some(problem) = not_finite(child, id)? {
-            let place = info.layer.map_or(String::new(), |l| format!("L{l} "));
-            findings.push(Finding {
-                layer: info.layer.map(|l| l.0),
-                component: info.role.component().map(|c| c.name().to_owned()),
-                ..finding(
-                    Severity::Fail,
-                    "nan",
-                    format!("{place}{}: {problem}", info.role.name()),
-                    "merge again; if it comes back, a parent is damaged",
-                )
-            });
-        }
-    }
-    Ok(findings)
+    let failed = |findings: &[Finding]| findings.iter().any(|f| f.severity == Severity::Fail);
+    let watched = Watched::new(child);
+    let load = || match Model::load(&watched.source()) {
+        Ok(model) => Ok(Some(model)),
+        Err(darwin_engine::Error::Weights(NotFinite { .. })) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let model = if failed(&findings) { None } else { load()? };
+    let weights = watched.finish()?;
+    findings.extend(weights.findings(child.manifest()));
+    Ok(match model {
+        Some(model) if !failed(&findings) => Ok(Loaded { model, weights }),
+        _ => Err(findings),
+    })
 }
 
-/// A sentence about the first NaN or infinity of a tensor. Checkpoints refuse to read such a weight,
-/// other sources hand it out.
-fn not_finite(source: &dyn TensorSource, id: TensorId) -> Result<Option<String>, Error> {
-    let (mut passed, mut first) = (0, None);
-    let read = for_tiles(source, id, &mut |tile| {
-        if first.is_none() {
-            let place = tile.iter().position(|v| !v.is_finite());
-            first = place.map(|i| (passed + i, tile[i]));
-        }
-        passed += tile.len();
-    });
-    match read {
-        Ok(()) => Ok(first.map(|(element, value)| {
-            let name = &source.manifest().get(id).name;
-            format!("`{name}` holds {value} at element {element}")
-        })),
-        Err(error @ darwin_checkpoint::Error::NotFinite { .. }) => Ok(Some(error.to_string())),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn account(child: &dyn TensorSource, father: &dyn TensorSource) -> Vec<Finding> {
+pub(super) fn account(child: &dyn TensorSource, father: &dyn TensorSource) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut absent_parts = [(Role::Vision, 0_usize), (Role::Mtp, 0)];
     let has = |role| child.manifest().tensors().iter().any(|t| t.role == role);
@@ -144,23 +119,20 @@ fn place(tensor: &TensorInfo, finding: Finding) -> Finding {
 }
 
 /// Matrices whose norm lies far outside the parents'.
-pub(super) fn norm_drift(family: &Family<'_>) -> Result<Vec<Finding>, Error> {
+pub(super) fn norm_drift(family: &Family<'_>) -> Vec<Finding> {
     let child = family.child.source;
     let mut findings = Vec::new();
     for (id, info) in child.manifest().ids().zip(child.manifest().tensors()) {
         let matrix = info.rows() > 1 && info.cols() > 1 && info.dtype.is_mergeable();
-        let parents = [family.father.source, family.mother.source].map(|parent| {
-            let id = parent.manifest().find(&info.name)?;
-            Some((parent, id))
-        });
+        let parents = [family.father.source, family.mother.source]
+            .map(|parent| parent.manifest().find(&info.name));
         let [Some(father), Some(mother)] = parents else { continue };
         if !matrix {
             continue;
         }
-        let Some(c) = norm(child, id)? else { continue };
-        let (Some(f), Some(m)) = (norm(father.0, father.1)?, norm(mother.0, mother.1)?) else {
-            continue;
-        };
+        let [of_child, of_father, of_mother] = family.weights;
+        let norms = (of_child.norm(id), of_father.norm(father), of_mother.norm(mother));
+        let (Some(c), Some(f), Some(m)) = norms else { continue };
         let (low, high) = (f.min(m), f.max(m));
         if c > DRIFT * high || c < low / DRIFT {
             let text = format!(
@@ -175,35 +147,5 @@ pub(super) fn norm_drift(family: &Family<'_>) -> Result<Vec<Finding>, Error> {
             });
         }
     }
-    Ok(findings)
-}
-
-/// The L2 norm of a tensor; `None` where it is not finite (which is another finding).
-fn norm(source: &dyn TensorSource, id: TensorId) -> Result<Option<f64>, Error> {
-    let mut sum = 0.0;
-    let read = for_tiles(source, id, &mut |tile| {
-        sum += tile.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
-    });
-    match read {
-        Ok(()) => Ok(Some(f64::sqrt(sum)).filter(|norm| norm.is_finite())),
-        Err(darwin_checkpoint::Error::NotFinite { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn for_tiles(
-    source: &dyn TensorSource,
-    id: TensorId,
-    visit: &mut dyn FnMut(&[f32]),
-) -> Result<(), darwin_checkpoint::Error> {
-    let plan = source.prepare(id)?;
-    let step = (TILE_VALUES / plan.cols.max(1)).max(1);
-    let mut tile = Vec::new();
-    for start in (0..plan.rows).step_by(step) {
-        let rows = start..(start + step).min(plan.rows);
-        tile.resize(rows.len() * plan.cols, 0.0);
-        source.read_tile(&plan, rows, &mut tile)?;
-        visit(&tile);
-    }
-    Ok(())
+    findings
 }

@@ -30,36 +30,14 @@ fn loads(observed: &Observed, model: usize, layer: usize) -> Option<Loads> {
         .then(|| Loads::new(&rows, layer, observed.num_experts, observed.top_k))
 }
 
-/// The parent that each layer's router is nearest to (0 father, 1 mother): it supplied the router,
-/// whoever merged.
-pub(super) fn router_suppliers(family: &Family<'_>) -> Result<Vec<Option<usize>>, Error> {
-    let layers = family.child.model.config().num_hidden_layers;
-    (0..layers)
-        .map(|layer| {
-            let name = format!("layers.{layer}.mlp.gate.weight");
-            let read = |source: &dyn TensorSource| {
-                let id = source.manifest().find(&name);
-                id.map(|id| read_tensor(source, id)).transpose()
-            };
-            let child = read(family.child.source)?;
-            let parents = [read(family.father.source)?, read(family.mother.source)?];
-            let (Some(child), [Some(father), Some(mother)]) = (child, parents) else {
-                return Ok(None);
-            };
-            let distance = |parent: &[f32]| -> f64 {
-                child.iter().zip(parent).map(|(a, b)| f64::from(a - b).powi(2)).sum()
-            };
-            Ok(Some(usize::from(distance(&mother) < distance(&father))))
-        })
-        .collect()
-}
-
+/// New and inherited dead experts of every layer. Only the routers of layers with experts that are
+/// dead in a parent too are read again.
 pub(super) fn findings(
+    family: &Family<'_>,
     dead: &[Option<[Vec<usize>; 3]>],
-    suppliers: &[Option<usize>],
-) -> Vec<Finding> {
+) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
-    for (layer, (dead, supplier)) in dead.iter().zip(suppliers).enumerate() {
+    for (layer, dead) in dead.iter().enumerate() {
         let Some(dead) = dead else { continue };
         let [father, mother, child] = dead;
         let (new, known): (Vec<usize>, Vec<usize>) =
@@ -67,16 +45,38 @@ pub(super) fn findings(
         if !new.is_empty() {
             findings.push(describe(layer, &new, "new_dead", "dead in neither parent", None));
         }
-        let Some(supplier) = supplier else { continue };
+        if known.is_empty() {
+            continue;
+        }
+        let Some(supplier) = router_supplier(family, layer)? else { continue };
         let inherited: Vec<usize> =
-            known.into_iter().filter(|j| dead[*supplier].contains(j)).collect();
+            known.into_iter().filter(|j| dead[supplier].contains(j)).collect();
         if !inherited.is_empty() {
-            let parent = ["father", "mother"][*supplier];
+            let parent = ["father", "mother"][supplier];
             let alive = inherited.iter().filter(|j| !dead[1 - supplier].contains(j)).count();
             findings.push(describe(layer, &inherited, "inherited_dead", parent, Some(alive)));
         }
     }
-    findings
+    Ok(findings)
+}
+
+/// The parent that a layer's router is nearest to (0 father, 1 mother): it supplied the router,
+/// whoever merged.
+fn router_supplier(family: &Family<'_>, layer: usize) -> Result<Option<usize>, Error> {
+    let name = format!("layers.{layer}.mlp.gate.weight");
+    let read = |source: &dyn TensorSource| {
+        let id = source.manifest().find(&name);
+        id.map(|id| read_tensor(source, id)).transpose()
+    };
+    let child = read(family.child.source)?;
+    let parents = [read(family.father.source)?, read(family.mother.source)?];
+    let (Some(child), [Some(father), Some(mother)]) = (child, parents) else {
+        return Ok(None);
+    };
+    let distance = |parent: &[f32]| -> f64 {
+        child.iter().zip(parent).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    Ok(Some(usize::from(distance(&mother) < distance(&father))))
 }
 
 /// `alive_elsewhere`: of inherited dead experts, how many live in the other parent.

@@ -7,9 +7,11 @@ mod generation;
 mod interference;
 mod observe;
 mod summary;
+mod weights;
 
 pub use accounting::preflight;
 pub use summary::health_summary;
+pub use weights::{Loaded, Weights};
 
 use crate::sample::{Sample, samples_of};
 use crate::subject::same_shape;
@@ -30,6 +32,8 @@ pub struct Family<'a> {
     pub father: Subject<'a>,
     /// The mother.
     pub mother: Subject<'a>,
+    /// What the weights of child, father and mother showed when they were read.
+    pub weights: [&'a Weights; 3],
 }
 
 /// How to check.
@@ -70,13 +74,13 @@ pub fn check(
         return Err(Error::NoSamples);
     }
     let observed = observe(family, &samples, progress, cancel)?;
-    let mut findings = preflight(family.child.source, family.father.source)?;
-    findings.extend(accounting::norm_drift(family)?);
+    let mut findings = accounting::account(family.child.source, family.father.source);
+    findings.extend(family.weights[0].findings(family.child.source.manifest()));
+    findings.extend(accounting::norm_drift(family));
     findings.extend(interference::findings(&observed));
     findings.extend(function::findings(&observed));
-    let suppliers = experts::router_suppliers(family)?;
     let dead = experts::dead(&observed);
-    findings.extend(experts::findings(&dead, &suppliers));
+    findings.extend(experts::findings(family, &dead)?);
     if options.generate > 0 {
         findings.extend(generation::findings(family, encoded, text, options, cancel)?);
     }

@@ -3,7 +3,7 @@
 use crate::{Error, Subject};
 use darwin_checkpoint::{Role, TensorInfo, TensorSource, read_tensor};
 use darwin_core::files::ComponentDelta;
-use faer::Mat;
+use nalgebra::{DMatrix, SVD};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 const RANK_SIZE: usize = 192;
 /// Experts of a fused tensor that enter its effective rank, taken evenly.
 const RANK_EXPERTS: usize = 4;
+
+/// QR steps per singular value at most; two or three are usual.
+const SVD_STEPS: usize = 100;
 
 /// What one tensor adds to its component.
 #[derive(Clone, Copy, Debug, Default)]
@@ -126,11 +129,13 @@ fn ranks(father: &[f32], mother: &[f32], info: &TensorInfo) -> Vec<f64> {
 /// Vetterli, EUSIPCO 2007).
 fn effective_rank(father: &[f32], mother: &[f32], rows: usize, cols: usize) -> f64 {
     let (r, c) = (evenly(rows, RANK_SIZE), evenly(cols, RANK_SIZE));
-    let delta = Mat::<f64>::from_fn(r.len(), c.len(), |i, j| {
+    let delta = DMatrix::<f64>::from_fn(r.len(), c.len(), |i, j| {
         let at = r[i] * cols + c[j];
         f64::from(mother[at]) - f64::from(father[at])
     });
-    let Ok(values) = delta.singular_values() else { return 0.0 };
+    let most_steps = SVD_STEPS * r.len().min(c.len());
+    let Some(svd) = SVD::try_new(delta, false, false, f64::EPSILON, most_steps) else { return 0.0 };
+    let values = svd.singular_values;
     let total: f64 = values.iter().sum();
     if total.is_nan() || total <= 0.0 {
         return 0.0;

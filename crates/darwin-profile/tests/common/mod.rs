@@ -7,20 +7,21 @@ use darwin_core::files::ModelRef;
 use darwin_core::keyed::{Key, Rng};
 use darwin_engine::Model;
 use darwin_eval::{Encoded, EncodedItem, Prompted};
-use darwin_profile::{Subject, source_ref};
+use darwin_profile::{Loaded, Subject, Weights, source_ref};
 
 /// A loaded tiny model.
 pub(crate) struct Tiny {
     pub(crate) source: MemorySource,
     pub(crate) model: Model,
+    pub(crate) weights: Weights,
     pub(crate) reference: ModelRef,
 }
 
 impl Tiny {
     pub(crate) fn new(name: &str, source: MemorySource) -> Self {
-        let model = Model::load(&source).unwrap();
+        let Loaded { model, weights } = Loaded::open(&source).unwrap();
         let reference = source_ref(name, &source, None);
-        Self { source, model, reference }
+        Self { source, model, weights, reference }
     }
 
     pub(crate) fn subject(&self) -> Subject<'_> {

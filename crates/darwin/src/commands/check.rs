@@ -6,30 +6,38 @@ use crate::ui::Ui;
 use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
 use darwin_core::files::{Severity, Verdict};
-use darwin_engine::{Model, Text};
-use darwin_profile::{CheckOptions, Family, Subject, check, health_summary, model_ref, preflight};
+use darwin_engine::Text;
+use darwin_profile::{
+    CheckOptions, Family, Loaded, Subject, check, health_summary, model_ref, preflight,
+};
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let folders = [&arguments.child, &arguments.father, &arguments.mother];
     let open = |i: usize| Checkpoint::open(folders[i]);
     let checkpoints = [open(0)?, open(1)?, open(2)?];
-    let findings = preflight(&checkpoints[0], &checkpoints[1])?;
-    if findings.iter().any(|f| f.severity == Severity::Fail) {
+    let child = match preflight(&checkpoints[0], &checkpoints[1])? {
+        Ok(child) => child,
         // What cannot be loaded, or is not the father's shape, needs no forward pass to fail.
-        for finding in findings.iter().filter(|f| f.severity == Severity::Fail) {
-            ui.say(format!("FAIL  {}\n      try: {}", finding.text, finding.advice));
+        Err(findings) => {
+            for finding in findings.iter().filter(|f| f.severity == Severity::Fail) {
+                ui.say(format!("FAIL  {}\n      try: {}", finding.text, finding.advice));
+            }
+            return Ok(ExitCode::FAILURE);
         }
-        return Ok(ExitCode::FAILURE);
-    }
+    };
     let text = Text::open(&arguments.father)?;
     let items = super::calibration(&arguments.items, &text)?;
-    let load = |i: usize| Model::load(&checkpoints[i]);
-    let models = [load(0)?, load(1)?, load(2)?];
+    let load = |i: usize| Loaded::open(&checkpoints[i]);
+    let models = [child, load(1)?, load(2)?];
     let refs = checkpoints.each_ref().map(|c| model_ref(checkpoint_name(c), c, Some(&text)));
-    let subject =
-        |i: usize| Subject { model: &models[i], source: &checkpoints[i], reference: &refs[i] };
-    let family = Family { child: subject(0), father: subject(1), mother: subject(2) };
+    let subject = |i: usize| Subject {
+        model: &models[i].model,
+        source: &checkpoints[i],
+        reference: &refs[i],
+    };
+    let weights = models.each_ref().map(|m| &m.weights);
+    let family = Family { child: subject(0), father: subject(1), mother: subject(2), weights };
     let options = CheckOptions::default();
     let health = check(&family, &items, &text, &options, ui.progress(), ui.cancel())?;
     ui.say(health_summary(&health));

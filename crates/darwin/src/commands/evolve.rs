@@ -7,6 +7,7 @@ use darwin_core::Failure;
 use darwin_core::files::{DomainScore, Scored, Scores, Verdict};
 use darwin_core::stats::wilson;
 use darwin_evolve::{Outcome, RunConfig, Ui as RunUi, run as evolve};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &EvolveArgs, ui: &Ui) -> Result<ExitCode, Failure> {
@@ -17,11 +18,13 @@ pub(crate) fn run(arguments: &EvolveArgs, ui: &Ui) -> Result<ExitCode, Failure> 
         return Ok(ExitCode::SUCCESS);
     }
     let created = super::now();
+    let command = command(std::env::args_os().skip(1));
     let run_ui = RunUi {
         progress: ui.progress(),
         cancel: ui.cancel(),
         created: &created,
         program: concat!("darwin ", env!("CARGO_PKG_VERSION")),
+        command: &command,
     };
     let outcome = evolve(&config, run_ui)?;
     super::report::write(&config.out, &config.out.join("report.html"))?;
@@ -30,6 +33,17 @@ pub(crate) fn run(arguments: &EvolveArgs, ui: &Ui) -> Result<ExitCode, Failure> 
         Verdict::Fail => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     })
+}
+
+/// The command line as a shell would take it; the program's own path is nobody's business.
+fn command(arguments: impl Iterator<Item = OsString>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    let quoted = arguments.map(|argument| {
+        let text = argument.to_string_lossy().into_owned();
+        let safe = !text.is_empty() && text.chars().all(plain);
+        if safe { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    });
+    std::iter::once("darwin".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn plan(config: &RunConfig) -> String {
@@ -140,4 +154,15 @@ fn accuracy(s: Scored) -> String {
     let interval = wilson(s.correct as u64, s.n as u64, 1.96);
     let percent = |x: f64| format!("{:.0}", 100.0 * x);
     format!("{:.1} [{}, {}]", 100.0 * s.accuracy(), percent(interval.low), percent(interval.high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_can_be_pasted() {
+        let words = ["evolve", "it's here/run.yaml", "-j", "2", ""].map(OsString::from);
+        assert_eq!(command(words.into_iter()), r"darwin evolve 'it'\''s here/run.yaml' -j 2 ''");
+    }
 }

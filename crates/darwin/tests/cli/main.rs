@@ -262,9 +262,43 @@ fn help_reads_well() {
     let folder = tempfile::tempdir().expect("tempdir");
     let (code, stdout, _) = darwin(folder.path(), &["--help"]);
     assert_eq!(code, 0);
-    for command in
-        ["inspect", "merge", "generate", "score", "profile", "compare", "evolve", "check"]
-    {
+    for command in COMMANDS {
         assert!(stdout.contains(command), "{stdout}");
+    }
+}
+
+const COMMANDS: [&str; 9] =
+    ["inspect", "merge", "generate", "score", "profile", "compare", "evolve", "check", "report"];
+
+/// Every line of a help text that begins with two blanks and is a command is run, in order, in a
+/// folder that has the repository's `examples/`; a whole evolution alone takes too long.
+#[test]
+fn the_examples_of_the_help_run() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two above");
+    std::os::unix::fs::symlink(root.join("examples"), folder.path().join("examples"))
+        .expect("link");
+    std::fs::create_dir_all(folder.path().join("runs/first-light")).expect("create");
+    let binary = Path::new(env!("CARGO_BIN_EXE_darwin")).parent().expect("a folder");
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("PATH"));
+    for command in COMMANDS {
+        let (_, help, _) = darwin(folder.path(), &[command, "--help"]);
+        let lines = help.split_once("\nExample").expect("an example").1.lines();
+        let script: Vec<&str> = lines.filter_map(|line| line.strip_prefix("  ")).collect();
+        assert!(script.iter().any(|l| l.contains(&format!("darwin {command}"))), "{help}");
+        let script = script.join("\n").replace("\\\n", "");
+        for example in script.lines().filter(|l| *l != "darwin evolve examples/first-light.yaml") {
+            let output = Command::new("sh")
+                .args(["-c", example])
+                .current_dir(folder.path())
+                .env("PATH", &path)
+                .output()
+                .expect("runs");
+            let code = output.status.code();
+            let text = String::from_utf8_lossy(&output.stderr);
+            // A merge by an example recipe may well be ill.
+            let ill = command == "check" && code == Some(1);
+            assert!(code == Some(0) || ill, "{example}: exit {code:?}: {text}");
+        }
     }
 }

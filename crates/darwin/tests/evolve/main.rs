@@ -69,8 +69,9 @@ fn lasting(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     for part in ["", "child"] {
         for entry in std::fs::read_dir(run.join(part)).expect("list").flatten() {
             let name = entry.file_name().into_string().expect("UTF-8");
-            // `created` stands in these three.
-            let clocked = ["run.json", "report.html", "README.md"].contains(&name.as_str());
+            // `created` stands in the first three, the parents' file times in the last.
+            let clocked =
+                ["run.json", "report.html", "README.md", "hashes.json"].contains(&name.as_str());
             if entry.path().is_file() && !clocked {
                 let bytes = std::fs::read(entry.path()).expect("read");
                 files.insert(format!("{part}/{name}"), bytes);
@@ -162,7 +163,7 @@ fn ctrl_c_stops_cleanly_and_the_same_command_continues() {
 }
 
 #[test]
-fn a_changed_configuration_is_not_continued() {
+fn a_changed_configuration_or_parent_is_not_continued() {
     let folder = tempfile::tempdir().expect("tempdir");
     setting(folder.path());
     let config = std::fs::read_to_string(folder.path().join("run.yaml")).expect("read");
@@ -180,4 +181,24 @@ fn a_changed_configuration_is_not_continued() {
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("journal.jsonl: belongs to a run with another configuration"), "{text}");
+
+    std::fs::write(folder.path().join("run.yaml"), &fewer).expect("write");
+    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    assert!(folder.path().join("run/hashes.json").is_file(), "shards are hashed once");
+    change_a_weight(&folder.path().join("mother"));
+    let output = evolve(folder.path()).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("other parents"), "{text}");
+}
+
+/// Changes one byte of a shard's last weight: headers, names and sizes stay what they are.
+fn change_a_weight(model: &Path) {
+    let files = std::fs::read_dir(model).expect("list").flatten().map(|entry| entry.path());
+    let shard = files.filter(|p| p.extension().is_some_and(|e| e == "safetensors")).min();
+    let shard = shard.expect("a shard");
+    let mut bytes = std::fs::read(&shard).expect("read");
+    let end = bytes.len() - 2;
+    bytes[end] ^= 1;
+    std::fs::write(shard, bytes).expect("write");
 }
