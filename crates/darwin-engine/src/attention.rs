@@ -2,7 +2,7 @@
 
 use crate::cache::Caches;
 use crate::kernels::{
-    Matrix, PANEL, Panels, Values, gated, l2_norm, multiply, rms_norm, scratch, softmax,
+    Buffer, Matrix, PANEL, Panels, Values, gated, l2_norm, multiply, rms_norm, scratch, softmax,
 };
 use crate::mixer::Input;
 use crate::weights::{Expected, Loader, centred};
@@ -41,9 +41,9 @@ pub(crate) struct Cache {
 #[derive(Clone, Debug, Default)]
 struct HeadCache {
     /// Panels of 16 positions, each (head dim, 16): the right-hand side of `q k^T`.
-    keys: Vec<f32>,
+    keys: Buffer,
     /// (tokens, head dim padded to 16): the right-hand side of `p v`.
-    values: Vec<f32>,
+    values: Buffer,
 }
 
 impl Cache {
@@ -61,13 +61,13 @@ impl Cache {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     rope: Rope,
-    projected: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    queries: Vec<f32>,
-    scores: Vec<f32>,
-    attended: Vec<f32>,
-    gated: Vec<f32>,
+    projected: Buffer,
+    keys: Buffer,
+    values: Buffer,
+    queries: Buffer,
+    scores: Buffer,
+    attended: Buffer,
+    gated: Buffer,
 }
 
 /// Names and shapes of one layer's tensors.
@@ -193,12 +193,12 @@ impl HeadCache {
     /// Remembers key and value of a position.
     fn append(&mut self, position: usize, key: &[f32], value: &[f32]) {
         let (dim, padded) = (key.len(), key.len().next_multiple_of(PANEL));
-        self.keys.resize((position / PANEL + 1) * dim * PANEL, 0.0);
+        self.keys.resize((position / PANEL + 1) * dim * PANEL);
         let panel = &mut self.keys[position / PANEL * dim * PANEL..];
         for (i, k) in key.iter().enumerate() {
             panel[i * PANEL + position % PANEL] = *k;
         }
-        self.values.resize((position + 1) * padded, 0.0);
+        self.values.resize((position + 1) * padded);
         self.values[position * padded..][..dim].copy_from_slice(value);
     }
 
@@ -209,7 +209,7 @@ impl HeadCache {
         group: usize,
         dim: usize,
         queries: &[f32],
-        scores: &mut Vec<f32>,
+        scores: &mut Buffer,
         out: &mut [f32],
     ) {
         let scale = 1.0 / (dim as f32).sqrt();

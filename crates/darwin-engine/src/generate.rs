@@ -2,7 +2,7 @@
 
 use crate::cache::{Caches, SequenceCache};
 use crate::families::qwen3_5_moe::Pass;
-use crate::kernels::{argmax, scratch};
+use crate::kernels::{Buffer, argmax, scratch};
 use crate::mixer::Block;
 use crate::model::{LOGIT_ROWS, MAX_GROUP_TOKENS};
 use crate::probe::Probe;
@@ -97,8 +97,8 @@ struct Decoder<'a> {
     cancel: &'a Cancel,
     work: Borrowed<'a>,
     hidden: Vec<f32>,
-    normed: Vec<f32>,
-    logits: Vec<f32>,
+    normed: Buffer,
+    logits: Buffer,
     cost: Cost,
     /// New tokens of each prompt.
     out: Vec<Vec<u32>>,
@@ -112,8 +112,8 @@ impl<'a> Decoder<'a> {
             cancel,
             work: model.workspace(),
             hidden: Vec::new(),
-            normed: Vec::new(),
-            logits: Vec::new(),
+            normed: Buffer::default(),
+            logits: Buffer::default(),
             cost: Cost::default(),
             out: Vec::new(),
         }

@@ -1,8 +1,8 @@
 //! Router, routed experts and the shared expert.
 
 use crate::kernels::{
-    Matrix, Rows, add_scaled, dot, l2_norm, largest, multiply, multiply_rows, scale, scratch,
-    sigmoids, silu_mul, softmax_of_falling,
+    Buffer, Matrix, Rows, add_scaled, dot, l2_norm, largest, multiply, multiply_rows, scale,
+    scratch, sigmoids, silu_mul, softmax_of_falling,
 };
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
@@ -42,15 +42,15 @@ pub(crate) struct Scratch {
     /// (tokens, k), falling gates
     pub(crate) experts: Vec<u32>,
     /// (tokens, k)
-    pub(crate) gates: Vec<f32>,
+    pub(crate) gates: Buffer,
     /// (tokens, k): L2 norm of each chosen expert's output, before its gate
-    pub(crate) norms: Vec<f32>,
+    pub(crate) norms: Buffer,
     order: Vec<u32>,
     starts: Vec<usize>,
     tokens: Vec<u32>,
-    gate_up: Vec<f32>,
-    activated: Vec<f32>,
-    result: Vec<f32>,
+    gate_up: Buffer,
+    activated: Buffer,
+    result: Buffer,
 }
 
 /// Names and shapes of one layer's tensors.

@@ -1,7 +1,7 @@
 //! Qwen3.5-MoE: the decoder layer in the order of computation (qwen35-moe.md).
 
 use crate::cache::Caches;
-use crate::kernels::{Matrix, add_assign, add_sum, rms_norm, scratch};
+use crate::kernels::{Buffer, Matrix, add_assign, add_sum, rms_norm, scratch};
 use crate::mixer::{Block, Input};
 use crate::moe::{Routed, Router, Shared};
 use crate::probe::Probe;
@@ -44,13 +44,13 @@ enum Mixer {
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
     /// (tokens, hidden), as are the two outputs
-    normed: Vec<f32>,
-    routed_out: Vec<f32>,
-    shared_out: Vec<f32>,
+    normed: Buffer,
+    routed_out: Buffer,
+    shared_out: Buffer,
     /// (tokens of a block, hidden)
-    mixed: Vec<f32>,
-    router_logits: Vec<f32>,
-    shared_gate: Vec<f32>,
+    mixed: Buffer,
+    router_logits: Buffer,
+    shared_gate: Buffer,
     gdn: gdn::Scratch,
     attention: attention::Scratch,
     moe: moe::Scratch,

@@ -6,7 +6,8 @@ mod scan;
 
 use crate::cache::Caches;
 use crate::kernels::{
-    Matrix, convolve_silu, decays, gated_rms_norm, l2_normalize, multiply, scratch, sigmoids,
+    Buffer, Matrix, convolve_silu, decays, gated_rms_norm, l2_normalize, multiply, scratch,
+    sigmoids,
 };
 use crate::mixer::Input;
 use crate::weights::{Expected, Loader};
@@ -41,7 +42,7 @@ pub(crate) struct Cache {
     /// (kernel - 1, 2 Kd + Vd), oldest first; empty before the first token
     window: Vec<f32>,
     /// `scan`'s layout, value heads one after another; empty before the first token
-    state: Vec<f32>,
+    state: Buffer,
 }
 
 impl Cache {
@@ -55,13 +56,13 @@ impl Cache {
 /// Buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    qkv: Vec<f32>,
-    conv: Vec<f32>,
-    z: Vec<f32>,
-    ba: Vec<f32>,
-    beta: Vec<f32>,
-    decay: Vec<f32>,
-    heads: Vec<f32>,
+    qkv: Buffer,
+    conv: Buffer,
+    z: Buffer,
+    ba: Buffer,
+    beta: Buffer,
+    decay: Buffer,
+    heads: Buffer,
 }
 
 /// Names and shapes of one layer's tensors.
@@ -191,7 +192,7 @@ struct Recurrence<'a> {
 
 impl Recurrence<'_> {
     /// Every value head over all tokens, into `out` (tokens, value heads, value dim).
-    fn run(&self, config: &Config, state: &mut Vec<f32>, out: &mut [f32]) {
+    fn run(&self, config: &Config, state: &mut Buffer, out: &mut [f32]) {
         if out.is_empty() {
             return;
         }
@@ -199,7 +200,7 @@ impl Recurrence<'_> {
         let group = heads / config.linear_num_key_heads;
         let (key, value) = (config.linear_key_head_dim, config.linear_value_head_dim);
         let len = state_len(key, value);
-        state.resize(heads * len, 0.0);
+        state.resize(heads * len);
         for (head, state) in state.chunks_exact_mut(len).enumerate() {
             let query_at = head / group * key;
             scan(

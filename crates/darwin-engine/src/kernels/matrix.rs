@@ -3,6 +3,7 @@
 //! `out[m, n] = sum_k x[m, k] * w[n, k]`, each element one chain of fused multiply-adds over
 //! rising k. Tiles of rows and columns only decide what is computed side by side.
 
+use super::Buffer;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Isa, Portable, Simd, isa};
@@ -19,16 +20,11 @@ const DEPTH_BLOCK: usize = 512;
 /// all are bfloat16 numbers are kept as such, in half the memory, and widened in the product.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
-    data: Data,
+    data: Arc<Buffer>,
+    /// Whether inputs 2k and 2k + 1 of a column are the low and the high half of a word.
+    narrow: bool,
     columns: usize,
     depth: usize,
-}
-
-#[derive(Clone, Debug)]
-enum Data {
-    F32(Arc<[f32]>),
-    /// Inputs 2k and 2k + 1 of a column in the low and the high half of a word.
-    Bf16(Arc<[u32]>),
 }
 
 impl Matrix {
@@ -37,28 +33,27 @@ impl Matrix {
         assert_eq!(rows.len(), columns * depth, "a weight has (out, in) values");
         let narrow = rows.iter().all(|v| v.to_bits() & 0xffff == 0);
         let padded = columns.next_multiple_of(PANEL);
-        let data = if narrow {
+        let mut data = Buffer::default();
+        if narrow {
             let pairs = depth.div_ceil(2);
-            let mut data = vec![0_u32; padded * pairs];
+            data.resize(padded * pairs);
             for (n, row) in rows.chunks_exact(depth).enumerate() {
-                let panel = &mut data[n / PANEL * pairs * PANEL..];
+                let panel = &mut data.words_mut()[n / PANEL * pairs * PANEL..];
                 for (k, value) in row.iter().enumerate() {
                     let word = &mut panel[k / 2 * PANEL + n % PANEL];
                     *word |= if k % 2 == 0 { value.to_bits() >> 16 } else { value.to_bits() };
                 }
             }
-            Data::Bf16(data.into())
         } else {
-            let mut data = vec![0.0; padded * depth];
+            data.resize(padded * depth);
             for (n, row) in rows.chunks_exact(depth).enumerate() {
                 let panel = &mut data[n / PANEL * depth * PANEL..];
                 for (k, value) in row.iter().enumerate() {
                     panel[k * PANEL + n % PANEL] = *value;
                 }
             }
-            Data::F32(data.into())
-        };
-        Self { data, columns, depth }
+        }
+        Self { data: Arc::new(data), narrow, columns, depth }
     }
 
     /// Output width.
@@ -78,12 +73,11 @@ impl Matrix {
 
     /// The panels restricted to inputs `first..first + depth`; `first` is even.
     pub(crate) fn panels_of_depth(&self, first: usize, depth: usize) -> Panels<'_> {
-        let (values, rows) = match &self.data {
-            Data::F32(data) => (Values::F32(&data[first * PANEL..]), self.depth),
-            Data::Bf16(data) => {
-                assert!(first.is_multiple_of(2), "pairs of inputs are not torn apart");
-                (Values::Bf16(&data[first / 2 * PANEL..]), self.depth.div_ceil(2))
-            }
+        let (values, rows) = if self.narrow {
+            assert!(first.is_multiple_of(2), "pairs of inputs are not torn apart");
+            (Values::Bf16(&self.data.words()[first / 2 * PANEL..]), self.depth.div_ceil(2))
+        } else {
+            (Values::F32(&self.data[first * PANEL..]), self.depth)
         };
         Panels { values, columns: self.columns, depth, row: PANEL, panel: rows * PANEL }
     }

@@ -3,10 +3,12 @@
 //! One rule holds for all of them: a result element is computed by the same operations in the
 //! same order whatever the number of rows, so that no result depends on how tokens are batched.
 
+mod buffer;
 mod math;
 mod matrix;
 mod simd;
 
+pub(crate) use buffer::Buffer;
 pub(crate) use math::{
     add_assign, add_scaled, add_sum, argmax, convolve_silu, decays, dot, gated, gated_rms_norm,
     l2_norm, l2_normalize, largest, log_sum_exp, rms_norm, scale, sigmoids, silu_mul, softmax,
@@ -18,11 +20,33 @@ pub(crate) use simd::Portable;
 pub(crate) use simd::{Avx2, Avx512};
 pub(crate) use simd::{Isa, Simd, isa};
 
-/// The first `n` values of a scratch buffer, which grows and never shrinks. What they hold is
-/// left over from earlier use.
-pub(crate) fn scratch<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) -> &mut [T] {
-    if buffer.len() < n {
-        buffer.resize(n, T::default());
+/// Scratch memory: the first `n` values, which hold what is left over from earlier use.
+pub(crate) trait Scratch {
+    type Value;
+
+    fn scratch(&mut self, n: usize) -> &mut [Self::Value];
+}
+
+impl Scratch for Buffer {
+    type Value = f32;
+
+    fn scratch(&mut self, n: usize) -> &mut [f32] {
+        self.first(n)
     }
-    &mut buffer[..n]
+}
+
+impl Scratch for Vec<u32> {
+    type Value = u32;
+
+    fn scratch(&mut self, n: usize) -> &mut [u32] {
+        if self.len() < n {
+            self.resize(n, 0);
+        }
+        &mut self[..n]
+    }
+}
+
+/// The first `n` values of a scratch buffer, which grows and never shrinks.
+pub(crate) fn scratch<B: Scratch>(buffer: &mut B, n: usize) -> &mut [B::Value] {
+    buffer.scratch(n)
 }
