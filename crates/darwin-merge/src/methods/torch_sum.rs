@@ -124,6 +124,127 @@ pub(crate) fn few(values: &[f32]) -> f32 {
     sums[1..].iter().fold(sums[0], |sum, more| sum + *more)
 }
 
+/// The Euclidean norm of f32 numbers in the order of torch's CPU kernel: squares in eight lanes,
+/// the lanes added up, then what makes no vector: four by product and sum, the last ones fused.
+#[derive(Default)]
+pub(crate) struct TorchNorm {
+    lanes: [f32; LANES],
+    pending: Vec<f32>,
+}
+
+impl TorchNorm {
+    /// Adds the next elements.
+    pub(crate) fn push(&mut self, mut values: &[f32]) {
+        if !self.pending.is_empty() {
+            let missing = (LANES - self.pending.len()).min(values.len());
+            self.pending.extend_from_slice(&values[..missing]);
+            values = &values[missing..];
+            if self.pending.len() == LANES {
+                let vector = std::mem::take(&mut self.pending);
+                self.add(&vector);
+            }
+        }
+        let (vectors, rest) = values.as_chunks::<LANES>();
+        vectors.iter().for_each(|vector| self.add(vector));
+        self.pending.extend_from_slice(rest);
+    }
+
+    fn add(&mut self, vector: &[f32]) {
+        self.lanes.iter_mut().zip(vector).for_each(|(sum, v)| *sum += *v * *v);
+    }
+
+    /// The norm.
+    pub(crate) fn finish(self) -> f32 {
+        let (four, last) = self.pending.split_at(self.pending.len() / 4 * 4);
+        let sum = self.lanes.iter().fold(0.0, |sum, lane| sum + *lane);
+        let sum = four.iter().fold(sum, |sum, v| sum + *v * *v);
+        last.iter().fold(sum, |sum, v| v.mul_add(*v, sum)).sqrt()
+    }
+}
+
+/// Norms of parts of `length` elements, and of the whole as the norm of these.
+pub(crate) struct NormOfParts {
+    length: usize,
+    filled: usize,
+    part: TorchNorm,
+    parts: TorchNorm,
+}
+
+impl NormOfParts {
+    /// Nothing yet.
+    pub(crate) fn new(length: usize) -> Self {
+        Self { length, filled: 0, part: TorchNorm::default(), parts: TorchNorm::default() }
+    }
+
+    /// Adds the next elements.
+    pub(crate) fn push(&mut self, mut values: &[f32]) {
+        while !values.is_empty() {
+            let (now, rest) = values.split_at((self.length - self.filled).min(values.len()));
+            self.part.push(now);
+            self.filled += now.len();
+            values = rest;
+            if self.filled == self.length {
+                self.end_part();
+            }
+        }
+    }
+
+    fn end_part(&mut self) {
+        let part = std::mem::take(&mut self.part).finish();
+        self.parts.push(&[part]);
+        self.filled = 0;
+    }
+
+    /// The norm.
+    pub(crate) fn finish(mut self) -> f32 {
+        if self.filled > 0 {
+            self.end_part();
+        }
+        self.parts.finish()
+    }
+}
+
+/// Sums of parts of `length` elements, added up.
+pub(crate) struct SumOfParts {
+    length: usize,
+    left: usize,
+    filled: usize,
+    part: TorchSum,
+    parts: Vec<f32>,
+}
+
+impl SumOfParts {
+    /// A sum of `elements` numbers.
+    pub(crate) fn new(length: usize, elements: usize) -> Self {
+        let part = TorchSum::new(Dtype::F32, length.min(elements));
+        Self { length, left: elements, filled: 0, part, parts: Vec::new() }
+    }
+
+    /// Adds the next elements.
+    pub(crate) fn push(&mut self, mut values: &[f32]) {
+        while !values.is_empty() {
+            let part = self.length.min(self.left);
+            let (now, rest) = values.split_at((part - self.filled).min(values.len()));
+            self.part.push(now);
+            self.filled += now.len();
+            values = rest;
+            if self.filled == part {
+                self.left -= part;
+                let next = TorchSum::new(Dtype::F32, self.length.min(self.left));
+                self.parts.push(std::mem::replace(&mut self.part, next).finish());
+                self.filled = 0;
+            }
+        }
+    }
+
+    /// The sum.
+    pub(crate) fn finish(self) -> f32 {
+        let mut sum = TorchSum::new(Dtype::F32, self.parts.len());
+        sum.push(&self.parts);
+        sum.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

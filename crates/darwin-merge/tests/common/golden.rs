@@ -1,15 +1,17 @@
 //! The golden merges of `tools/parity/mergekit.py`.
 
+#![allow(clippy::unwrap_used, reason = "shared by tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The folder of a pair.
-pub fn pair(name: &str) -> PathBuf {
+pub(crate) fn pair(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../darwin-testkit/fixtures/golden/merge").join(name)
 }
 
 /// The recipes of a pair, by name.
-pub fn cases(pair: &Path) -> Vec<String> {
+pub(crate) fn cases(pair: &Path) -> Vec<String> {
     let mut cases: Vec<String> = std::fs::read_dir(pair.join("cases"))
         .unwrap()
         .filter_map(|entry| Some(entry.unwrap().path().file_name()?.to_str()?.to_owned()))
@@ -21,7 +23,7 @@ pub fn cases(pair: &Path) -> Vec<String> {
 }
 
 /// All tensors of a safetensors file: name, dtype, bytes.
-pub fn read_file(path: &Path) -> BTreeMap<String, (String, Vec<u8>)> {
+pub(crate) fn read_file(path: &Path) -> BTreeMap<String, (String, Vec<u8>)> {
     let bytes = std::fs::read(path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
