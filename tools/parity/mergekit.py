@@ -164,6 +164,24 @@ COMMON = {
         models=models(**DROPPED),
         parameters={"rescale": False, "normalize": True, "lambda": 0.9},
     ),
+    "dare_ties-gradient": dict(
+        merge_method="dare_ties",
+        base_model="base",
+        models=models(
+            a=dict(weight=[0.2, 0.9], density=[0.9, 0.3]),
+            b=dict(
+                weight=[dict(filter="down_proj", value=0.0), dict(filter="attn", value=[1, -0.25]), dict(value=0.4)],
+                density=[dict(filter="o_proj", value=1.0), dict(value=[0.5, 0.6, 1.0])],
+            ),
+        ),
+        parameters={"lambda": 1.3},
+    ),
+    "ties-rescale": dict(
+        merge_method="ties",
+        base_model="base",
+        models=models(a=dict(weight=0.7, density=[0.3, 0.8]), b=dict(weight=[0.6, 0.1], density=0.45)),
+        parameters={"rescale": True, "lambda": 0.75},
+    ),
     "dtype-down": dict(
         merge_method="task_arithmetic",
         base_model="base",

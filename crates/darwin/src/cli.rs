@@ -196,6 +196,10 @@ pub(crate) struct ReportArgs {
     pub(crate) out: Option<PathBuf>,
 }
 
+fn numerics(text: &str) -> Result<Numerics, String> {
+    Numerics::find(text).ok_or_else(|| "allowed are native and mergekit".to_owned())
+}
+
 /// Bytes with a unit: `5B` and `5GB` are decimal as in mergekit, `512MiB` binary.
 fn bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 8] = [
