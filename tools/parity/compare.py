@@ -18,6 +18,7 @@ sentence under the table. Exit code 1 where a row failed.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -66,15 +67,14 @@ def load_folder(folder):
     return tensors
 
 
-def ties(config, inputs, name):
+def ties(densities, inputs, name):
     """Mask of the elements of one tensor where TIES may keep one or another of equal magnitudes; None if none."""
     base = inputs["base"][name]
     found = torch.zeros(base.shape, dtype=torch.bool)
-    for entry in config["models"]:
-        density = (entry.get("parameters") or {}).get("density", 1.0)
-        if entry["model"] == config["base_model"] or density >= 1:
+    for model, density in densities[name].items():
+        if density >= 1:
             continue
-        size = (inputs[entry["model"]][name] - base).abs().float()
+        size = (inputs[model][name] - base).abs().float()
         keep = max(1, int(density * size.numel()))
         threshold = size.flatten().sort(descending=True).values[keep - 1]
         # at zero any choice gives the same result
@@ -106,8 +106,8 @@ def island(name, inputs):
     return base[name].dtype == torch.float32 and any(t.dtype != torch.float32 for t in base.values())
 
 
-def compare(config, inputs, got, want, numerics, exact):
-    """`exact`: whether the row of mergekit numerics was equal to the bit."""
+def compare(config, inputs, got, densities, want, numerics, exact):
+    """`densities`: by tensor and model, as the manifest says. `exact`: whether the row of mergekit numerics was equal to the bit."""
     row = Row()
     row.problems += [f"no {k}" for k in sorted(want.keys() - got.keys())]
     row.problems += [f"extra {k}" for k in sorted(got.keys() - want.keys())]
@@ -124,7 +124,7 @@ def compare(config, inputs, got, want, numerics, exact):
             continue
         rel, ulps = errors(a, b, b.dtype)
         if method == "ties":
-            free = ties(config, inputs, name)
+            free = ties(densities, inputs, name)
             row.tied += free.sum().item()
             rel, ulps = rel[~free], ulps[~free]
         row.differing += (rel != 0).sum().item()
@@ -147,7 +147,7 @@ def compare(config, inputs, got, want, numerics, exact):
 
 
 def run_recipe(binary, folder, recipe, numerics):
-    """(tensors, None), or (None, why not)."""
+    """(tensors, densities by tensor and model, None), or (None, None, why not)."""
     masks = recipe.with_name(f"{recipe.stem}.masks.safetensors")
     with tempfile.TemporaryDirectory() as tmp:
         command = [binary, "merge", str(recipe.relative_to(folder)), str(Path(tmp) / "out"), "--numerics", numerics]
@@ -158,8 +158,18 @@ def run_recipe(binary, folder, recipe, numerics):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[0]
-            return None, f"exit {done.returncode}: {said}"
-        return load_folder(Path(tmp) / "out"), None
+            return None, None, f"exit {done.returncode}: {said}"
+        manifest = json.loads((Path(tmp) / "out/manifest.json").read_text())
+        assert manifest["numerics"] == numerics
+        densities = {
+            line["tensor"]: {
+                source["model"]: source["parameters"]["density"]["value"]
+                for source in line["sources"]
+                if "density" in source.get("parameters", {})
+            }
+            for line in manifest["tensors"]
+        }
+        return load_folder(Path(tmp) / "out"), densities, None
 
 
 def main():
@@ -178,11 +188,11 @@ def main():
             want = load_file(recipe.with_suffix(".safetensors"))
             rows, exact = {}, False
             for numerics in ("mergekit", "native"):
-                got, why = run_recipe(binary, folder, recipe, numerics)
+                got, densities, why = run_recipe(binary, folder, recipe, numerics)
                 if got is None:
                     rows[numerics] = Row(problems=[why])
                 else:
-                    rows[numerics] = compare(config, inputs, got, want, numerics, exact)
+                    rows[numerics] = compare(config, inputs, got, densities, want, numerics, exact)
                     exact = not rows[numerics].problems and not rows[numerics].differing
             for numerics in ("native", "mergekit"):
                 row = rows[numerics]
