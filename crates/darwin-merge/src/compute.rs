@@ -82,7 +82,12 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    pub(crate) fn read_into(&self, n: usize, rows: &Range<usize>, out: &mut Vec<f32>) -> Result<(), Error> {
+    pub(crate) fn read_into(
+        &self,
+        n: usize,
+        rows: &Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), Error> {
         out.resize(rows.len() * self.cols, 0.0);
         self.read(n, rows, out)
     }

@@ -8,7 +8,9 @@ mod common;
 use common::{bytes, pair, write_pair};
 use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource, Unit, read_tensor};
 use darwin_core::{Cancel, Density, NoProgress, Share};
-use darwin_merge::{LayerSpec, Merge, MergeOptions, Numerics, Recipe, RouterMode, Sources, merge_to};
+use darwin_merge::{
+    LayerSpec, Merge, MergeOptions, Numerics, Recipe, RouterMode, Sources, merge_to,
+};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,7 +82,8 @@ fn bytes_depend_on_nothing_but_recipe_and_parents() {
     write_pair(&single, true);
     for (n, recipe) in recipes().iter().chain([&drawn_in_order()]).enumerate() {
         let mut expected = None;
-        let in_order = recipe.method().name == "dare_ties" && recipe.numerics() == Numerics::Mergekit;
+        let in_order =
+            recipe.method().name == "dare_ties" && recipe.numerics() == Numerics::Mergekit;
         let other = if in_order { &fused } else { &single };
         let settings = [
             (1, u64::MAX, 1 << 30, &fused),

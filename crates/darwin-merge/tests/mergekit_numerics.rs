@@ -7,11 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 #[path = "common/golden.rs"]
-mod golden;
+mod fixtures;
 
 use darwin_checkpoint::{Checkpoint, Dtype, TensorSource, canonical_name, read_tensor};
 use darwin_merge::{MaskFile, Merge, Numerics, Recipe, Sources};
-use golden::{cases, pair, read_file};
+use fixtures::{cases, pair, read_file};
 use std::path::Path;
 use std::sync::Arc;
 
