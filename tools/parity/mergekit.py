@@ -1,6 +1,6 @@
 """Golden merges: mergekit 0.1.5 run on small pairs of models.
 
-    python tools/parity/mergekit.py [OUT]
+    python tools/parity/mergekit.py [OUT] [--large]
 
 Writes, for every pair and dtype, OUT/<pair>-<dtype>/{base,a,b}/{config.json,model.safetensors},
 cases/<name>.yml (relative model paths), cases/<name>.safetensors (the tensors mergekit wrote),
@@ -42,15 +42,15 @@ SEED = 42
 F32_ISLANDS = ("A_log", "linear_attn.norm.weight")
 
 
-def llama():
+def llama(vocab_size=40, hidden_size=16, intermediate_size=24, head_dim=8):
     config = transformers.LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
         num_hidden_layers=3,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=8,
+        head_dim=head_dim,
         max_position_embeddings=64,
         tie_word_embeddings=False,
         bos_token_id=1,
@@ -254,6 +254,8 @@ PAIRS = {
     "llama": dict(build=llama, cases=COMMON | LLAMA_ONLY, seed=1),
     "moe": dict(build=qwen35_moe, cases=COMMON, seed=2),
 }
+# tensors of up to 307,200 elements; 360 MB, not kept
+LARGE = {"llama-large": dict(build=lambda: llama(1200, 256, 520, 64), cases=COMMON | LLAMA_ONLY, seed=1)}
 
 
 def write_inputs(folder, model, dtype, seed):
@@ -365,9 +367,13 @@ def main():
     transformers.logging.set_verbosity_error()
     if sys.argv[1:2] == ["--one"]:
         _, _, name, dtype, folder = sys.argv
-        return run_pair(Path(folder), PAIRS[name], dtype)
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_OUT).resolve()
-    for name in PAIRS:
+        return run_pair(Path(folder), (PAIRS | LARGE)[name], dtype)
+    large = "--large" in sys.argv
+    given = [a for a in sys.argv[1:] if a != "--large"]
+    if large and not given:
+        sys.exit("--large needs OUT: its pair is too large to keep")
+    out = Path(given[0] if given else DEFAULT_OUT).resolve()
+    for name in LARGE if large else PAIRS:
         for dtype in ("float32", "bfloat16"):
             folder = out / f"{name}-{dtype}"
             shutil.rmtree(folder, ignore_errors=True)
