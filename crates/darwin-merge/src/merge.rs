@@ -41,7 +41,15 @@ impl Merge {
         let seed = recipe.darwin().seed.unwrap_or(0);
         let chance = match recipe.numerics() {
             Numerics::Native => Chance::Keyed(seed),
-            Numerics::Mergekit => Chance::Twister(Twister::new(seed, plan.words)),
+            Numerics::Mergekit => {
+                let seed = u32::try_from(seed).map_err(|_| {
+                    Error::plan(
+                        format!("the seed is {seed}, mergekit takes seeds below 2^32"),
+                        "choose a smaller one, or native numerics",
+                    )
+                })?;
+                Chance::Twister(Twister::new(seed, plan.words))
+            }
         };
         Ok(Self {
             name: format!("merge of {} ({})", recipe.models().join(", "), recipe.method().name),

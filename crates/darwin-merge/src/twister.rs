@@ -24,9 +24,9 @@ pub(crate) struct Cursor {
 
 impl Twister {
     /// The stream of a seed, of which `words` will be used.
-    pub(crate) fn new(seed: u64, words: u64) -> Self {
+    pub(crate) fn new(seed: u32, words: u64) -> Self {
         let spacing = words.div_ceil(STATES).next_power_of_two().max(SPACING);
-        Self { spacing, states: Mutex::new(vec![Mt::new(seed as u32)]) }
+        Self { spacing, states: Mutex::new(vec![Mt::new(seed)]) }
     }
 
     /// The last kept state before a word, with its position.

@@ -10,7 +10,7 @@
 mod fixtures;
 
 use darwin_checkpoint::{Checkpoint, Dtype, TensorSource, canonical_name, read_tensor};
-use darwin_merge::{MaskFile, Merge, Numerics, Recipe, Sources};
+use darwin_merge::{Error, MaskFile, Merge, Numerics, Recipe, Sources};
 use fixtures::{cases, pair, read_file};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,18 +19,22 @@ use std::sync::Arc;
 const SEED: u64 = 42;
 
 fn open(pair: &Path, case: &str) -> Merge {
-    let recipe = Recipe::load(&pair.join(format!("cases/{case}.yml"))).unwrap();
-    let recipe = recipe.with_numerics(Numerics::Mergekit).with_seed(SEED);
-    let mut sources = Sources::new();
-    for model in recipe.models() {
-        sources.insert_checkpoint(model, Arc::new(Checkpoint::open(pair.join(model)).unwrap()));
-    }
-    let merge = Merge::new(&recipe, &sources).unwrap();
+    let merge = merge(pair, case, SEED).unwrap();
     let masks = pair.join(format!("cases/{case}.masks.safetensors"));
     if case.starts_with("ties") && masks.exists() {
         return merge.with_masks(Arc::new(MaskFile::read(&masks).unwrap()));
     }
     merge
+}
+
+fn merge(pair: &Path, case: &str, seed: u64) -> Result<Merge, Error> {
+    let recipe = Recipe::load(&pair.join(format!("cases/{case}.yml"))).unwrap();
+    let recipe = recipe.with_numerics(Numerics::Mergekit).with_seed(seed);
+    let mut sources = Sources::new();
+    for model in recipe.models() {
+        sources.insert_checkpoint(model, Arc::new(Checkpoint::open(pair.join(model)).unwrap()));
+    }
+    Merge::new(&recipe, &sources)
 }
 
 /// Elements that differ in a bit, all elements, the largest difference in ulps of f32.
@@ -77,6 +81,12 @@ fn check_pair(name: &str) {
         }
     }
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn seeds_that_mergekit_cannot_take_are_refused() {
+    let error = merge(&pair("llama-float32"), "dare_ties", 1 << 32).err().unwrap();
+    assert!(error.to_string().contains("the seed is 4294967296"), "{error}");
 }
 
 #[test]
