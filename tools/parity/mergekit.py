@@ -1,6 +1,6 @@
 """Golden merges: mergekit 0.1.5 run on small pairs of models.
 
-    python tools/parity/mergekit.py [OUT]
+    python tools/parity/mergekit.py [OUT] [--large]
 
 Writes, for every pair and dtype, OUT/<pair>-<dtype>/{base,a,b}/{config.json,model.safetensors},
 cases/<name>.yml (relative model paths), cases/<name>.safetensors (the tensors mergekit wrote),
@@ -44,15 +44,15 @@ DEFAULT_OUT = Path(__file__).resolve().parents[2] / "crates/darwin-testkit/fixtu
 SEED = 42
 
 
-def llama():
+def llama(vocab_size=40, hidden_size=16, intermediate_size=24, head_dim=8):
     config = transformers.LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
         num_hidden_layers=3,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=8,
+        head_dim=head_dim,
         max_position_embeddings=64,
         tie_word_embeddings=False,
         bos_token_id=1,
@@ -160,6 +160,24 @@ COMMON = {
         models=models(**DROPPED),
         parameters={"rescale": False, "normalize": True, "lambda": 0.9},
     ),
+    "dare_ties-gradient": dict(
+        merge_method="dare_ties",
+        base_model="base",
+        models=models(
+            a=dict(weight=[0.2, 0.9], density=[0.9, 0.3]),
+            b=dict(
+                weight=[dict(filter="down_proj", value=0.0), dict(filter="attn", value=[1, -0.25]), dict(value=0.4)],
+                density=[dict(filter="o_proj", value=1.0), dict(value=[0.5, 0.6, 1.0])],
+            ),
+        ),
+        parameters={"lambda": 1.3},
+    ),
+    "ties-rescale": dict(
+        merge_method="ties",
+        base_model="base",
+        models=models(a=dict(weight=0.7, density=[0.3, 0.8]), b=dict(weight=[0.6, 0.1], density=0.45)),
+        parameters={"rescale": True, "lambda": 0.75},
+    ),
     "dtype-down": dict(
         merge_method="task_arithmetic",
         base_model="base",
@@ -232,6 +250,8 @@ PAIRS = {
     "llama": dict(build=llama, cases=COMMON | LLAMA_ONLY, seed=1),
     "moe": dict(build=qwen35_moe, cases=COMMON, seed=2),
 }
+# tensors of up to 307,200 elements; 360 MB, not kept
+LARGE = {"llama-large": dict(build=lambda: llama(1200, 256, 520, 64), cases=COMMON | LLAMA_ONLY, seed=1)}
 
 
 def write_inputs(folder, model, dtype, seed):
@@ -342,9 +362,13 @@ def main():
     transformers.logging.set_verbosity_error()
     if sys.argv[1:2] == ["--one"]:
         _, _, name, dtype, folder = sys.argv
-        return run_pair(Path(folder), PAIRS[name], dtype)
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_OUT).resolve()
-    for name in PAIRS:
+        return run_pair(Path(folder), (PAIRS | LARGE)[name], dtype)
+    large = "--large" in sys.argv
+    given = [a for a in sys.argv[1:] if a != "--large"]
+    if large and not given:
+        sys.exit("--large needs OUT: its pair is too large to keep")
+    out = Path(given[0] if given else DEFAULT_OUT).resolve()
+    for name in LARGE if large else PAIRS:
         for dtype in ("float32", "bfloat16"):
             folder = out / f"{name}-{dtype}"
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,11 +1,15 @@
 //! Tiles of one output tensor from tiles of its inputs.
 
-use crate::masks::{MaskSource, Stream, stream, uniforms};
+mod stepwise;
+
+use crate::masks::{Chance, MaskSource, Stream, uniforms};
 use crate::methods::kernels;
 use crate::methods::sparsify::{Thin, thin};
 use crate::methods::task_vectors::{MixScratch, Mixing, mix};
+use crate::numerics::Rounding;
 use crate::plan::{Input, Line, Operation, TaskVector};
 use crate::sources::Source;
+use crate::twister::Cursor;
 use darwin_checkpoint::{Error, TensorPlan, Unit};
 use std::ops::Range;
 
@@ -24,7 +28,7 @@ pub(crate) struct Work<'a> {
     pub(crate) rows: usize,
     pub(crate) rows_per_unit: usize,
     plans: Vec<(usize, TensorPlan)>,
-    keys: Vec<Stream>,
+    streams: Vec<Stream<'a>>,
 }
 
 /// Working memory of a call, reused from tile to tile.
@@ -33,6 +37,7 @@ pub(crate) struct Scratch {
     pub(crate) base: Vec<f32>,
     pub(crate) vectors: Vec<Vec<f32>>,
     uniforms: Vec<f32>,
+    cursors: Vec<Cursor>,
     mix: MixScratch,
 }
 
@@ -41,7 +46,7 @@ impl<'a> Work<'a> {
         line: &'a Line,
         sources: &'a [Source],
         masks: Option<&'a dyn MaskSource>,
-        seed: u64,
+        chance: &'a Chance,
     ) -> Result<Self, Error> {
         let info = &line.info;
         let rows_per_unit = match (line.unit, info.experts()) {
@@ -52,14 +57,14 @@ impl<'a> Work<'a> {
         for input in line.operation.inputs() {
             plans.push((input.source, sources[input.source].tensors.prepare(input.id)?));
         }
-        let keys = match &line.operation {
+        let streams = match &line.operation {
             Operation::TaskVectors { vectors, .. } => {
-                vectors.iter().map(|v| stream(seed, &info.name, v.stream)).collect()
+                vectors.iter().map(|v| chance.stream(&info.name, v)).collect()
             }
             _ => Vec::new(),
         };
         let (rows, cols) = (info.rows(), info.cols());
-        Ok(Self { line, sources, masks, cols, rows, rows_per_unit, plans, keys })
+        Ok(Self { line, sources, masks, cols, rows, rows_per_unit, plans, streams })
     }
 
     /// Rows of a tile.
@@ -77,7 +82,12 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn read_into(&self, n: usize, rows: &Range<usize>, out: &mut Vec<f32>) -> Result<(), Error> {
+    pub(crate) fn read_into(
+        &self,
+        n: usize,
+        rows: &Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), Error> {
         out.resize(rows.len() * self.cols, 0.0);
         self.read(n, rows, out)
     }
@@ -109,7 +119,11 @@ impl<'a> Work<'a> {
             let end = rows.end.min(start + self.tile_rows()).min((unit + 1) * self.rows_per_unit);
             let part = (start - rows.start) * self.cols..(end - rows.start) * self.cols;
             let numbers = &statistics[unit * stride..(unit + 1) * stride];
-            self.compute(numbers, &(start..end), &mut out[part], &mut scratch)?;
+            let (rows, out) = (start..end, &mut out[part]);
+            match self.line.rounding {
+                Rounding::Once => self.compute(numbers, &rows, out, &mut scratch)?,
+                Rounding::EachStep(_) => self.stepwise(numbers, &rows, out, &mut scratch)?,
+            }
             start = end;
         }
         Ok(())
@@ -126,7 +140,7 @@ impl<'a> Work<'a> {
         match &self.line.operation {
             Operation::Copy(_) => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),
-            Operation::Linear { terms, convex } => {
+            Operation::Linear { terms, convex, .. } => {
                 self.linear(terms, *convex, rows, out, scratch)?;
             }
             Operation::Slerp { .. } => {
@@ -189,6 +203,23 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// The numbers of a vector's elements, into `scratch.uniforms`.
+    fn draw(&self, i: usize, vector: &TaskVector, rows: &Range<usize>, scratch: &mut Scratch) {
+        let Scratch { uniforms: out, cursors, .. } = scratch;
+        out.resize(rows.len() * self.cols, 0.0);
+        cursors.resize_with(self.streams.len(), Cursor::default);
+        let model = self.sources[vector.input.source].model.as_str();
+        let handed = self.masks.map(|m| (m, self.line.info.name.as_str(), model));
+        let first = (rows.start * self.cols) as u64;
+        uniforms(handed, &self.streams[i], &mut cursors[i], first, out);
+    }
+
+    /// How many of a tile's first elements may stay at the threshold.
+    fn ties(&self, last: u64, rows: &Range<usize>, elements: usize) -> usize {
+        let first = ((rows.start % self.rows_per_unit) * self.cols) as u64;
+        last.saturating_sub(first).min(elements as u64) as usize
+    }
+
     /// One task vector, thinned, times `factor`; `out` holds the model's values. `cut` is the
     /// threshold of magnitudes and the flat index in the unit up to which ties stay.
     #[expect(clippy::too_many_arguments, reason = "one row of the table of sparsifiers")]
@@ -207,17 +238,12 @@ impl<'a> Work<'a> {
             Thin::All => kernels::delta(out, base, factor),
             Thin::Nothing => out.fill(0.0),
             Thin::Random => {
-                scratch.uniforms.resize(out.len(), 0.0);
-                let model = self.sources[vector.input.source].model.as_str();
-                let handed = self.masks.map(|m| (m, self.line.info.name.as_str(), model));
-                let first = (rows.start * self.cols) as u64;
-                uniforms(handed, &self.keys[i], first, &mut scratch.uniforms);
+                self.draw(i, vector, rows, scratch);
                 let density = vector.density as f32;
                 kernels::random_delta(out, base, &scratch.uniforms, density, factor);
             }
             Thin::Magnitude => {
-                let first = ((rows.start % self.rows_per_unit) * self.cols) as u64;
-                let ties = cut.1.saturating_sub(first).min(out.len() as u64) as usize;
+                let ties = self.ties(cut.1, rows, out.len());
                 kernels::trimmed_delta(out, base, cut.0, ties, factor);
             }
         }

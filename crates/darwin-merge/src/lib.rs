@@ -11,16 +11,19 @@ mod execute;
 mod masks;
 mod merge;
 mod methods;
+mod numerics;
 mod plan;
 mod recipe;
 mod sources;
 mod statistics;
+mod twister;
 
 pub use error::{Error, RecipeProblem};
 pub use execute::{MergeOptions, merge_to};
-pub use masks::MaskSource;
+pub use masks::{MaskFile, MaskSource};
 pub use merge::Merge;
 pub use methods::{METHODS, Method, Parameter};
+pub use numerics::Numerics;
 pub use plan::Plan;
 pub use recipe::{
     Blocks, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition, LayerShares,

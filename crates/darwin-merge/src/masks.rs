@@ -1,6 +1,12 @@
 //! Which elements of a task vector stay.
 
+mod file;
+
+pub use file::MaskFile;
+
 use crate::methods::kernels::vectorised;
+use crate::plan::TaskVector;
+use crate::twister::{Cursor, Twister};
 use darwin_core::hash::sha256_hex;
 use darwin_core::keyed::Key;
 
@@ -11,17 +17,49 @@ pub trait MaskSource: Send + Sync {
     fn fill(&self, tensor: &str, model: &str, first: u64, keep: &mut [bool]) -> bool;
 }
 
-/// The stream of a task vector's random numbers: keyed by seed, tensor and the vector's position
-/// in the recipe, so that neither threads, tiles, layouts nor paths matter.
-pub(crate) fn stream(seed: u64, tensor: &str, position: usize) -> Stream {
-    let position = position.to_string();
-    Stream::new(seed, &["mask", tensor, &position])
+/// Where all random numbers of a merge come from.
+pub(crate) enum Chance {
+    /// Numbers keyed by this seed.
+    Keyed(u64),
+    /// mergekit's one stream.
+    Twister(Twister),
+}
+
+impl Chance {
+    /// The numbers of a task vector. Native ones are keyed by seed, tensor and the vector's
+    /// position in the recipe, so that neither threads, tiles, layouts nor paths matter.
+    pub(crate) fn stream(&self, tensor: &str, vector: &TaskVector) -> Stream<'_> {
+        match self {
+            Self::Keyed(seed) => {
+                Stream::Keyed(Keyed::new(*seed, &["mask", tensor, &vector.stream.to_string()]))
+            }
+            Self::Twister(twister) => Stream::Twister { twister, first_word: vector.first_word },
+        }
+    }
+}
+
+/// The random numbers of one task vector.
+pub(crate) enum Stream<'a> {
+    /// Native ones.
+    Keyed(Keyed),
+    /// A part of mergekit's stream.
+    Twister { twister: &'a Twister, first_word: u64 },
+}
+
+impl Stream<'_> {
+    fn fill(&self, first: u64, cursor: &mut Cursor, out: &mut [f32]) {
+        match self {
+            Self::Keyed(keyed) => keyed.fill(first, out),
+            Self::Twister { twister, first_word } => twister.fill(first_word + first, cursor, out),
+        }
+    }
 }
 
 /// Numbers that are below the density where the element stays.
 pub(crate) fn uniforms(
     handed: Option<(&dyn MaskSource, &str, &str)>,
-    stream: &Stream,
+    stream: &Stream<'_>,
+    cursor: &mut Cursor,
     first: u64,
     out: &mut [f32],
 ) {
@@ -34,17 +72,17 @@ pub(crate) fn uniforms(
             return;
         }
     }
-    stream.fill(first, out);
+    stream.fill(first, cursor, out);
 }
 
 /// The numbers of a [`Key`], many at a time, where [`Key::fill`] makes one block after the other.
-pub(crate) struct Stream {
+pub(crate) struct Keyed {
     key: Key,
     /// The key's two words and the counter's two high ones.
     words: [u32; 4],
 }
 
-impl Stream {
+impl Keyed {
     fn new(seed: u64, names: &[&str]) -> Self {
         let text: String = names.iter().map(|name| format!("{name}\0")).collect();
         let hex = sha256_hex(text.as_bytes());
@@ -112,7 +150,7 @@ mod tests {
     #[test]
     fn many_at_a_time_are_the_keys_own_numbers() {
         let (stream, key) =
-            (Stream::new(1 << 40 | 7, &["a", "b"]), Key::new(1 << 40 | 7, &["a", "b"]));
+            (Keyed::new(1 << 40 | 7, &["a", "b"]), Key::new(1 << 40 | 7, &["a", "b"]));
         for first in [0, 1, 3, 1_000_003, (1 << 34) - 6] {
             let mut out = vec![0.0; 203];
             stream.fill(first, &mut out);

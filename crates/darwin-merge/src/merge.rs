@@ -1,11 +1,12 @@
 //! A merge that nobody has written yet, as a tensor source.
 
 use crate::compute::Work;
-use crate::masks::MaskSource;
+use crate::masks::{Chance, MaskSource};
 use crate::plan::{Line, Operation, Plan, plan};
 use crate::sources::Source;
 use crate::statistics::Statistics;
-use crate::{Error, Recipe, Sources};
+use crate::twister::Twister;
+use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Checkpoint, Manifest, TensorId, TensorPlan, TensorSource};
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub struct Merge {
     sources: Vec<Source>,
     structure: Option<Arc<Checkpoint>>,
     masks: Option<Arc<dyn MaskSource>>,
-    seed: u64,
+    chance: Chance,
     statistics: Vec<Statistics>,
 }
 
@@ -37,6 +38,19 @@ impl Merge {
         let manifest = Manifest::new(infos).map_err(|name| {
             Error::plan(format!("two output tensors are both `{name}`"), "name each layer once")
         })?;
+        let seed = recipe.darwin().seed.unwrap_or(0);
+        let chance = match recipe.numerics() {
+            Numerics::Native => Chance::Keyed(seed),
+            Numerics::Mergekit => {
+                let seed = u32::try_from(seed).map_err(|_| {
+                    Error::plan(
+                        format!("the seed is {seed}, mergekit takes seeds below 2^32"),
+                        "choose a smaller one, or native numerics",
+                    )
+                })?;
+                Chance::Twister(Twister::new(seed, plan.words))
+            }
+        };
         Ok(Self {
             name: format!("merge of {} ({})", recipe.models().join(", "), recipe.method().name),
             recipe_text: recipe.text(),
@@ -46,7 +60,7 @@ impl Merge {
             sources: sources.list.clone(),
             structure: sources.checkpoint(recipe.structure()).cloned(),
             masks: None,
-            seed: recipe.darwin().seed.unwrap_or(0),
+            chance,
         })
     }
 
@@ -80,7 +94,7 @@ impl Merge {
     }
 
     fn work<'a>(&'a self, line: &'a Line) -> Result<Work<'a>, darwin_checkpoint::Error> {
-        Work::new(line, &self.sources, self.masks.as_deref(), self.seed)
+        Work::new(line, &self.sources, self.masks.as_deref(), &self.chance)
     }
 }
 

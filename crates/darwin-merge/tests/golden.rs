@@ -8,52 +8,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+#[path = "common/golden.rs"]
+mod fixtures;
+
 use darwin_checkpoint::{Checkpoint, Dtype, TensorSource, canonical_name, read_tensor};
-use darwin_merge::{MaskSource, Merge, Recipe, Sources};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use darwin_merge::{MaskFile, MaskSource, Merge, Recipe, Sources};
+use fixtures::{cases, pair, read_file};
+use std::path::Path;
 use std::sync::Arc;
-
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../darwin-testkit/fixtures/golden/merge")
-}
-
-/// All tensors of a safetensors file: name, dtype, bytes.
-fn read_file(path: &Path) -> BTreeMap<String, (String, Vec<u8>)> {
-    let bytes = std::fs::read(path).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
-    tensors
-        .map(|(name, about)| {
-            let at = |i: usize| 8 + length + about["data_offsets"][i].as_u64().unwrap() as usize;
-            let dtype = about["dtype"].as_str().unwrap().to_owned();
-            (name.clone(), (dtype, bytes[at(0)..at(1)].to_vec()))
-        })
-        .collect()
-}
-
-struct Recorded(BTreeMap<(String, String), Vec<bool>>);
-
-impl Recorded {
-    fn read(path: &Path) -> Self {
-        let masks = read_file(path).into_iter().map(|(key, (_, bytes))| {
-            let (model, tensor) = key.split_once('/').unwrap();
-            let keep = bytes.iter().map(|b| *b != 0).collect();
-            ((canonical_name(tensor), model.to_owned()), keep)
-        });
-        Self(masks.collect())
-    }
-}
-
-impl MaskSource for Recorded {
-    fn fill(&self, tensor: &str, model: &str, first: u64, keep: &mut [bool]) -> bool {
-        let Some(mask) = self.0.get(&(tensor.to_owned(), model.to_owned())) else { return false };
-        let first = first as usize;
-        keep.copy_from_slice(&mask[first..first + keep.len()]);
-        true
-    }
-}
 
 #[derive(Default)]
 struct Compared {
@@ -77,7 +39,7 @@ struct Origin {
 struct Case {
     merge: Merge,
     sources: Sources,
-    masks: Option<Arc<Recorded>>,
+    masks: Option<Arc<MaskFile>>,
 }
 
 impl Case {
@@ -89,7 +51,7 @@ impl Case {
         }
         let mut merge = Merge::new(&recipe, &sources).unwrap();
         let path = pair.join(format!("cases/{case}.masks.safetensors"));
-        let masks = path.exists().then(|| Arc::new(Recorded::read(&path)));
+        let masks = path.exists().then(|| Arc::new(MaskFile::read(&path).unwrap()));
         if let Some(masks) = &masks {
             merge = merge.with_masks(Arc::clone(masks) as Arc<dyn MaskSource>);
         }
@@ -115,12 +77,10 @@ impl Case {
             let least = line.sources[1..].iter().map(|s| own(s).abs()).fold(total.abs(), f64::min);
             let divisor = if shared("normalize") == Some(1.0) { least } else { 1.0 };
             for (source, x) in line.sources[1..].iter().zip(&inputs[1..]) {
-                let mask = self.masks.as_ref().and_then(|masks| {
-                    masks.0.get(&(tensor.to_owned(), source.model.clone())).cloned()
-                });
+                let mask = self.masks.as_ref().and_then(|masks| masks.get(tensor, &source.model));
                 let deltas: Vec<f64> =
                     x.iter().zip(&inputs[0]).map(|(x, b)| f64::from(*x) - f64::from(*b)).collect();
-                let kept = |i: usize| mask.as_ref().is_none_or(|mask| mask[i]);
+                let kept = |i: usize| mask.is_none_or(|mask| mask[i] != 0);
                 let before: f64 = deltas.iter().map(|d| d.abs()).sum();
                 let after: f64 =
                     deltas.iter().enumerate().filter(|(i, _)| kept(*i)).map(|(_, d)| d.abs()).sum();
@@ -184,26 +144,14 @@ impl Compared {
     }
 }
 
-fn check_pair(pair: &str) {
-    let pair = golden().join(pair);
-    let mut cases: Vec<String> = std::fs::read_dir(pair.join("cases"))
-        .unwrap()
-        .filter_map(|entry| Some(entry.unwrap().path().file_name()?.to_str()?.to_owned()))
-        .filter_map(|name| name.strip_suffix(".yml").map(str::to_owned))
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 10);
+fn check_pair(name: &str) {
+    let pair = pair(name);
     let mut failed = 0;
-    for case in cases {
+    for case in cases(&pair) {
         let c = compare(&pair, &case);
         println!(
             "{} {case}: {} of {} differ, {} turned, worst {:.3} of the limit {}",
-            pair.file_name().unwrap().display(),
-            c.different,
-            c.elements,
-            c.turned,
-            c.worst,
-            c.place
+            name, c.different, c.elements, c.turned, c.worst, c.place
         );
         failed += usize::from(c.worst > 1.0 || c.turned * 500 > c.elements);
     }

@@ -8,7 +8,9 @@ mod common;
 use common::{bytes, pair, write_pair};
 use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource, Unit, read_tensor};
 use darwin_core::{Cancel, Density, NoProgress, Share};
-use darwin_merge::{LayerSpec, Merge, MergeOptions, Recipe, RouterMode, Sources, merge_to};
+use darwin_merge::{
+    LayerSpec, Merge, MergeOptions, Numerics, Recipe, RouterMode, Sources, merge_to,
+};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,7 +35,26 @@ fn recipes() -> Vec<Recipe> {
             .unit(Unit::Expert)
             .build()
             .unwrap(),
+        blend("linear").numerics(Numerics::Mergekit).build().unwrap(),
+        blend("slerp").numerics(Numerics::Mergekit).unit(Unit::Expert).build().unwrap(),
+        blend("ties")
+            .density(density(0.5), density(0.3))
+            .parameter("rescale", 1.0)
+            .numerics(Numerics::Mergekit)
+            .build()
+            .unwrap(),
     ]
+}
+
+/// mergekit's masks are drawn in the order of the names on disk, so that they depend on the layout.
+fn drawn_in_order() -> Recipe {
+    Recipe::blend("dare_ties", "father", "mother")
+        .default_share(Share::new(0.37).unwrap())
+        .density(Density::new(0.9).unwrap(), Density::new(0.7).unwrap())
+        .numerics(Numerics::Mergekit)
+        .seed(7)
+        .build()
+        .unwrap()
 }
 
 fn write_merge(recipe: &Recipe, folder: &Path, out: &Path, shard: u64, memory: u64) {
@@ -59,13 +80,16 @@ fn bytes_depend_on_nothing_but_recipe_and_parents() {
     let (fused, single) = (dir.path().join("fused"), dir.path().join("single"));
     write_pair(&fused, false);
     write_pair(&single, true);
-    for (n, recipe) in recipes().iter().enumerate() {
+    for (n, recipe) in recipes().iter().chain([&drawn_in_order()]).enumerate() {
         let mut expected = None;
+        let in_order =
+            recipe.method().name == "dare_ties" && recipe.numerics() == Numerics::Mergekit;
+        let other = if in_order { &fused } else { &single };
         let settings = [
             (1, u64::MAX, 1 << 30, &fused),
             (2, 300_000, 1 << 30, &fused),
             (5, u64::MAX, 1 << 16, &fused),
-            (2, 2_000_000, 1 << 20, &single),
+            (2, 2_000_000, 1 << 20, other),
         ];
         for (i, (threads, shard, memory, folder)) in settings.into_iter().enumerate() {
             let out = dir.path().join(format!("out-{n}-{i}"));

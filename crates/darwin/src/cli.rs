@@ -1,6 +1,7 @@
 //! The arguments, typed.
 
 use clap::{Args, Parser, Subcommand};
+use darwin_merge::Numerics;
 use std::path::PathBuf;
 
 /// Breeds large language models and proves what it did: profiles two parents, evolves a merge
@@ -128,9 +129,16 @@ pub(crate) struct MergeArgs {
     /// Use this model wherever the recipe says mother (or names the other model)
     #[arg(long, requires = "father")]
     pub(crate) mother: Option<PathBuf>,
-    /// Seed of DARE's masks
+    /// Seed of DARE's masks (default: the recipe's, else 0)
     #[arg(long)]
     pub(crate) random_seed: Option<u64>,
+    /// Round once, or as mergekit does: after every step, with its masks (default: the recipe's,
+    /// else native)
+    #[arg(long, value_parser = numerics, value_name = "native|mergekit")]
+    pub(crate) numerics: Option<Numerics>,
+    /// Masks instead of drawn ones: U8 tensors `<model>/<tensor>` in a safetensors file
+    #[arg(long, hide = true)]
+    pub(crate) masks: Option<PathBuf>,
     /// Largest shard, e.g. 5GB or 500MiB
     #[arg(long, value_parser = bytes, default_value = "5GB")]
     pub(crate) out_shard_size: u64,
@@ -244,6 +252,10 @@ pub(crate) struct ReportArgs {
     /// The HTML file [default: report.html in the run folder]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+}
+
+fn numerics(text: &str) -> Result<Numerics, String> {
+    Numerics::find(text).ok_or_else(|| "allowed are native and mergekit".to_owned())
 }
 
 /// Bytes with a unit: `5B` and `5GB` are decimal as in mergekit, `512MiB` binary.

@@ -73,6 +73,9 @@ pub struct MergeManifest {
     pub darwin: String,
     /// SHA-256 of the canonical recipe.
     pub recipe_sha256: String,
+    /// How it was computed: `native` (f32, rounded once) or `mergekit` (its rounding and masks).
+    #[serde(default = "native")]
+    pub numerics: String,
     /// SHA-256 over config and headers of each input model, by name.
     pub inputs: BTreeMap<String, String>,
     /// One line for every output tensor.
@@ -80,4 +83,9 @@ pub struct MergeManifest {
     /// Input tensors that are not in the output, with the reason; nothing is dropped silently.
     #[serde(default)]
     pub left_out: BTreeMap<String, String>,
+}
+
+/// What manifests without the entry were computed with.
+fn native() -> String {
+    "native".to_owned()
 }

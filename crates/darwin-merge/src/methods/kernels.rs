@@ -1,5 +1,6 @@
 //! The inner loops. Plain multiply and add in f32, sums in f64 over eight fixed lanes, so that the
-//! bits are the same on every processor; AVX2 is used where there is one.
+//! bits are the same on every processor; AVX2 is used where there is one. Nothing is fused but
+//! where `mul_add` says so.
 
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
@@ -9,12 +10,13 @@ macro_rules! vectorised {
             fn plain($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn wide($($arg: $ty),*) $(-> $ret)? {
                     plain($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the line above found AVX2.
+                use std::arch::is_x86_feature_detected;
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the line above found both.
                     return unsafe { wide($($arg),*) };
                 }
             }
@@ -85,6 +87,47 @@ vectorised! {
         for (x, base) in tail.iter_mut().zip(tail_base) {
             let d = *x - *base;
             *x = if d.to_bits() & 0x7fff_ffff > threshold { d * factor } else { 0.0 };
+        }
+    }
+}
+
+vectorised! {
+    /// `sum = sum + factor * x`, rounded once: what torch's fused multiply-add gives.
+    fn add_scaled_fused(sum: &mut [f32], x: &[f32], factor: f32) {
+        for (s, x) in sum.iter_mut().zip(x) {
+            *s = factor.mul_add(*x, *s);
+        }
+    }
+}
+
+vectorised! {
+    /// `x * mask`, where the uniform number is below the density.
+    fn keep_random(x: &mut [f32], uniforms: &[f32], density: f32) {
+        for (x, u) in x.iter_mut().zip(uniforms) {
+            *x *= f32::from(u8::from(*u < density));
+        }
+    }
+}
+
+vectorised! {
+    /// `x * mask`, where the magnitude lies above the threshold, or at it among the first `ties`
+    /// elements.
+    fn keep_largest(x: &mut [f32], threshold: u32, ties: usize) {
+        let (head, tail) = x.split_at_mut(ties.min(x.len()));
+        for x in head {
+            *x *= f32::from(u8::from(x.to_bits() & 0x7fff_ffff >= threshold));
+        }
+        for x in tail {
+            *x *= f32::from(u8::from(x.to_bits() & 0x7fff_ffff > threshold));
+        }
+    }
+}
+
+vectorised! {
+    /// `values / divisor`.
+    fn divide_by(values: &mut [f32], divisor: f32) {
+        for v in values {
+            *v /= divisor;
         }
     }
 }

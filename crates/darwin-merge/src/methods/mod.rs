@@ -4,6 +4,7 @@ pub(crate) mod kernels;
 pub(crate) mod slerp;
 pub(crate) mod sparsify;
 pub(crate) mod task_vectors;
+pub(crate) mod torch_sum;
 
 /// A merge method: what it is called, where it comes from, which parameters it takes.
 #[derive(Debug)]

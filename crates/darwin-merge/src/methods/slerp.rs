@@ -17,6 +17,23 @@ pub(crate) fn coefficients([aa, bb, ab]: [f64; 3], t: f64) -> ([f64; 2], bool) {
     ([((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()], false)
 }
 
+/// The divisor that makes a vector of this norm a unit vector, in f32.
+pub(crate) fn unit(norm: f32) -> f32 {
+    if norm > TINY as f32 { norm } else { 1.0 }
+}
+
+/// The coefficients from the cosine, each step in f32 as mergekit does. Its arc cosine and sine
+/// are not always the nearest f32, so that the last bit may differ.
+pub(crate) fn coefficients_f32(cosine: f32, t: f64) -> ([f64; 2], bool) {
+    let (cosine, t) = (cosine.clamp(-1.0, 1.0), t as f32);
+    if cosine.abs() > COLINEAR as f32 {
+        return ([f64::from(1.0 - t), f64::from(t)], true);
+    }
+    let angle = cosine.acos();
+    let part = |t: f32| f64::from((t * angle).sin() / angle.sin());
+    ([part(1.0 - t), part(t)], false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

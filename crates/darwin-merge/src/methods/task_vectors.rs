@@ -2,6 +2,8 @@
 //! (arXiv 2212.04089, 2306.01708, 2311.03099; mergekit.md 2.5).
 
 use super::kernels;
+use super::torch_sum::few;
+use crate::numerics::Rounding;
 
 /// A sum of weights below this does not divide.
 const NO_WEIGHT: f64 = 1e-8;
@@ -63,4 +65,46 @@ pub(crate) fn mix(
         kernels::divide(&mut scratch.mixed, &scratch.weights);
     }
     kernels::add_mixed(base, &scratch.mixed, mixing.lambda);
+}
+
+/// The same, each step rounded (mergekit.md 2.5, steps 4 to 7; the caller rounds the result).
+/// `vectors` and `weights` are rounded already.
+pub(crate) fn mix_stepwise(
+    base: &mut [f32],
+    vectors: &[Vec<f32>],
+    weights: &[f32],
+    mixing: Mixing,
+    rounding: Rounding,
+    scratch: &mut MixScratch,
+) {
+    let MixScratch { sums, mixed, weights: divisors } = scratch;
+    for values in [&mut *sums, &mut *mixed, &mut *divisors] {
+        values.clear();
+        values.resize(base.len(), 0.0);
+    }
+    for vector in vectors {
+        kernels::add_scaled(sums, vector, 1.0);
+    }
+    rounding.round(sums);
+    let mixed = if mixing.consensus {
+        for (vector, weight) in vectors.iter().zip(weights) {
+            kernels::elect(mixed, divisors, vector, sums, *weight);
+        }
+        rounding.round(mixed);
+        rounding.round(divisors);
+        mixed
+    } else {
+        let divisor = rounding.number(few(weights));
+        divisors.fill(if f64::from(divisor.abs()) < NO_WEIGHT { 1.0 } else { divisor });
+        sums
+    };
+    if mixing.normalize {
+        kernels::divide(mixed, divisors);
+        rounding.round(mixed);
+    }
+    if mixing.lambda != 1.0 {
+        kernels::scale(mixed, mixing.lambda);
+        rounding.round(mixed);
+    }
+    kernels::add_scaled(base, mixed, 1.0);
 }

@@ -2,10 +2,10 @@
 
 use super::check::{self, Problems};
 use super::lower::{Lowering, Target};
-use super::{Input, Line, Plan, child};
+use super::{Input, Line, Plan, child, order};
 use crate::recipe::{Inputs, Parameters};
 use crate::sources::Source;
-use crate::{Error, Recipe, Sources};
+use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Manifest, Problem, Role, TensorInfo};
 use darwin_core::LayerIdx;
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,7 +245,11 @@ impl<'r> Binding<'r> {
         Target { inputs: inputs.collect(), info, scope, position }
     }
 
-    fn finish(self, lines: Vec<Line>, child: child::Child) -> Plan {
+    fn finish(self, mut lines: Vec<Line>, child: child::Child) -> Plan {
+        let words = match self.recipe.numerics() {
+            Numerics::Native => 0,
+            Numerics::Mergekit => order::words(&mut lines, self.sources),
+        };
         let left_out = self.left_out(&lines);
         let mut notes = self.recipe.notes.clone();
         notes.extend(check::unused_filters(self.recipe, &lines));
@@ -265,6 +269,9 @@ impl<'r> Binding<'r> {
             inputs: identities.collect(),
             recipe_sha256: self.recipe.sha256(),
             seed: self.recipe.darwin.seed,
+            numerics: self.recipe.numerics(),
+            numerics_given: self.recipe.darwin.numerics.is_some(),
+            words,
             unit: self.recipe.darwin.unit,
             layout: child.layout,
             config: child.config,

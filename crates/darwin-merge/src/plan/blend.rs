@@ -96,6 +96,7 @@ impl Lowering<'_> {
             _ => Operation::Linear {
                 terms: terms.iter().map(|(input, w, _)| (*input, *w as f32)).collect(),
                 convex: true,
+                divisor: None,
             },
         };
         Some(decision)

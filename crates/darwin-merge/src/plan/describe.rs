@@ -15,11 +15,13 @@ impl Plan {
         lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
         let mark = |given: bool| if given { "" } else { " (default)" };
         lines.push(format!(
-            "seed {}{}; unit {}{}",
+            "seed {}{}; unit {}{}; numerics {}{}",
             self.seed.unwrap_or(0),
             mark(self.seed.is_some()),
             self.unit.unwrap_or_default().name(),
-            mark(self.unit.is_some())
+            mark(self.unit.is_some()),
+            self.numerics.name(),
+            mark(self.numerics_given)
         ));
         lines.push(format!(
             "{} tensors; reads {}, writes {}",

@@ -3,9 +3,10 @@
 use super::bind::Scope;
 use super::check::{Problems, mergeable};
 use super::{Input, Line, Operation};
+use crate::numerics::{Rounding, promoted};
 use crate::recipe::{Parent, Part, RouterMode, filter_matches};
 use crate::sources::Source;
-use crate::{Method, Recipe};
+use crate::{Method, Numerics, Recipe};
 use darwin_checkpoint::{Dtype, Problem, Role, TensorInfo, Unit};
 use darwin_core::LayerIdx;
 use darwin_core::files::{Action, ManifestLine, Setting, SourceRef};
@@ -86,18 +87,35 @@ impl<'r> Lowering<'r> {
             return None;
         }
         let passes = copies && !(first.dtype.is_mergeable() && info.dtype.is_mergeable());
-        let island = info.dtype == Dtype::F32 && self.main_dtype != Dtype::F32;
-        let written = self.recipe.out_dtype.or(self.recipe.dtype);
-        info.dtype = match written {
-            _ if passes => first.dtype,
-            Some(dtype) if !island => dtype,
-            _ => info.dtype,
+        let (load, rounding, written) = match self.recipe.numerics() {
+            _ if passes => (None, Rounding::Once, first.dtype),
+            Numerics::Native => self.native_dtypes(info.dtype),
+            Numerics::Mergekit => self.mergekit_dtypes(&inputs),
         };
+        info.dtype = written;
         let experts = info.experts().is_some();
         let unit = self.recipe.darwin.unit.filter(|_| experts).unwrap_or_default();
-        let load = self.recipe.dtype.filter(|_| !island && !passes);
         let record = self.record(&info, &decision, unit, &inputs);
-        Some(Line { info, operation: decision.operation, unit, load, record })
+        Some(Line { info, operation: decision.operation, unit, load, rounding, record })
+    }
+
+    /// Dtype on loading, rounding of steps, dtype written. What is kept in f32 beside narrower
+    /// weights, such as `A_log`, stays so whatever the recipe says.
+    fn native_dtypes(&self, dtype: Dtype) -> (Option<Dtype>, Rounding, Dtype) {
+        if dtype == Dtype::F32 && self.main_dtype != Dtype::F32 {
+            return (None, Rounding::Once, dtype);
+        }
+        let written = self.recipe.out_dtype.or(self.recipe.dtype);
+        (self.recipe.dtype, Rounding::Once, written.unwrap_or(dtype))
+    }
+
+    /// The same as mergekit reads it: `dtype` for all inputs, else the dtype that holds them all;
+    /// `out_dtype` for all that is written (mergekit.md 1.1, 2.2).
+    fn mergekit_dtypes(&self, inputs: &[Input]) -> (Option<Dtype>, Rounding, Dtype) {
+        let stored = inputs.iter().map(|input| self.info(*input).dtype).reduce(promoted);
+        let working = self.recipe.dtype.or(stored).unwrap_or(Dtype::F32);
+        let written = self.recipe.out_dtype.unwrap_or(working);
+        (self.recipe.dtype, Rounding::EachStep(working), written)
     }
 
     pub(super) fn info(&self, input: Input) -> &'r TensorInfo {

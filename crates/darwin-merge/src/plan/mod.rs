@@ -6,9 +6,12 @@ mod check;
 mod child;
 mod describe;
 mod lower;
+mod order;
 mod weights;
 
+use crate::Numerics;
 use crate::methods::Sparsifier;
+use crate::numerics::Rounding;
 use darwin_checkpoint::{Dtype, Layout, TensorId, TensorInfo, Unit};
 use darwin_core::files::{ManifestLine, MergeManifest, SCHEMA};
 use std::collections::BTreeMap;
@@ -33,6 +36,8 @@ pub(crate) struct TaskVector {
     /// Names the stream of its random numbers: its position among the recipe's task vectors, so
     /// that masks do not depend on where the models lie.
     pub(crate) stream: usize,
+    /// Where its words begin in mergekit's stream.
+    pub(crate) first_word: u64,
 }
 
 /// What is computed for one output tensor.
@@ -42,8 +47,9 @@ pub(crate) enum Operation {
     Copy(Input),
     /// One tensor times a number.
     Scale(Input, f32),
-    /// A weighted sum; `convex` where the weights sum to 1, so that equal inputs stay as they are.
-    Linear { terms: Vec<(Input, f32)>, convex: bool },
+    /// A weighted sum, divided by `divisor`; `convex` where the weights sum to 1, so that equal
+    /// inputs stay as they are. Native weights are divided already.
+    Linear { terms: Vec<(Input, f32)>, convex: bool, divisor: Option<f32> },
     /// Along the arc from the first to the second.
     Slerp { inputs: [Input; 2], t: f64 },
     /// The base plus task vectors.
@@ -83,6 +89,8 @@ pub(crate) struct Line {
     pub(crate) unit: Unit,
     /// Dtype that inputs are rounded to when they are loaded.
     pub(crate) load: Option<Dtype>,
+    /// What its steps are rounded to.
+    pub(crate) rounding: Rounding,
     /// The line for people and for `manifest.json`.
     pub(crate) record: ManifestLine,
 }
@@ -96,6 +104,10 @@ pub struct Plan {
     pub(crate) inputs: BTreeMap<String, String>,
     pub(crate) recipe_sha256: String,
     pub(crate) seed: Option<u64>,
+    pub(crate) numerics: Numerics,
+    pub(crate) numerics_given: bool,
+    /// How many words of mergekit's stream are used.
+    pub(crate) words: u64,
     pub(crate) unit: Option<Unit>,
     pub(crate) layout: Option<Layout>,
     pub(crate) config: serde_json::Value,
@@ -110,6 +122,7 @@ impl Plan {
             schema: SCHEMA,
             darwin: concat!("darwin ", env!("CARGO_PKG_VERSION")).to_owned(),
             recipe_sha256: self.recipe_sha256.clone(),
+            numerics: self.numerics.name().to_owned(),
             inputs: self.inputs.clone(),
             tensors: self.lines.iter().map(|line| line.record.clone()).collect(),
             left_out: self.left_out.clone(),

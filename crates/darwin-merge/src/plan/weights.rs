@@ -4,7 +4,9 @@ use super::bind::ScopeSource;
 use super::check::Problems;
 use super::lower::{Decision, Lowering, Target, setting};
 use super::{Input, Operation, TaskVector};
+use crate::Numerics;
 use crate::methods::Kind;
+use crate::methods::torch_sum::few;
 use darwin_checkpoint::Problem;
 use darwin_core::files::Setting;
 use std::collections::BTreeMap;
@@ -75,10 +77,21 @@ impl Lowering<'_> {
             ));
             return None;
         }
-        let divisor = if normalize { sum } else { 1.0 };
-        let terms: Vec<(Input, f32)> =
-            rows.iter().map(|(input, weight, _)| (*input, (weight / divisor) as f32)).collect();
-        Some(Operation::Linear { terms, convex: normalize || sum == 1.0 })
+        let convex = normalize || sum == 1.0;
+        let terms = |divisor: f64| -> Vec<(Input, f32)> {
+            rows.iter().map(|(input, weight, _)| (*input, (weight / divisor) as f32)).collect()
+        };
+        Some(match self.recipe.numerics() {
+            Numerics::Native => {
+                let terms = terms(if normalize { sum } else { 1.0 });
+                Operation::Linear { terms, convex, divisor: None }
+            }
+            Numerics::Mergekit => {
+                let terms = terms(1.0);
+                let weights: Vec<f32> = terms.iter().map(|(_, weight)| *weight).collect();
+                Operation::Linear { terms, convex, divisor: normalize.then(|| few(&weights)) }
+            }
+        })
     }
 
     fn slerp(
@@ -103,9 +116,10 @@ impl Lowering<'_> {
             ));
             return None;
         };
+        let native = self.recipe.numerics() == Numerics::Native;
         Some(match t {
-            0.0 => Operation::Copy(first),
-            1.0 => Operation::Copy(second),
+            0.0 if native => Operation::Copy(first),
+            1.0 if native => Operation::Copy(second),
             t => Operation::Slerp { inputs: [first, second], t },
         })
     }
@@ -137,19 +151,22 @@ impl Lowering<'_> {
         };
         let rescale = self.shared(target, "rescale", settings, problems)? != 0.0;
         let lambda = self.shared(target, "lambda", settings, problems)? as f32;
+        // mergekit draws masks for vectors without weight, too.
+        let native = self.recipe.numerics() == Numerics::Native;
         let vectors: Vec<TaskVector> = rows
             .iter()
             .filter(|(input, ..)| input.source != base_source)
             .enumerate()
-            .filter(|(_, (_, weight, _))| *weight != 0.0 || normalize)
+            .filter(|(_, (_, weight, _))| *weight != 0.0 || normalize || !native)
             .map(|(stream, (input, weight, density))| TaskVector {
                 input: *input,
                 weight: *weight,
                 density: *density,
                 stream,
+                first_word: 0,
             })
             .collect();
-        if vectors.is_empty() || lambda == 0.0 {
+        if vectors.is_empty() || lambda == 0.0 && native {
             return Some(Operation::Copy(base));
         }
         Some(Operation::TaskVectors {

@@ -4,7 +4,7 @@ use super::{
     Blocks, CopyRule, Darwin, Densities, Inputs, LayerShares, LayerSpec, ModelEntry, Parameters,
     Part, Recipe, RouterMode, RouterRule, Shares, validate,
 };
-use crate::{Error, Method, RecipeProblem};
+use crate::{Error, Method, Numerics, RecipeProblem};
 use darwin_checkpoint::{Dtype, Unit};
 use darwin_core::{Density, LayerIdx, Share};
 
@@ -135,6 +135,13 @@ impl RecipeBuilder {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.darwin.seed = Some(seed);
+        self
+    }
+
+    /// How the merge computes; native unless set.
+    #[must_use]
+    pub fn numerics(mut self, numerics: Numerics) -> Self {
+        self.darwin.numerics = Some(numerics);
         self
     }
 

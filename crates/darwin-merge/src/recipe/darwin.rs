@@ -2,6 +2,7 @@
 //! (method 2.2, 3.1).
 
 use super::LayerSpec;
+use crate::Numerics;
 use darwin_checkpoint::{Role, Unit};
 use darwin_core::{Density, LayerIdx, Share};
 use std::collections::BTreeMap;
@@ -258,6 +259,8 @@ pub struct Darwin {
     pub copy: Vec<CopyRule>,
     /// Seed of the masks.
     pub seed: Option<u64>,
+    /// Whose rounding, masks and dtype rules; native unless set.
+    pub numerics: Option<Numerics>,
 }
 
 #[cfg(test)]

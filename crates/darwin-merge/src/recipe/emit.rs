@@ -142,6 +142,9 @@ fn darwin(out: &mut String, darwin: &Darwin) {
     if let Some(seed) = darwin.seed {
         line(out, 2, "seed", &seed.to_string());
     }
+    if let Some(numerics) = darwin.numerics {
+        line(out, 2, "numerics", numerics.name());
+    }
 }
 
 fn shares(out: &mut String, shares: &Shares) {

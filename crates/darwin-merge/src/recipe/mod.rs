@@ -20,7 +20,7 @@ pub use layers::{LayerPosition, LayerSpec};
 pub(crate) use parameters::filter_matches;
 pub use parameters::{Conditional, Parameters, Setting, Value};
 
-use crate::{Error, Method};
+use crate::{Error, Method, Numerics};
 use darwin_checkpoint::Dtype;
 use darwin_core::hash::sha256_hex;
 use std::ops::Range;
@@ -262,6 +262,21 @@ impl Recipe {
         changed.darwin.seed = Some(seed);
         changed.text = None;
         changed
+    }
+
+    /// The same recipe, computed as [`Numerics`] says.
+    #[must_use]
+    pub fn with_numerics(&self, numerics: Numerics) -> Self {
+        let mut changed = self.clone();
+        changed.darwin.numerics = Some(numerics);
+        changed.text = None;
+        changed
+    }
+
+    /// How the merge computes.
+    #[must_use]
+    pub fn numerics(&self) -> Numerics {
+        self.darwin.numerics.unwrap_or_default()
     }
 
     fn rename_models(&mut self, mut new_name: impl FnMut(&str) -> Option<String>) {

@@ -6,12 +6,13 @@ use super::{
     Blocks, CopyRule, Darwin, Densities, LayerShares, LayerSpec, Parent, Part, RouterMode,
     RouterRule, Shares,
 };
+use crate::Numerics;
 use darwin_checkpoint::Unit;
 use darwin_core::{Density, Share, nearest};
 use std::collections::BTreeMap;
 
-const KEYS: [&str; 9] =
-    ["structure", "father", "mother", "t", "density", "router", "unit", "copy", "seed"];
+const KEYS: [&str; 10] =
+    ["structure", "father", "mother", "t", "density", "router", "unit", "copy", "seed", "numerics"];
 
 pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
     let fields = reader.fields(node, "`darwin`", &KEYS);
@@ -27,6 +28,7 @@ pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
         unit: fields.get("unit").and_then(|node| unit(reader, node)),
         copy: fields.get("copy").map(|node| copies(reader, node)).unwrap_or_default(),
         seed: fields.get("seed").and_then(|node| seed(reader, node)),
+        numerics: fields.get("numerics").and_then(|node| numerics(reader, node)),
     }
 }
 
@@ -203,6 +205,11 @@ fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
 
 fn unit(reader: &mut Reader<'_>, node: &Node) -> Option<Unit> {
     choice(reader, node, "unit", &[("tensor", Unit::Tensor), ("expert", Unit::Expert)])
+}
+
+fn numerics(reader: &mut Reader<'_>, node: &Node) -> Option<Numerics> {
+    let choices = Numerics::ALL.map(|(numerics, name)| (name, numerics));
+    choice(reader, node, "numerics", &choices)
 }
 
 fn copies(reader: &mut Reader<'_>, node: &Node) -> Vec<CopyRule> {

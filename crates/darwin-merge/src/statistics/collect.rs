@@ -3,8 +3,7 @@
 use super::{Cut, Partial, Pass, State};
 use crate::compute::{PER_VECTOR, Scratch, Work};
 use crate::methods::kernels::{delta, dots, l1};
-use crate::methods::slerp::coefficients;
-use crate::methods::sparsify::{BUCKETS, Thin, bucket, high, kept, low, rescale};
+use crate::methods::sparsify::{BUCKETS, Thin, bucket, high, kept, low};
 use crate::plan::{Operation, TaskVector};
 use darwin_checkpoint::Error;
 use std::ops::Range;
@@ -23,7 +22,11 @@ impl Collect<'_> {
         (BLOCK / self.work.cols.max(1)).max(1)
     }
 
-    pub(super) fn blocks(&self) -> usize {
+    /// How many blocks a pass over a unit has.
+    pub(super) fn blocks(&self, pass: Option<&Pass>) -> usize {
+        if self.in_order(pass) {
+            return 1;
+        }
         self.work.rows_per_unit.div_ceil(self.block_rows()).max(1)
     }
 
@@ -55,7 +58,7 @@ impl Collect<'_> {
         true
     }
 
-    fn unit_rows(&self, unit: usize, block: usize) -> Range<usize> {
+    pub(super) fn unit_rows(&self, unit: usize, block: usize) -> Range<usize> {
         let start = unit * self.work.rows_per_unit;
         let first = start + block * self.block_rows();
         first..(first + self.block_rows()).min(start + self.work.rows_per_unit)
@@ -69,6 +72,9 @@ impl Collect<'_> {
         block: usize,
         scratch: &mut Scratch,
     ) -> Result<Partial, Error> {
+        if self.in_order(Some(pass)) {
+            return self.ordered(pass, unit, scratch);
+        }
         let rows = self.unit_rows(unit, block);
         let k = self.vectors.len().max(1);
         let mut sums = vec![[0.0; 3]; k];
@@ -136,16 +142,16 @@ impl Collect<'_> {
         match pass {
             Pass::Dots => {}
             Pass::High => {
-                delta(x, base, 1.0);
+                self.work.delta(x, base);
                 x.iter().for_each(|v| counts[i][high(*v)] += 1);
             }
             Pass::Low(buckets) => {
-                delta(x, base, 1.0);
+                self.work.delta(x, base);
                 let inside = x.iter().filter(|v| high(**v) == buckets[i].0);
                 inside.for_each(|v| counts[i][low(*v)] += 1);
             }
             Pass::Ties(cuts) => {
-                delta(x, base, 1.0);
+                self.work.delta(x, base);
                 let ties = x.iter().filter(|v| v.to_bits() & 0x7fff_ffff == cuts[i].0).count();
                 sums[i][0] += ties as f64;
             }
@@ -172,7 +178,7 @@ impl Collect<'_> {
                     Operation::Slerp { t, .. } => *t,
                     _ => 0.0,
                 };
-                let ([a, b], linear) = coefficients(state.total(0), t);
+                let ([a, b], linear) = self.arc(state.total(0), t);
                 state.results.extend([a, b, f64::from(u8::from(linear))]);
                 None
             }
@@ -197,8 +203,10 @@ impl Collect<'_> {
             Pass::Norms(cuts) => {
                 let totals: Vec<[f64; 3]> =
                     (0..self.vectors.len()).map(|i| state.total(i)).collect();
-                for ((threshold, ties), [before, after, _]) in cuts.into_iter().zip(totals) {
-                    let factor = rescale(before, after);
+                for (i, ((threshold, ties), [before, after, _])) in
+                    cuts.into_iter().zip(totals).enumerate()
+                {
+                    let factor = self.factor(i, before, after);
                     state.results.extend([f64::from(threshold), ties as f64, factor]);
                 }
                 None
@@ -239,7 +247,7 @@ impl Collect<'_> {
             let (mut base, mut x) = (vec![0.0; n], vec![0.0; n]);
             self.work.read(0, &rows, &mut base)?;
             self.work.read(i + 1, &rows, &mut x)?;
-            delta(&mut x, &base, 1.0);
+            self.work.delta(&mut x, &base);
             let ties = x
                 .iter()
                 .enumerate()

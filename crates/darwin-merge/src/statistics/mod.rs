@@ -6,6 +6,7 @@
 //! of the blocks, so threads, tiles and layouts do not matter.
 
 mod collect;
+mod ordered;
 
 use crate::compute::{Scratch, Work};
 use crate::plan::Operation;
@@ -79,7 +80,8 @@ impl Statistics {
                 state.finished = Some(Arc::from(std::mem::take(&mut state.results)));
                 continue;
             }
-            if state.next == collect.blocks() {
+            let blocks = collect.blocks(state.pass.as_ref());
+            if state.next == blocks {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -90,8 +92,8 @@ impl Statistics {
             let partial = collect.block(&pass, unit, block, &mut scratch);
             state = self.lock();
             if let Err(error) = partial.and_then(|partial| {
-                state.add(block, collect.blocks(), partial);
-                if state.done == collect.blocks() { collect.end(&mut state) } else { Ok(()) }
+                state.add(block, blocks, partial);
+                if state.done == blocks { collect.end(&mut state) } else { Ok(()) }
             }) {
                 state.failed = true;
                 self.changed.notify_all();

@@ -4,14 +4,18 @@ use crate::cli::MergeArgs;
 use crate::table::human_bytes;
 use crate::ui::Ui;
 use darwin_core::Failure;
-use darwin_merge::{Merge, MergeOptions, Recipe, Sources, merge_to};
+use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sources, merge_to};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     super::use_threads(arguments.threads)?;
     let recipe = recipe(arguments)?;
     let sources = Sources::open(&recipe)?;
-    let merge = Merge::new(&recipe, &sources)?;
+    let mut merge = Merge::new(&recipe, &sources)?;
+    if let Some(masks) = &arguments.masks {
+        merge = merge.with_masks(Arc::new(MaskFile::read(masks)?));
+    }
     for note in recipe.notes() {
         ui.warn(note);
     }
@@ -46,6 +50,9 @@ fn recipe(arguments: &MergeArgs) -> Result<Recipe, Failure> {
     }
     if let Some(seed) = arguments.random_seed {
         recipe = recipe.with_seed(seed);
+    }
+    if let Some(numerics) = arguments.numerics {
+        recipe = recipe.with_numerics(numerics);
     }
     Ok(recipe)
 }

@@ -54,6 +54,37 @@ fn refuses(folder: &Path, code: i32, words: &[&str]) {
 }
 
 #[test]
+fn the_numerics_are_chosen_and_recorded() {
+    let folder = siblings();
+    let recorded = |out: &str| {
+        let text = std::fs::read_to_string(folder.path().join(out).join("manifest.json"));
+        let manifest: serde_json::Value = serde_json::from_str(&text.expect("read")).expect("JSON");
+        manifest["numerics"].clone()
+    };
+    for (out, arguments, numerics) in [
+        ("one", &["-q", "merge", "merge.yaml", "one"][..], "native"),
+        ("two", &["-q", "merge", "merge.yaml", "two", "--numerics", "mergekit"], "mergekit"),
+    ] {
+        let (code, _, stderr) = darwin(folder.path(), arguments);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert_eq!(recorded(out), numerics);
+    }
+    let again = folder.path().join("two/mergekit_config.yml");
+    let text = std::fs::read_to_string(again).expect("read");
+    assert!(text.contains("darwin:\n  numerics: mergekit\n"), "{text}");
+    let typo = ["-q", "merge", "merge.yaml", "three", "--numerics", "mergekti"];
+    let (code, _, stderr) = darwin(folder.path(), &typo);
+    assert!(code == 2 && stderr.contains("allowed are native and mergekit"), "{stderr}");
+    let text = format!("{RECIPE}darwin: {{ numerics: mergekti }}\n");
+    std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
+    refuses(folder.path(), 2, &["merge.yaml:7", "`numerics`", "did you mean `mergekit`?"]);
+    let masks = ["-q", "merge", "merge.yaml", "four", "--masks", "merge.yaml"];
+    std::fs::write(folder.path().join("merge.yaml"), RECIPE).expect("write");
+    let (code, _, stderr) = darwin(folder.path(), &masks);
+    assert!(code == 2 && stderr.contains("merge.yaml is not a safetensors file"), "{stderr}");
+}
+
+#[test]
 fn a_good_merge_says_what_it_wrote() {
     let folder = siblings();
     let (code, stdout, stderr) = darwin(folder.path(), &["-q", "merge", "merge.yaml", "child"]);
