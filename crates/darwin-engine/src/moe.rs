@@ -45,9 +45,7 @@ pub(crate) struct Scratch {
     pub(crate) gates: Buffer,
     /// (tokens, k): L2 norm of each chosen expert's output, before its gate
     pub(crate) norms: Buffer,
-    order: Vec<u32>,
-    starts: Vec<usize>,
-    tokens: Vec<u32>,
+    order: Order,
     gate_up: Buffer,
     activated: Buffer,
     result: Buffer,
@@ -111,23 +109,18 @@ impl Routed {
         let hidden = self.gate_up_proj[0].depth();
         let width = self.down_proj[0].depth();
         let slots = x.len() / hidden * k;
-        sort_by_expert(
-            &buffers.experts[..slots],
-            self.gate_up_proj.len(),
-            &mut buffers.order,
-            &mut buffers.starts,
-        );
+        let order = &mut buffers.order;
+        order.sort(&buffers.experts[..slots], k, self.gate_up_proj.len());
+        if norms {
+            scratch(&mut buffers.norms, slots);
+        }
         out.fill(0.0);
-        for (expert, ends) in buffers.starts.windows(2).enumerate() {
-            let mine = &buffers.order[ends[0]..ends[1]];
-            if mine.is_empty() {
+        for (expert, ends) in order.starts.windows(2).enumerate() {
+            let (slots, tokens) = (&order.slots[ends[0]..ends[1]], &order.tokens[ends[0]..ends[1]]);
+            if tokens.is_empty() {
                 continue;
             }
-            let n = mine.len();
-            let tokens = scratch(&mut buffers.tokens, n);
-            for (token, slot) in tokens.iter_mut().zip(mine) {
-                *token = *slot / k as u32;
-            }
+            let n = tokens.len();
             let gate_up = scratch(&mut buffers.gate_up, n * 2 * width);
             let weight = self.gate_up_proj[expert].panels();
             multiply_rows(Rows::Chosen(tokens), x, hidden, weight, gate_up, 2 * width);
@@ -135,36 +128,55 @@ impl Routed {
             silu_mul(gate_up, width, activated);
             let result = scratch(&mut buffers.result, n * hidden);
             multiply(n, activated, width, self.down_proj[expert].panels(), result, hidden);
-            for (row, slot) in result.chunks_exact(hidden).zip(mine) {
-                let slot = *slot as usize;
-                add_scaled(&mut out[slot / k * hidden..][..hidden], buffers.gates[slot], row);
+            let to = slots.iter().zip(tokens);
+            for (row, (slot, token)) in result.chunks_exact(hidden).zip(to) {
+                let (slot, token) = (*slot as usize, *token as usize);
+                add_scaled(&mut out[token * hidden..][..hidden], buffers.gates[slot], row);
                 if norms {
-                    scratch(&mut buffers.norms, slots)[slot] = l2_norm(row);
+                    buffers.norms[slot] = l2_norm(row);
                 }
             }
         }
     }
 }
 
-/// Slots (token x k + rank) grouped by expert, rising within each: a counting sort.
-fn sort_by_expert(experts: &[u32], num: usize, order: &mut Vec<u32>, starts: &mut Vec<usize>) {
-    starts.clear();
-    starts.resize(num + 1, 0);
-    for expert in experts {
-        starts[*expert as usize + 1] += 1;
+/// Slots (token x k + rank) grouped by expert, rising within each.
+#[derive(Debug, Default)]
+struct Order {
+    slots: Vec<u32>,
+    /// The token of each slot.
+    tokens: Vec<u32>,
+    /// Where each expert's slots start, and one more.
+    starts: Vec<usize>,
+}
+
+impl Order {
+    /// A counting sort of the chosen experts (tokens, k).
+    fn sort(&mut self, experts: &[u32], k: usize, num_experts: usize) {
+        let Self { slots, tokens, starts } = self;
+        starts.clear();
+        starts.resize(num_experts + 1, 0);
+        for expert in experts {
+            starts[*expert as usize + 1] += 1;
+        }
+        for i in 0..num_experts {
+            starts[i + 1] += starts[i];
+        }
+        slots.resize(experts.len(), 0);
+        tokens.resize(experts.len(), 0);
+        // placing moves each start to its expert's end, which is the next one's start
+        let mut slot = 0;
+        for (token, experts) in experts.chunks_exact(k).enumerate() {
+            for expert in experts {
+                let at = &mut starts[*expert as usize];
+                (slots[*at], tokens[*at]) = (slot, token as u32);
+                *at += 1;
+                slot += 1;
+            }
+        }
+        starts.rotate_right(1);
+        starts[0] = 0;
     }
-    for i in 0..num {
-        starts[i + 1] += starts[i];
-    }
-    order.resize(experts.len(), 0);
-    // placing moves each start to its expert's end, which is the next one's start
-    for (slot, expert) in experts.iter().enumerate() {
-        let at = &mut starts[*expert as usize];
-        order[*at] = slot as u32;
-        *at += 1;
-    }
-    starts.rotate_right(1);
-    starts[0] = 0;
 }
 
 impl Shared {
@@ -220,9 +232,10 @@ mod tests {
 
     #[test]
     fn slots_are_grouped_by_expert() {
-        let (mut order, mut starts) = (Vec::new(), Vec::new());
-        sort_by_expert(&[2, 0, 2, 1], 3, &mut order, &mut starts);
-        assert_eq!(order, [1, 3, 0, 2]);
-        assert_eq!(starts, [0, 1, 2, 4]);
+        let mut order = Order::default();
+        order.sort(&[2, 0, 2, 1], 2, 3);
+        assert_eq!(order.slots, [1, 3, 0, 2]);
+        assert_eq!(order.tokens, [0, 1, 0, 1]);
+        assert_eq!(order.starts, [0, 1, 2, 4]);
     }
 }

@@ -101,6 +101,19 @@ fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
     reduce(lanes)
 }
 
+/// One over the rms of up to 8 rows: the roots and quotients of all at once.
+#[inline(always)]
+fn inverse_rms(x: &[f32], width: usize, eps: f32) -> [f32; LANES] {
+    let mut inverses = [1.0_f32; LANES];
+    for (inverse, x) in inverses.iter_mut().zip(x.chunks_exact(width)) {
+        *inverse = dot_lanes(x, x);
+    }
+    for inverse in &mut inverses {
+        *inverse = 1.0 / (*inverse / width as f32 + eps).sqrt();
+    }
+    inverses
+}
+
 /// Sum of the values, in 8 chains.
 #[inline(always)]
 fn sum_lanes(x: &[f32]) -> f32 {
@@ -180,10 +193,14 @@ vectorised! {
     /// The gated norm of linear attention, row by row in place: `weight * x / rms(x) * silu(z)`.
     pub(crate) fn gated_rms_norm(x: &mut [f32], z: &[f32], weight: &[f32], eps: f32) {
         let width = weight.len();
-        for (x, z) in x.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
-            let inverse = 1.0 / (dot_lanes(x, x) / width as f32 + eps).sqrt();
-            for ((x, w), z) in x.iter_mut().zip(weight).zip(z) {
-                *x = w * (*x * inverse) * silu(*z);
+        let some = LANES * width;
+        for (x, z) in x.chunks_mut(some).zip(z.chunks(some)) {
+            let inverses = inverse_rms(x, width, eps);
+            let rows = x.chunks_exact_mut(width).zip(z.chunks_exact(width));
+            for ((x, z), inverse) in rows.zip(inverses) {
+                for ((x, w), z) in x.iter_mut().zip(weight).zip(z) {
+                    *x = w * (*x * inverse) * silu(*z);
+                }
             }
         }
     }
