@@ -65,6 +65,7 @@ impl Parents {
         for (name, model) in [(&father_name, &father), (&mother_name, &mother)] {
             if let Some(memory) = in_memory(model)? {
                 sources.insert(name, Arc::new(memory));
+                sources.keep_draws(IN_MEMORY_BYTES as usize);
             }
         }
         let load = |name: &str| -> Result<Loaded, Error> {

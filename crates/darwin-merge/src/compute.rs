@@ -59,7 +59,7 @@ impl<'a> Work<'a> {
         }
         let streams = match &line.operation {
             Operation::TaskVectors { vectors, .. } => {
-                vectors.iter().map(|v| chance.stream(&info.name, v)).collect()
+                vectors.iter().map(|v| chance.stream(info, v)).collect()
             }
             _ => Vec::new(),
         };

@@ -6,6 +6,7 @@
 //! bits.
 
 mod compute;
+mod draws;
 mod error;
 mod execute;
 mod masks;

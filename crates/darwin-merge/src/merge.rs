@@ -40,7 +40,7 @@ impl Merge {
         })?;
         let seed = recipe.darwin().seed.unwrap_or(0);
         let chance = match recipe.numerics() {
-            Numerics::Native => Chance::Keyed(seed),
+            Numerics::Native => Chance::Keyed { seed, draws: Arc::clone(&sources.draws) },
             Numerics::Mergekit => {
                 let seed = u32::try_from(seed).map_err(|_| {
                     Error::plan(

@@ -1,5 +1,6 @@
 //! The opened models of a recipe.
 
+use crate::draws::Draws;
 use crate::{Error, Recipe};
 use darwin_checkpoint::{Checkpoint, TensorSource};
 use darwin_core::hash::{sha256_file, sha256_hex};
@@ -21,6 +22,7 @@ pub(crate) struct Source {
 #[derive(Clone, Default)]
 pub struct Sources {
     pub(crate) list: Vec<Source>,
+    pub(crate) draws: Arc<Draws>,
 }
 
 impl Sources {
@@ -70,6 +72,12 @@ impl Sources {
             checkpoint: old.and_then(|source| source.checkpoint.clone()),
             tokenizer: old.and_then(|source| source.tokenizer.clone()),
         });
+    }
+
+    /// Keeps up to so many bytes of random numbers (4 an element of a thinned task vector) for
+    /// later merges of these sources with the same seed. Merges are the same with and without.
+    pub fn keep_draws(&mut self, bytes: usize) {
+        self.draws = Arc::new(Draws::up_to(bytes));
     }
 
     /// The tensor source of a model.

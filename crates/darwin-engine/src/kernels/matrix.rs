@@ -33,23 +33,16 @@ impl Matrix {
         assert_eq!(rows.len(), columns * depth, "a weight has (out, in) values");
         let narrow = rows.iter().all(|v| v.to_bits() & 0xffff == 0);
         let padded = columns.next_multiple_of(PANEL);
+        let steps = if narrow { depth.div_ceil(2) } else { depth };
         let mut data = Buffer::default();
-        if narrow {
-            let pairs = depth.div_ceil(2);
-            data.resize(padded * pairs);
-            for (n, row) in rows.chunks_exact(depth).enumerate() {
-                let panel = &mut data.words_mut()[n / PANEL * pairs * PANEL..];
-                for (k, value) in row.iter().enumerate() {
-                    let word = &mut panel[k / 2 * PANEL + n % PANEL];
-                    *word |= if k % 2 == 0 { value.to_bits() >> 16 } else { value.to_bits() };
-                }
-            }
-        } else {
-            data.resize(padded * depth);
-            for (n, row) in rows.chunks_exact(depth).enumerate() {
-                let panel = &mut data[n / PANEL * depth * PANEL..];
-                for (k, value) in row.iter().enumerate() {
-                    panel[k * PANEL + n % PANEL] = *value;
+        data.resize(padded * steps);
+        if depth > 0 {
+            let panels = data.words_mut().chunks_exact_mut(steps * PANEL);
+            for (panel, rows) in panels.zip(rows.chunks(PANEL * depth)) {
+                for (k, line) in panel.chunks_exact_mut(PANEL).enumerate() {
+                    for (word, row) in line.iter_mut().zip(rows.chunks_exact(depth)) {
+                        *word = if narrow { pair(row, 2 * k) } else { row[k].to_bits() };
+                    }
                 }
             }
         }
@@ -81,6 +74,12 @@ impl Matrix {
         };
         Panels { values, columns: self.columns, depth, row: PANEL, panel: rows * PANEL }
     }
+}
+
+/// Two bfloat16 numbers of a row in a word, 0 for one beyond its end.
+fn pair(row: &[f32], k: usize) -> u32 {
+    let high = row.get(k + 1).map_or(0, |v| v.to_bits());
+    high | row[k].to_bits() >> 16
 }
 
 /// The right-hand side of a product: element (k, n) lies at

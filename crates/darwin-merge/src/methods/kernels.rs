@@ -25,8 +25,6 @@ macro_rules! vectorised {
     };
 }
 
-pub(crate) use vectorised;
-
 vectorised! {
     /// `values *= factor`.
     fn scale(values: &mut [f32], factor: f32) {
