@@ -203,8 +203,17 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// The numbers of a vector's elements, into `scratch.uniforms`.
-    fn draw(&self, i: usize, vector: &TaskVector, rows: &Range<usize>, scratch: &mut Scratch) {
+    /// The numbers of a vector's elements.
+    fn draw<'s>(
+        &'s self,
+        i: usize,
+        vector: &TaskVector,
+        rows: &Range<usize>,
+        scratch: &'s mut Scratch,
+    ) -> &'s [f32] {
+        if let (None, Stream::Drawn(numbers)) = (self.masks, &self.streams[i]) {
+            return &numbers[rows.start * self.cols..rows.end * self.cols];
+        }
         let Scratch { uniforms: out, cursors, .. } = scratch;
         out.resize(rows.len() * self.cols, 0.0);
         cursors.resize_with(self.streams.len(), Cursor::default);
@@ -212,6 +221,7 @@ impl<'a> Work<'a> {
         let handed = self.masks.map(|m| (m, self.line.info.name.as_str(), model));
         let first = (rows.start * self.cols) as u64;
         uniforms(handed, &self.streams[i], &mut cursors[i], first, out);
+        out
     }
 
     /// How many of a tile's first elements may stay at the threshold.
@@ -238,9 +248,9 @@ impl<'a> Work<'a> {
             Thin::All => kernels::delta(out, base, factor),
             Thin::Nothing => out.fill(0.0),
             Thin::Random => {
-                self.draw(i, vector, rows, scratch);
-                let density = vector.density as f32;
-                kernels::random_delta(out, base, &scratch.uniforms, density, factor);
+                let (numbers, density) =
+                    (self.draw(i, vector, rows, scratch), vector.density as f32);
+                kernels::random_delta(out, base, numbers, density, factor);
             }
             Thin::Magnitude => {
                 let ties = self.ties(cut.1, rows, out.len());

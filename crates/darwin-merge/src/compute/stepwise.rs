@@ -119,9 +119,8 @@ impl Work<'_> {
             Thin::All => {}
             Thin::Nothing => delta.fill(0.0),
             Thin::Random => {
-                self.draw(i, vector, rows, scratch);
                 let density = self.work_rounding(vector).number(vector.density as f32);
-                kernels::keep_random(delta, &scratch.uniforms, density);
+                kernels::keep_random(delta, self.draw(i, vector, rows, scratch), density);
             }
             Thin::Magnitude => {
                 kernels::keep_largest(delta, cut.0, self.ties(cut.1, rows, delta.len()));

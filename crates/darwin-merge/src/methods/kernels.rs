@@ -185,6 +185,24 @@ vectorised! {
 }
 
 vectorised! {
+    /// Sum of magnitudes of `x - base`.
+    fn l1_delta(x: &[f32], base: &[f32]) -> f64 {
+        let mut lanes = [0.0_f64; 8];
+        let (chunks, rest) = x.as_chunks::<8>();
+        let (base_chunks, base_rest) = base.as_chunks::<8>();
+        for (x, base) in chunks.iter().zip(base_chunks) {
+            for i in 0..8 {
+                lanes[i] += f64::from((x[i] - base[i]).abs());
+            }
+        }
+        for (i, (x, base)) in rest.iter().zip(base_rest).enumerate() {
+            lanes[i] += f64::from((x - base).abs());
+        }
+        lanes.iter().sum()
+    }
+}
+
+vectorised! {
     /// Sum of magnitudes.
     fn l1(values: &[f32]) -> f64 {
         let mut lanes = [0.0_f64; 8];

@@ -2,7 +2,7 @@
 
 use super::{Cut, Partial, Pass, State};
 use crate::compute::{PER_VECTOR, Scratch, Work};
-use crate::methods::kernels::{delta, dots, l1};
+use crate::methods::kernels::{dots, l1, l1_delta};
 use crate::methods::sparsify::{BUCKETS, Thin, bucket, high, kept, low};
 use crate::plan::{Operation, TaskVector};
 use darwin_checkpoint::Error;
@@ -104,7 +104,7 @@ impl Collect<'_> {
         let mut base = std::mem::take(&mut scratch.base);
         base.resize(n, 0.0);
         self.work.read(0, rows, &mut base)?;
-        scratch.vectors.resize_with(2, Vec::new);
+        scratch.vectors.resize_with(1, Vec::new);
         let mut x = std::mem::take(&mut scratch.vectors[0]);
         x.resize(n, 0.0);
         if let Pass::Dots = pass {
@@ -156,13 +156,9 @@ impl Collect<'_> {
                 sums[i][0] += ties as f64;
             }
             Pass::Norms(cuts) => {
-                let mut whole = std::mem::take(&mut scratch.vectors[1]);
-                whole.clear();
-                whole.extend_from_slice(x);
-                delta(&mut whole, base, 1.0);
+                let whole = l1_delta(x, base);
                 self.work.thinned(i, &self.vectors[i], cuts[i], 1.0, rows, base, x, scratch);
-                add(&mut sums[i], [l1(&whole), l1(x), 0.0]);
-                scratch.vectors[1] = whole;
+                add(&mut sums[i], [whole, l1(x), 0.0]);
             }
         }
     }
