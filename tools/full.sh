@@ -26,6 +26,13 @@ mergekit=$(venv mergekit tools/parity/requirements.txt)
 step "run of examples/first-light.yaml"
 target/release/darwin evolve examples/first-light.yaml || [[ $? == 1 ]]
 
+step "the golden numbers are what transformers and pycma give"
+golden=crates/darwin-testkit/fixtures/golden
+rm -rf target/golden
+"$transformers" tools/oracle/pycma.py target/golden/cma
+"$transformers" tools/oracle/engine.py target/golden/engine
+"$transformers" tools/oracle/same.py "$golden" target/golden
+
 step "the child loads in transformers, every parameter equal to its file"
 "$transformers" tools/oracle/child_loads.py runs/first-light/child examples/parents/father
 

@@ -4,7 +4,7 @@
 //! differ by their recipes alone; the numbers behind the masks are then the same every time.
 
 use darwin_core::keyed::Key;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Numbers of whole task vectors, up to a limit.
@@ -17,7 +17,7 @@ pub(crate) struct Draws {
 #[derive(Default)]
 struct Kept {
     bytes: usize,
-    vectors: HashMap<(u64, String), Arc<[f32]>>,
+    vectors: BTreeMap<(u64, String), Arc<[f32]>>,
 }
 
 impl Draws {
