@@ -23,8 +23,16 @@ step "python environments"
 transformers=$(venv transformers tools/oracle/requirements.txt)
 mergekit=$(venv mergekit tools/parity/requirements.txt)
 
-step "run of examples/first-light.yaml"
-target/release/darwin evolve examples/first-light.yaml || [[ $? == 1 ]]
+step "the README's first command, in a fresh clone"
+rm -rf target/clone
+git clone --quiet . target/clone
+(
+    export CARGO_TARGET_DIR="$PWD/target"
+    cd target/clone
+    cargo build --release --locked
+    time cargo run --release --locked -- evolve examples/first-light.yaml || [[ $? == 1 ]]
+)
+run=target/clone/runs/first-light
 
 step "the golden numbers are what transformers and pycma give"
 golden=crates/darwin-testkit/fixtures/golden
@@ -34,7 +42,7 @@ rm -rf target/golden
 "$transformers" tools/oracle/same.py "$golden" target/golden
 
 step "the child loads in transformers, every parameter equal to its file"
-"$transformers" tools/oracle/child_loads.py runs/first-light/child examples/parents/father
+"$transformers" tools/oracle/child_loads.py "$run/child" examples/parents/father
 
 step "merges against mergekit 0.1.5"
 "$mergekit" tools/parity/compare.py target/release/darwin
