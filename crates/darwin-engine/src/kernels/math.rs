@@ -1,37 +1,8 @@
-//! Norms, activations and reductions over rows.
-//!
-//! Written as plain loops that the compiler vectorises; each function exists twice, once compiled
-//! for AVX2 with FMA, with the same bits as the plain one.
-
-/// Lanes of the partial sums; fixed, so that sums do not depend on the machine.
-const LANES: usize = 8;
-
-/// Compiles a function for AVX2 with FMA too and takes the best at run time.
-macro_rules! vectorised {
-    ($(#[$meta:meta])* pub(crate) fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
-        $(#[$meta])*
-        pub(crate) fn $name($($arg: $ty),*) $(-> $out)? {
-            #[inline(always)]
-            fn plain($($arg: $ty),*) $(-> $out)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn wide($($arg: $ty),*) $(-> $out)? {
-                    plain($($arg),*)
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the features were detected.
-                    return unsafe { wide($($arg),*) };
-                }
-            }
-            plain($($arg),*)
-        }
-    };
-}
+//! Activations and sums, element by element.
 
 /// e^x to about 1 ulp, 0 below the normal range; branch-free, so that loops over it vectorise.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to an integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -60,7 +31,7 @@ fn sigmoid(x: f32) -> f32 {
 
 /// x / (1 + e^-x).
 #[inline(always)]
-fn silu(x: f32) -> f32 {
+pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
@@ -76,146 +47,6 @@ fn softplus(x: f32) -> f32 {
         p = p.mul_add(s2, 1.0 / odd);
     }
     x.max(0.0) + 2.0 * s * p
-}
-
-#[inline(always)]
-fn reduce(lanes: [f32; LANES]) -> f32 {
-    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
-        + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
-}
-
-/// Sum of `a * b`, in 8 chains.
-#[inline(always)]
-fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (a8, a_rest) = a.as_chunks::<LANES>();
-    let (b8, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a8.iter().zip(b8) {
-        for i in 0..LANES {
-            lanes[i] = a[i].mul_add(b[i], lanes[i]);
-        }
-    }
-    for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        lanes[i] = a.mul_add(*b, lanes[i]);
-    }
-    reduce(lanes)
-}
-
-/// One over the rms of up to 8 rows: the roots and quotients of all at once.
-#[inline(always)]
-fn inverse_rms(x: &[f32], width: usize, eps: f32) -> [f32; LANES] {
-    let mut inverses = [1.0_f32; LANES];
-    for (inverse, x) in inverses.iter_mut().zip(x.chunks_exact(width)) {
-        *inverse = dot_lanes(x, x);
-    }
-    for inverse in &mut inverses {
-        *inverse = 1.0 / (*inverse / width as f32 + eps).sqrt();
-    }
-    inverses
-}
-
-/// Sum of the values, in 8 chains.
-#[inline(always)]
-fn sum_lanes(x: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] += chunk[i];
-        }
-    }
-    for (lane, value) in lanes.iter_mut().zip(rest) {
-        *lane += value;
-    }
-    reduce(lanes)
-}
-
-/// The largest value; negative infinity for none.
-#[inline(always)]
-fn max_lanes(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
-        }
-    }
-    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, v| if *v > max { *v } else { max })
-}
-
-/// Where a value stands first; 0 where it does not.
-#[inline(always)]
-fn first_lanes(row: &[f32], value: f32) -> u32 {
-    let mut lanes = [u32::MAX; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for (c, chunk) in chunks.iter().enumerate().rev() {
-        for i in 0..LANES {
-            let at = (c * LANES + i) as u32;
-            lanes[i] = if chunk[i] == value { at } else { lanes[i] };
-        }
-    }
-    let first = lanes.iter().fold(u32::MAX, |first, at| first.min(*at));
-    if first < u32::MAX {
-        return first;
-    }
-    let rest = rest.iter().position(|v| *v == value).map(|i| chunks.len() * LANES + i);
-    rest.unwrap_or(0) as u32
-}
-
-vectorised! {
-    /// The inner product.
-    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-        dot_lanes(a, b)
-    }
-}
-
-vectorised! {
-    /// The L2 norm.
-    pub(crate) fn l2_norm(x: &[f32]) -> f32 {
-        dot_lanes(x, x).sqrt()
-    }
-}
-
-vectorised! {
-    /// Rows of `x` over their rms, times `scale` (the centred weight with 1 already added).
-    pub(crate) fn rms_norm(x: &[f32], scale: &[f32], eps: f32, out: &mut [f32]) {
-        let width = scale.len();
-        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            let inverse = 1.0 / (dot_lanes(x, x) / width as f32 + eps).sqrt();
-            for ((x, w), out) in x.iter().zip(scale).zip(out) {
-                *out = x * inverse * w;
-            }
-        }
-    }
-}
-
-vectorised! {
-    /// The gated norm of linear attention, row by row in place: `weight * x / rms(x) * silu(z)`.
-    pub(crate) fn gated_rms_norm(x: &mut [f32], z: &[f32], weight: &[f32], eps: f32) {
-        let width = weight.len();
-        let some = LANES * width;
-        for (x, z) in x.chunks_mut(some).zip(z.chunks(some)) {
-            let inverses = inverse_rms(x, width, eps);
-            let rows = x.chunks_exact_mut(width).zip(z.chunks_exact(width));
-            for ((x, z), inverse) in rows.zip(inverses) {
-                for ((x, w), z) in x.iter_mut().zip(weight).zip(z) {
-                    *x = w * (*x * inverse) * silu(*z);
-                }
-            }
-        }
-    }
-}
-
-vectorised! {
-    /// Each row of `width` over its L2 norm, times `scale`: `x * rsqrt(sum x^2 + 1e-6) * scale`.
-    pub(crate) fn l2_normalize(x: &mut [f32], width: usize, scale: f32) {
-        for x in x.chunks_exact_mut(width) {
-            let inverse = 1.0 / (dot_lanes(x, x) + 1e-6).sqrt();
-            for x in x {
-                *x = *x * inverse * scale;
-            }
-        }
-    }
 }
 
 vectorised! {
@@ -339,90 +170,6 @@ vectorised! {
     }
 }
 
-vectorised! {
-    /// Softmax of `scale * row[..len]` in place; what follows becomes 0.
-    pub(crate) fn softmax(row: &mut [f32], len: usize, scale: f32) {
-        let (row, rest) = row.split_at_mut(len);
-        rest.fill(0.0);
-        let max = max_lanes(row) * scale;
-        for value in row.iter_mut() {
-            *value = exp(value.mul_add(scale, -max));
-        }
-        let inverse = 1.0 / sum_lanes(row);
-        for value in row {
-            *value *= inverse;
-        }
-    }
-}
-
-vectorised! {
-    /// Logarithm of the sum of exponentials of a row.
-    pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
-        let max = max_lanes(row);
-        let mut total = 0.0_f64;
-        let mut exponentials = [0.0_f32; 256];
-        for block in row.chunks(256) {
-            for (to, value) in exponentials.iter_mut().zip(block) {
-                *to = exp(value - max);
-            }
-            total += f64::from(sum_lanes(&exponentials[..block.len()]));
-        }
-        f64::from(max) + total.ln()
-    }
-}
-
-vectorised! {
-    /// Index of the largest value, the first of equals.
-    pub(crate) fn argmax(row: &[f32]) -> usize {
-        let max = max_lanes(row);
-        row.iter().position(|v| *v == max).unwrap_or(0)
-    }
-}
-
-vectorised! {
-    /// The `k` largest values of each row of `width`, falling, and where they are, the first of
-    /// equals first. The rows are used up.
-    pub(crate) fn largest(
-        rows: &mut [f32],
-        width: usize,
-        values: &mut [f32],
-        at: &mut [u32],
-        k: usize,
-    ) {
-        let chosen = values.chunks_exact_mut(k).zip(at.chunks_exact_mut(k));
-        for (row, (values, at)) in rows.chunks_exact_mut(width).zip(chosen) {
-            for (value, at) in values.iter_mut().zip(at) {
-                *value = max_lanes(row);
-                *at = first_lanes(row, *value);
-                if let Some(taken) = row.get_mut(*at as usize) {
-                    *taken = f32::NEG_INFINITY;
-                }
-            }
-        }
-    }
-}
-
-vectorised! {
-    /// Softmax in place of each row of `width` falling values.
-    pub(crate) fn softmax_of_falling(rows: &mut [f32], width: usize) {
-        for row in rows.chunks_exact_mut(width) {
-            let max = row[0];
-            for value in row {
-                *value -= max;
-            }
-        }
-        for value in rows.iter_mut() {
-            *value = exp(*value);
-        }
-        for row in rows.chunks_exact_mut(width) {
-            let inverse = 1.0 / row.iter().sum::<f32>();
-            for value in row {
-                *value *= inverse;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -445,31 +192,5 @@ mod tests {
             let want = f64::from(x).exp().ln_1p();
             assert!((f64::from(softplus(x)) / want - 1.0).abs() < 4e-7, "{x}");
         }
-    }
-
-    #[test]
-    fn softmax_ignores_what_follows_its_length() {
-        let mut row = [1.0, 2.0, 3.0, 100.0, f32::INFINITY];
-        softmax(&mut row, 3, 0.5);
-        assert!((row[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        assert!((row[2] / row[1] - 0.5_f32.exp()).abs() < 1e-5);
-        assert_eq!(row[3..], [0.0, 0.0]);
-    }
-
-    #[test]
-    fn log_sum_exp_of_equal_values_is_the_log_of_their_number() {
-        assert!((log_sum_exp(&[3.0; 2048]) - (3.0 + 2048_f64.ln())).abs() < 1e-6);
-    }
-
-    #[test]
-    fn norms_are_unit() {
-        let x: Vec<f32> = (1..=20).map(|i| i as f32).collect();
-        let mut out = vec![0.0; 20];
-        rms_norm(&x, &[1.0; 20], 0.0, &mut out);
-        assert!((dot(&out, &out) / 20.0 - 1.0).abs() < 1e-6);
-        let mut y = x.clone();
-        l2_normalize(&mut y, 20, 2.0);
-        assert!((l2_norm(&y) - 2.0).abs() < 1e-6);
-        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
     }
 }
