@@ -27,7 +27,7 @@ step "the README's first command, in a fresh clone"
 rm -rf target/clone
 git clone --quiet . target/clone
 (
-    export CARGO_TARGET_DIR="$PWD/target"
+    export CARGO_TARGET_DIR="$PWD/target/fresh" # shared with the checkout it would leave that stale
     cd target/clone
     cargo build --release --locked
     time cargo run --release --locked -- evolve examples/first-light.yaml || [[ $? == 1 ]]

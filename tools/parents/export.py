@@ -163,7 +163,9 @@ def side_files(who, tokenizer_json, out):
               "size": {"shortest_edge": 256, "longest_edge": 4096},
               "image_mean": [.5, .5, .5], "image_std": [.5, .5, .5]}, os.path.join(out, "preprocessor_config.json"))
     with open(os.path.join(out, "README.md"), "w") as f:
-        f.write(f"# {who.capitalize()} (example parent)\n\n{ABOUT[who]}\n\nAbout 5 M parameters, trained from scratch on CPU by "
+        f.write("---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+                "tags:\n  - darwin\n  - moe\n  - qwen3_5_moe\n---\n\n"
+                f"# {who.capitalize()} (example parent)\n\n{ABOUT[who]}\n\nAbout 5 M parameters, trained from scratch on CPU by "
                 "`tools/parents/`; scores, licences of the sources and limits: see `../README.md`.\n")
 
 

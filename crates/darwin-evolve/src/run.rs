@@ -145,8 +145,6 @@ fn stages<'a>(
     let budget = Budget {
         proxy: proxy_cost * config.proxy.steps as u64,
         real: real_cost * config.real.steps as u64,
-        proxy_steps: config.proxy.steps,
-        real_steps: config.real.steps,
         top: config.selection.top,
     };
     Ok((Stages { proxy, real, selection }, budget))

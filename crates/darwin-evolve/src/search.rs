@@ -46,10 +46,6 @@ pub struct Budget {
     pub proxy: u64,
     /// For the real phase.
     pub real: u64,
-    /// Steps that the proxy budget is worth (for the progress bar).
-    pub proxy_steps: usize,
-    /// Steps that the real budget is worth.
-    pub real_steps: usize,
     /// How many of an arm's best meet on `selection`.
     pub top: usize,
 }
@@ -83,6 +79,8 @@ pub struct Search<'s, 'a> {
 struct Spent {
     steps: usize,
     tokens: u64,
+    /// The phase's tokens; `None` where the steps are given.
+    limit: Option<u64>,
     tried: Vec<Tried>,
 }
 
@@ -99,8 +97,7 @@ impl Search<'_, '_> {
     ) -> Result<Champion, Error> {
         let mut cma = self.new_cma(genome, bench.config.seeds.run)?;
         let limit = self.budget.proxy.saturating_sub(self.diagnostic_tokens);
-        let mut proxy = Spent::default();
-        self.begin("proxy", self.budget.proxy_steps);
+        let mut proxy = self.begin("proxy", limit);
         let mut injected = genome.injected();
         while self.generation(
             bench,
@@ -113,8 +110,7 @@ impl Search<'_, '_> {
             injected.clear();
         }
         self.progress.finish();
-        let mut real = Spent::default();
-        self.begin("real", self.budget.real_steps);
+        let mut real = self.begin("real", self.budget.real);
         let mut warm = self.warm_cma(&cma, bench.config.seeds.run)?;
         let mut injected = vec![cma.mean()];
         injected.extend(best(&proxy.tried, warm.parameters().popsize / 2).map(|t| t.genes.clone()));
@@ -147,8 +143,7 @@ impl Search<'_, '_> {
     /// Whatever evaluation or journal bring.
     pub fn line(&self, bench: &mut Bench<'_>) -> Result<Champion, Error> {
         let num_layers = bench.parents.father_model.config().num_hidden_layers;
-        let mut proxy = Spent::default();
-        self.begin("proxy", self.budget.proxy_steps);
+        let mut proxy = self.begin("proxy", self.budget.proxy);
         let mut grid: Vec<f64> = (0..=10).map(|i| f64::from(i) / 10.0).collect();
         grid.reverse();
         while proxy.tokens < self.budget.proxy {
@@ -157,8 +152,7 @@ impl Search<'_, '_> {
             self.step(bench, &self.stages.proxy, &mut proxy, 0, vec![t], tried)?;
         }
         self.progress.finish();
-        let mut real = Spent::default();
-        self.begin("real", self.budget.real_steps);
+        let mut real = self.begin("real", self.budget.real);
         for tried in best(&proxy.tried, proxy.tried.len()) {
             if real.tokens >= self.budget.real {
                 break;
@@ -177,8 +171,10 @@ impl Search<'_, '_> {
         self.select(bench, finalists, [&proxy, &real])
     }
 
-    fn begin(&self, phase: &str, steps: usize) {
-        self.progress.start(&format!("{phase} {}", self.arm.name()), steps as u64, "steps");
+    /// Starts a phase of so many tokens.
+    fn begin(&self, phase: &str, tokens: u64) -> Spent {
+        self.progress.start(&format!("{phase} {}", self.arm.name()), tokens, "tokens");
+        Spent { limit: Some(tokens), ..Spent::default() }
     }
 
     fn options(&self, genome_bounds: Vec<(f64, f64)>, seed: u64, phase: &str) -> Options {
@@ -254,11 +250,14 @@ impl Search<'_, '_> {
         let line = stage.evaluate(bench, &named, &recipe)?;
         spent.steps += 1;
         // A failed candidate costs a step and at least one token, so that a search always ends.
+        let before = spent.tokens;
         spent.tokens += line.tokens.max(1);
         spent.tried.push(Tried { recipe, genes, fitness: line.fitness });
-        self.progress.advance(1);
+        // the last candidate of a phase may go beyond its tokens
+        let shown = |limit: u64| spent.tokens.min(limit) - before.min(limit);
+        self.progress.advance(spent.limit.map_or(1, shown));
         if let Some(top) = best(&spent.tried, 1).next() {
-            self.progress.note(&format!("best {:.4}", top.fitness));
+            self.progress.note(&format!("{} candidates, best {:.4}", spent.steps, top.fitness));
         }
         Ok(line)
     }
@@ -277,7 +276,8 @@ impl Search<'_, '_> {
             seen.push(hash);
             new
         });
-        self.begin("selection", finalists.len());
+        let phase = format!("selection {}", self.arm.name());
+        self.progress.start(&phase, finalists.len() as u64, "candidates");
         let mut chosen = Spent::default();
         for tried in finalists {
             self.step(bench, &self.stages.selection, &mut chosen, 0, tried.genes, tried.recipe)?;
