@@ -1,6 +1,7 @@
 //! A checkpoint folder, opened from its headers alone.
 
 use crate::layout::{Layout, Place, assemble};
+use crate::resume::SUMS;
 use crate::shards::{INDEX, no_config, open_shards, shard_files};
 use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource};
 use darwin_core::hash::sha256_hex;
@@ -17,8 +18,8 @@ const KNOWN_FAMILIES: [&str; 2] = ["qwen3_5_moe", "qwen3_5_moe_text"];
 
 /// Files of a checkpoint folder that are not carried over to a child: they are written anew, or
 /// speak of the parent alone.
-const NOT_CARRIED: [&str; 5] =
-    ["README.md", "config.json", "manifest.json", "mergekit_config.yml", INDEX];
+const NOT_CARRIED: [&str; 6] =
+    ["README.md", SUMS, "config.json", "manifest.json", "mergekit_config.yml", INDEX];
 
 /// A checkpoint: config, shards, logical tensors, side files.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ mod license;
 mod manifest;
 mod memory;
 mod names;
+mod resume;
 mod shards;
 mod source;
 mod tapped;

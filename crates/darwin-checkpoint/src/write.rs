@@ -4,8 +4,10 @@
 //! written in any order by the threads of the pool that is installed, and the bytes do not depend
 //! on how many there are.
 
+use crate::resume::{Finished, SUMS};
 use crate::{Dtype, Error, Layout, Stored, TensorPlan, TensorSource};
 use darwin_core::fs::{AtomicDir, write_atomic};
+use darwin_core::hash::{sha256_file, sha256_hex};
 use darwin_core::{Cancel, Progress};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -25,6 +27,9 @@ pub struct WriteOptions<'a> {
     pub side_files: Vec<PathBuf>,
     /// Files written beside the weights: (name, bytes), `config.json` among them.
     pub documents: Vec<(String, Vec<u8>)>,
+    /// What the tensors are computed from, all of it: a write that was interrupted goes on after
+    /// its last whole shard when this and the layout are the same. `None`: it starts anew.
+    pub identity: Option<String>,
     /// Told the bytes written.
     pub progress: &'a dyn Progress,
     /// Asked between tiles.
@@ -40,6 +45,8 @@ pub struct Written {
     pub bytes: u64,
     /// Shards.
     pub shards: usize,
+    /// Shards among them that an interrupted write had finished.
+    pub kept: usize,
 }
 
 struct Slot<'a> {
@@ -55,44 +62,105 @@ struct Shard<'a> {
     slots: Vec<Slot<'a>>,
 }
 
-/// Writes `source` in `layout` into a new folder, which bears its name only when it is whole.
+/// Writes `source` in `layout` into a new folder, which bears its name only when it is whole, with
+/// the weight files' SHA-256 in `SHA256SUMS`.
 ///
 /// # Errors
 /// [`Error::Io`] (a full disk among them), [`Error::NotFinite`] and whatever the source brings;
-/// nothing is left under the final name then.
+/// nothing is left under the final name then. After [`Error::Cancelled`] whole shards stay aside
+/// for the next write of the same.
 pub fn write_checkpoint(
     source: &dyn TensorSource,
     layout: &Layout,
     out: &Path,
     options: &WriteOptions<'_>,
 ) -> Result<Written, Error> {
-    let dir = AtomicDir::create(out).map_err(|e| Error::io("create", out, e))?;
     let shards = lay_out(source, layout, options.max_shard_bytes);
+    let io = |e| Error::io("create", out, e);
+    let dir = match &options.identity {
+        Some(_) => AtomicDir::open(out).map_err(io)?,
+        None => AtomicDir::create(out).map_err(io)?,
+    };
+    let mut finished = Finished::open(dir.path(), identity(options, &shards))?;
+    let kept = shards.iter().filter(|s| finished.has(&s.name, s.bytes())).count();
+    match write_shards(source, &shards, dir.path(), &mut finished, options) {
+        Err(Error::Cancelled) if options.identity.is_some() && finished.any() => {
+            dir.keep();
+            return Err(Error::Cancelled);
+        }
+        result => result?,
+    }
     for path in &options.side_files {
         let target = dir.path().join(path.file_name().unwrap_or_default());
         std::fs::copy(path, &target).map_err(|e| Error::io("write", &target, e))?;
     }
-    let index = index_json(&shards);
-    let written = Written {
-        tensors: layout.stored.len(),
-        bytes: shards.iter().flat_map(|s| &s.slots).map(|s| s.bytes).sum(),
-        shards: shards.len(),
-    };
-    options.progress.start("write", written.bytes, "B");
-    let plans: Vec<OnceLock<TensorPlan>> =
-        source.manifest().tensors().iter().map(|_| OnceLock::new()).collect();
-    for shard in &shards {
-        write_shard(source, shard, dir.path(), &plans, options)?;
-    }
-    options.progress.finish();
     if shards.len() > 1 {
-        write_document(dir.path(), "model.safetensors.index.json", &pretty(&index))?;
+        let index = pretty(&index_json(&shards));
+        write_document(dir.path(), "model.safetensors.index.json", &index)?;
     }
     for (name, bytes) in &options.documents {
         write_document(dir.path(), name, bytes)?;
     }
+    write_document(dir.path(), SUMS, finished.end()?.as_bytes())?;
     dir.commit().map_err(|e| Error::io("write", out, e))?;
-    Ok(written)
+    let bytes = shards.iter().flat_map(|s| &s.slots).map(|s| s.bytes).sum();
+    Ok(Written { tensors: layout.stored.len(), bytes, shards: shards.len(), kept })
+}
+
+/// What is written, down to the places of all tensors.
+fn identity(options: &WriteOptions<'_>, shards: &[Shard<'_>]) -> String {
+    let mut text = options.identity.clone().unwrap_or_default().into_bytes();
+    for shard in shards {
+        text.extend_from_slice(shard.name.as_bytes());
+        text.extend_from_slice(&shard.header);
+    }
+    sha256_hex(&text)
+}
+
+/// Writes the shards that are not there yet. Each is hashed while the next one is written.
+fn write_shards(
+    source: &dyn TensorSource,
+    shards: &[Shard<'_>],
+    folder: &Path,
+    finished: &mut Finished,
+    options: &WriteOptions<'_>,
+) -> Result<(), Error> {
+    let total = shards.iter().flat_map(|s| &s.slots).map(|s| s.bytes).sum();
+    options.progress.start("write", total, "B");
+    let plans: Vec<OnceLock<TensorPlan>> =
+        source.manifest().tensors().iter().map(|_| OnceLock::new()).collect();
+    let hash = |shard: &Shard<'_>| {
+        let path = folder.join(&shard.name);
+        sha256_file(&path).map_err(|e| Error::io("read", &path, e))
+    };
+    std::thread::scope(|scope| {
+        let mut last = None;
+        let mut written = Ok(());
+        for shard in shards {
+            if finished.has(&shard.name, shard.bytes()) {
+                options.progress.advance(shard.slots.iter().map(|s| s.bytes).sum());
+                continue;
+            }
+            written = write_shard(source, shard, folder, &plans, options);
+            record(finished, &mut last)?;
+            if written.is_err() {
+                break;
+            }
+            last = Some((shard, scope.spawn(move || hash(shard))));
+        }
+        record(finished, &mut last)?;
+        options.progress.finish();
+        written
+    })
+}
+
+type Hashing<'s, 'a> = (&'s Shard<'a>, std::thread::ScopedJoinHandle<'s, Result<String, Error>>);
+
+/// Waits for the hash of the shard before, and records that it is whole.
+fn record(finished: &mut Finished, last: &mut Option<Hashing<'_, '_>>) -> Result<(), Error> {
+    let Some((shard, hashing)) = last.take() else { return Ok(()) };
+    let hash = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    finished.add(&shard.name, hash)
 }
 
 fn write_document(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
@@ -172,6 +240,13 @@ fn index_json(shards: &[Shard<'_>]) -> Value {
     json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
 }
 
+impl Shard<'_> {
+    /// Bytes of the file.
+    fn bytes(&self) -> u64 {
+        self.header.len() as u64 + self.slots.iter().map(|s| s.bytes).sum::<u64>()
+    }
+}
+
 /// One tile of a shard: a slot and rows of its logical tensor.
 type Tile<'a> = (&'a Slot<'a>, Range<usize>);
 
@@ -185,8 +260,7 @@ fn write_shard(
     let path = folder.join(&shard.name);
     let file = File::create(&path).map_err(|e| Error::io("create", &path, e))?;
     let io = |e| Error::io("write", &path, e);
-    let data: u64 = shard.slots.iter().map(|s| s.bytes).sum();
-    file.set_len(shard.header.len() as u64 + data).map_err(io)?;
+    file.set_len(shard.bytes()).map_err(io)?;
     file.write_all_at(&shard.header, 0).map_err(io)?;
     let tiles = tiles(source, shard, options.memory);
     tiles.par_iter().try_for_each(|(slot, rows)| {

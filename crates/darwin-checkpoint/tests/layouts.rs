@@ -57,6 +57,7 @@ fn options<'a>(memory: u64, cancel: &'a Cancel) -> WriteOptions<'a> {
         max_shard_bytes: 100,
         memory,
         side_files: Vec::new(),
+        identity: None,
         documents: vec![("config.json".to_owned(), b"{}".to_vec())],
         progress: &NoProgress,
         cancel,

@@ -56,21 +56,32 @@ impl AtomicDir {
     /// # Errors
     /// `AlreadyExists` if the target exists and is not an empty folder; any other I/O error.
     pub fn create(target: &Path) -> io::Result<Self> {
-        if target.exists() {
-            let empty = target.is_dir() && fs::read_dir(target)?.next().is_none();
-            if !empty {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    format!("{} exists and is not an empty folder", target.display()),
-                ));
-            }
-        }
         let aside = partial_path(target);
-        if aside.exists() {
+        if aside.exists() && !is_taken(target)? {
             fs::remove_dir_all(&aside)?;
         }
+        Self::open(target)
+    }
+
+    /// Opens the folder aside with what an interrupted process left in it.
+    ///
+    /// # Errors
+    /// As [`AtomicDir::create`].
+    pub fn open(target: &Path) -> io::Result<Self> {
+        if is_taken(target)? {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} exists and is not an empty folder", target.display()),
+            ));
+        }
+        let aside = partial_path(target);
         fs::create_dir_all(&aside)?;
         Ok(Self { target: target.to_owned(), aside, committed: false })
+    }
+
+    /// Leaves what is written so far for [`AtomicDir::open`].
+    pub fn keep(mut self) {
+        self.committed = true;
     }
 
     /// The folder to write into.
@@ -108,6 +119,11 @@ impl Drop for AtomicDir {
     }
 }
 
+/// Whether something other than an empty folder bears the name.
+fn is_taken(target: &Path) -> io::Result<bool> {
+    Ok(target.exists() && !(target.is_dir() && fs::read_dir(target)?.next().is_none()))
+}
+
 /// Makes a rename durable; best effort, for some file systems refuse to sync folders.
 fn sync_parent(path: &Path) {
     if let Some(parent) = path.parent()
@@ -133,6 +149,9 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path())?.count(), 0);
         let out = AtomicDir::create(&target)?;
         write_atomic(&out.path().join("config.json"), b"{}")?;
+        out.keep();
+        let out = AtomicDir::open(&target)?;
+        assert_eq!(fs::read(out.path().join("config.json"))?, b"{}");
         out.commit()?;
         assert_eq!(fs::read(target.join("config.json"))?, b"{}");
         assert!(AtomicDir::create(&target).is_err());

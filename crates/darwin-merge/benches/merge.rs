@@ -110,6 +110,7 @@ fn generate(seed: u64, out: &Path) -> Checkpoint {
         max_shard_bytes: 200 << 20,
         memory: 256 << 20,
         side_files: Vec::new(),
+        identity: None,
         documents: vec![("config.json".to_owned(), source.config.to_string().into_bytes())],
         progress: &NoProgress,
         cancel: &Cancel::default(),

@@ -2,7 +2,9 @@
 
 use crate::{Error, Merge};
 use darwin_checkpoint::{TensorSource, WriteOptions, Written, write_checkpoint};
+use darwin_core::hash::sha256_hex;
 use darwin_core::{Cancel, Progress};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// How a merge is written.
@@ -20,7 +22,8 @@ pub struct MergeOptions<'a> {
 }
 
 /// Writes a merge as a Hugging Face checkpoint in the structural parent's layout, with its side
-/// files, `config.json`, `manifest.json` and `mergekit_config.yml`.
+/// files, `config.json`, `manifest.json` and `mergekit_config.yml`. One that was interrupted, by
+/// Ctrl-C or the process's end, goes on after its last whole shard.
 ///
 /// # Errors
 /// Whatever reading the inputs and writing the output can bring; nothing is left under the final
@@ -43,10 +46,22 @@ pub fn merge_to(merge: &Merge, out: &Path, options: &MergeOptions<'_>) -> Result
         memory: options.memory,
         side_files: parent.side_files()?,
         documents,
+        identity: (!merge.has_masks()).then(|| identity(merge)),
         progress: options.progress,
         cancel: options.cancel,
     };
     Ok(write_checkpoint(merge, layout, out, &write)?)
+}
+
+/// What the output is computed from: the plan, and the parents' files as they are now.
+fn identity(merge: &Merge) -> String {
+    let mut text = json(&merge.plan().manifest());
+    for path in merge.checkpoints().flat_map(|c| c.shard_paths()) {
+        let about = std::fs::metadata(path);
+        let times = about.map(|a| (a.len(), a.mtime(), a.mtime_nsec(), a.ctime(), a.ctime_nsec()));
+        text.extend_from_slice(format!("{} {times:?}\n", path.display()).as_bytes());
+    }
+    sha256_hex(&text)
 }
 
 /// The parent's own bytes where nothing in it changes.

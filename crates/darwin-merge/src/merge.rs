@@ -89,6 +89,16 @@ impl Merge {
         self.structure.as_deref()
     }
 
+    /// Whether masks were handed over.
+    pub(crate) fn has_masks(&self) -> bool {
+        self.masks.is_some()
+    }
+
+    /// The checkpoints that it reads.
+    pub(crate) fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
+        self.sources.iter().filter_map(|source| source.checkpoint.as_deref())
+    }
+
     fn line(&self, id: TensorId) -> &Line {
         &self.plan.lines[id.index()]
     }

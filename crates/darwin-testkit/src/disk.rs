@@ -34,6 +34,7 @@ pub fn write_model(
         max_shard_bytes,
         memory: 1 << 26,
         side_files: Vec::new(),
+        identity: None,
         documents: vec![("config.json".to_owned(), config)],
         progress: &NoProgress,
         cancel: &cancel,

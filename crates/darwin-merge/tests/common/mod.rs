@@ -129,6 +129,7 @@ pub(crate) fn write(source: &dyn TensorSource, layout: &Layout, out: &Path) {
         max_shard_bytes: 1 << 40,
         memory: 1 << 26,
         side_files: Vec::new(),
+        identity: None,
         documents: vec![("config.json".to_owned(), config)],
         progress: &NoProgress,
         cancel: &Cancel::default(),

@@ -39,6 +39,9 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
         written.shards,
         if written.shards == 1 { "" } else { "s" },
     ));
+    if written.kept > 0 {
+        ui.say(format!("{} shards were there from an interrupted merge", written.kept));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
