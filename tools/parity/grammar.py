@@ -150,7 +150,7 @@ def of_mergekit(text):
     out = _model_out_config(config, arch)
     mergekit.plan.resolve_parameters = record
     try:
-        mergekit.plan.MergePlanner(config, arch, options=options, out_model_config=out).plan_in_memory()
+        mergekit.plan.MergePlanner(config, arch, options=options, out_model_config=out).plan_to_disk("unused")
     finally:
         mergekit.plan.resolve_parameters = resolve
     return seen
@@ -211,7 +211,7 @@ def main():
     os.chdir(FOLDER)
     rng = random.Random(1)
     rows = collections.defaultdict(collections.Counter)
-    reasons, failures = collections.Counter(), []
+    reasons, both, failures = collections.Counter(), collections.Counter(), []
     with tempfile.TemporaryDirectory() as tmp:
         folder = keep or Path(tmp)
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,11 +225,12 @@ def main():
             try:
                 with contextlib.redirect_stderr(io.StringIO()):
                     theirs, why = of_mergekit(text), ""
-            except Exception as error:  # noqa: BLE001
+            except (RuntimeError, ValueError) as error:
                 theirs, why = None, str(error)
             ours, said = of_darwin(binary, file)
             if theirs is None and ours is None:
                 row["both refuse"] += 1
+                both[reason(said)] += 1
             elif theirs is None:
                 row["mergekit refuses"] += 1
                 failures.append(f"{i:03} mergekit refuses, we accept: {why.splitlines()[0][:120]}")
@@ -249,6 +250,8 @@ def main():
         print(f"{method:16} {form:15}" + "".join(f"{row[c]:17}" for c in columns))
     total = sum(rows.values(), collections.Counter())
     print(f"{'all':16} {'':15}" + "".join(f"{total[c]:17}" for c in columns))
+    for text, n in both.most_common():
+        print(f"both refuse {n}: {text}")
     for text, n in reasons.most_common():
         print(f"darwin alone refuses {n}: {text}")
     for failure in failures:

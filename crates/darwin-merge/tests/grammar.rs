@@ -124,6 +124,9 @@ fn spellings_of_one_meaning() {
         ("010", "8"),
         ("0x10", "16"),
         ("1:30", "90"),
+        ("0b11", "3"),
+        ("08", "8"),
+        ("'010'", "10"),
     ] {
         assert_eq!(with(one, ""), with(other, ""), "{one}");
     }
@@ -143,7 +146,7 @@ fn spellings_of_one_meaning() {
 }
 
 /// A recipe whose last lines are wrong, the place, and words of the sentence and hint.
-const REFUSED: [(&str, &str, &[&str]); 34] = [
+const REFUSED: &[(&str, &str, &[&str])] = &[
     (
         "model: a@main",
         "3:17",
@@ -221,6 +224,23 @@ const REFUSED: [(&str, &str, &[&str]); 34] = [
     ("model: a}\nchat_template: chatm1\n#", "4:16", &["`chatm1`", "did you mean `chatml`?"]),
     ("model: a}\nchat_template: llama3\n#", "4:16", &["licence", "`auto`"]),
     ("model: a}\nchat_template: exaone\n#", "4:16", &["licence", "Jinja itself"]),
+    ("model: {model: {revision: r}}", "3:25", &["names no `path`"]),
+    ("model: {path: ''}", "3:24", &["names no folder"]),
+    ("model: [a]", "3:17", &["`model` is a list, allowed is text"]),
+    (
+        "model: a}\ntokenizer_source: base\ntokenizer: {source: base}\n#",
+        "5:12",
+        &["both `tokenizer_source` and `tokenizer`", "keep one"],
+    ),
+    ("model: a}\ntokenizer: {source: union}\n#", "4:21", &["`source` is `union`"]),
+    ("model: a}\ntokenizer: a\n#", "4:12", &["`tokenizer` is `a`, allowed is a mapping"]),
+    (
+        "model: a}\nchat_template: '{{ x }}'\n#",
+        "4:16",
+        &["not a known name and no Jinja", "20 characters"],
+    ),
+    ("model: a}\nchat_template: a text without any Jinja in it\n#", "4:16", &["no Jinja"]),
+    ("model: a}\nout_dtype: [float32]\n#", "4:12", &["`out_dtype` is a list"]),
     ("model: a}\n      - {model: a", "4:9", &["`a` comes twice", "once"]),
 ];
 
@@ -231,7 +251,7 @@ fn refusal(text: &str) -> String {
 
 #[test]
 fn refusals_name_place_value_and_remedy() {
-    for (wrong, place, words) in REFUSED {
+    for (wrong, place, words) in REFUSED.iter().copied() {
         let mut text = format!("merge_method: linear\nmodels:\n      - {{{wrong}}}\n");
         if !wrong.contains("parameters") {
             text.push_str("parameters: {weight: 1}\n");
@@ -299,6 +319,8 @@ fn refusals_of_whole_files() {
             assert!(found.contains(word), "`{word}` is not in:\n{found}");
         }
     }
+    let residual = "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: [0, 1]}]\n  residual_weight: some\n";
+    assert!(refusal(residual).contains("4:20: `residual_weight` is `some`, allowed is a number"));
     let slices = "merge_method: linear\nparameters: {weight: 1}\nslices:\n- sources:\n  - {model: a, layer_range: [0, 2]}\n  - {model: a, layer_range: [1, 2]}\n- sources: []\n- sources: [{model: a, layer_range: [2, 1]}]\n";
     let found = refusal(slices);
     assert!(found.contains("8:37: `layer_range` is [2, 1]"), "{found}");

@@ -155,6 +155,17 @@ fn other_ids_are_refused() {
     );
     let found = refused("{}", "tokenizer_source: base");
     assert!(found.contains("no vocabulary in it"), "{found}");
+    for (odd, why) in [
+        ("{\"model\": {\"vocab\": {\"x\": \"y\"}}}", "a token without an id"),
+        ("{\"model\": {\"vocab\": [[1, 2]]}}", "a token without text"),
+    ] {
+        let found = refused(odd, "tokenizer_source: base");
+        assert!(found.contains(why), "{found}");
+    }
+    // A vocabulary may be a list, too.
+    let listed = r#"{"model": {"vocab": [["x", 0.0], ["y", -1.0], ["e", -2.0]]}}"#;
+    let found = refused(listed, "tokenizer_source: base");
+    assert!(found.contains("id 2 is `<e>` in `father` and `e` in `mother`"), "{found}");
     let found = refused("no", "tokenizer_source: base");
     assert!(found.contains("mother/tokenizer.json: not JSON"), "{found}");
 }

@@ -99,6 +99,15 @@ fn the_plan_is_printed_as_text_or_json() {
 }
 
 #[test]
+fn a_filter_that_matches_nothing_is_named() {
+    let folder = siblings();
+    let text = RECIPE.replace("weight: 0.5", "weight: [{ filter: mpl, value: 1 }, { value: 0.5 }]");
+    std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
+    let (code, _, stderr) = darwin(folder.path(), &["-q", "merge", "merge.yaml", "child"]);
+    assert_eq!((code, stderr.as_str()), (0, "warning: the filter `mpl` matches no tensor\n"));
+}
+
+#[test]
 fn validate_says_what_a_recipe_is() {
     let folder = siblings();
     let text = "merge_method: dare_ties
