@@ -35,7 +35,9 @@ impl Merge {
     /// # Errors
     /// [`Error::Plan`] with everything that does not fit.
     pub fn new(recipe: &Recipe, sources: &Sources) -> Result<Self, Error> {
-        let plan = plan(recipe, sources)?;
+        let side = Side::new(recipe, sources);
+        let mut plan = plan(recipe, sources)?;
+        plan.notes.extend(side.note()?);
         let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
         let manifest = Manifest::new(infos).map_err(|name| {
             Error::plan(format!("two output tensors are both `{name}`"), "name each layer once")
@@ -61,7 +63,7 @@ impl Merge {
             plan,
             sources: sources.list.clone(),
             structure: sources.checkpoint(recipe.structure()).cloned(),
-            side: Side::new(recipe, sources),
+            side,
             masks: None,
             chance,
         })

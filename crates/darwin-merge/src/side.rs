@@ -58,6 +58,12 @@ impl Side {
         }
     }
 
+    /// What has no effect.
+    pub(crate) fn note(&self) -> Result<Option<String>, Error> {
+        let nothing = self.template == Some(ChatTemplate::Auto) && self.template()?.is_none();
+        Ok(nothing.then(|| "no model has a chat template for `chat_template: auto`".to_owned()))
+    }
+
     /// The side files of a child of this structural parent.
     pub(crate) fn files(&self, parent: &Checkpoint) -> Result<SideFiles, Error> {
         let mut files = parent.side_files()?;

@@ -82,7 +82,11 @@ fn merged(
         progress: &NoProgress,
         cancel: &Cancel::default(),
     };
+    let unknown =
+        merge.plan().notes().iter().any(|note| note.contains("no model has a chat template"));
     merge_to(&merge, &dir.path().join("out"), &options)?;
+    let written = dir.path().join("out/chat_template.jinja").exists();
+    assert_eq!(unknown, rest.contains("chat_template: auto") && !written);
     Ok(dir)
 }
 
