@@ -22,8 +22,9 @@ pub struct MergeOptions<'a> {
 }
 
 /// Writes a merge as a Hugging Face checkpoint in the structural parent's layout, with its side
-/// files, `config.json`, `manifest.json` and `mergekit_config.yml`. One that was interrupted, by
-/// Ctrl-C or the process's end, goes on after its last whole shard.
+/// files (tokenizer and chat template as the recipe asks), `config.json`, `manifest.json` and
+/// `mergekit_config.yml`. One that was interrupted, by Ctrl-C or the process's end, goes on after
+/// its last whole shard.
 ///
 /// # Errors
 /// Whatever reading the inputs and writing the output can bring; nothing is left under the final
@@ -40,11 +41,13 @@ pub fn merge_to(merge: &Merge, out: &Path, options: &MergeOptions<'_>) -> Result
         ("manifest.json".to_owned(), json(&merge.plan().manifest())),
         ("mergekit_config.yml".to_owned(), merge.recipe_text().as_bytes().to_vec()),
     ];
+    let side = merge.side().files(parent)?;
+    documents.extend(side.documents);
     documents.extend(options.documents.iter().cloned());
     let write = WriteOptions {
         max_shard_bytes: options.max_shard_bytes,
         memory: options.memory,
-        side_files: parent.side_files()?,
+        side_files: side.files,
         documents,
         identity: (!merge.has_masks()).then(|| identity(merge)),
         progress: options.progress,

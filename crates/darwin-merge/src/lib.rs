@@ -15,8 +15,10 @@ mod methods;
 mod numerics;
 mod plan;
 mod recipe;
+mod side;
 mod sources;
 mod statistics;
+mod tokenizers;
 mod twister;
 
 pub use error::{Error, RecipeProblem};
@@ -27,8 +29,8 @@ pub use methods::{METHODS, Method, Parameter};
 pub use numerics::Numerics;
 pub use plan::Plan;
 pub use recipe::{
-    Blocks, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition, LayerShares,
-    LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder, RouterMode, RouterRule,
-    Setting, Shares, Slice, SliceSource, Value,
+    Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition,
+    LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder,
+    RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenizerSource, Value,
 };
 pub use sources::Sources;

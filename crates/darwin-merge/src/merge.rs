@@ -3,6 +3,7 @@
 use crate::compute::Work;
 use crate::masks::{Chance, MaskSource};
 use crate::plan::{Line, Operation, Plan, plan};
+use crate::side::Side;
 use crate::sources::Source;
 use crate::statistics::Statistics;
 use crate::twister::Twister;
@@ -22,6 +23,7 @@ pub struct Merge {
     plan: Plan,
     sources: Vec<Source>,
     structure: Option<Arc<Checkpoint>>,
+    side: Side,
     masks: Option<Arc<dyn MaskSource>>,
     chance: Chance,
     statistics: Vec<Statistics>,
@@ -33,7 +35,9 @@ impl Merge {
     /// # Errors
     /// [`Error::Plan`] with everything that does not fit.
     pub fn new(recipe: &Recipe, sources: &Sources) -> Result<Self, Error> {
-        let plan = plan(recipe, sources)?;
+        let side = Side::new(recipe, sources);
+        let mut plan = plan(recipe, sources)?;
+        plan.notes.extend(side.note()?);
         let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
         let manifest = Manifest::new(infos).map_err(|name| {
             Error::plan(format!("two output tensors are both `{name}`"), "name each layer once")
@@ -59,6 +63,7 @@ impl Merge {
             plan,
             sources: sources.list.clone(),
             structure: sources.checkpoint(recipe.structure()).cloned(),
+            side,
             masks: None,
             chance,
         })
@@ -69,6 +74,17 @@ impl Merge {
     pub fn with_masks(mut self, masks: Arc<dyn MaskSource>) -> Self {
         self.masks = Some(masks);
         self
+    }
+
+    /// Writes no tokenizer beside the weights, and no chat template.
+    #[must_use]
+    pub fn without_tokenizer(mut self) -> Self {
+        self.side.bare = true;
+        self
+    }
+
+    pub(crate) fn side(&self) -> &Side {
+        &self.side
     }
 
     /// What will be done to every tensor.

@@ -1,7 +1,10 @@
 //! The arguments, typed.
 
-use clap::{Args, Parser, Subcommand};
+mod mergekit;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
 use darwin_merge::Numerics;
+use mergekit::MergekitFlags;
 use std::path::PathBuf;
 
 /// Breeds large language models and proves what it did: profiles two parents, evolves a merge
@@ -44,6 +47,14 @@ pub(crate) enum Command {
         darwin merge examples/card-v5-override.yaml --dry-run\n  \
         darwin merge examples/card-v5-override.yaml child")]
     Merge(MergeArgs),
+    /// Check a recipe without reading weights: what it does, or everything that is wrong with it
+    ///
+    /// Prints the method, the models, the layers and each parameter after precedence, conditions in
+    /// the order in which they are asked; or all problems at once, exit code 2.
+    #[command(after_help = "Examples:\n  \
+        darwin validate examples/card-v5-override.yaml\n  \
+        darwin validate examples/card-v5-override.yaml --models")]
+    Validate(ValidateArgs),
     /// Continue a prompt by greedy decoding
     ///
     /// The most probable token is taken each time, so the answer is always the same.
@@ -123,6 +134,12 @@ pub(crate) struct MergeArgs {
     /// Print the plan and its cost, from headers alone; write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Print the plan as JSON, as in manifest.json
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
+    /// Print the plan, then merge
+    #[arg(short, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Use this model wherever the recipe says father (or names its base model)
     #[arg(long, requires = "mother")]
     pub(crate) father: Option<PathBuf>,
@@ -139,15 +156,32 @@ pub(crate) struct MergeArgs {
     /// Masks instead of drawn ones: U8 tensors `<model>/<tensor>` in a safetensors file
     #[arg(long, hide = true)]
     pub(crate) masks: Option<PathBuf>,
-    /// Largest shard, e.g. 5GB or 500MiB
+    /// Copy tokenizer and chat template (the default)
+    #[arg(long, hide = true, overrides_with_all = ["copy_tokenizer", "no_copy_tokenizer"])]
+    pub(crate) copy_tokenizer: bool,
+    /// Leave tokenizer and chat template out
+    #[arg(long, overrides_with_all = ["copy_tokenizer", "no_copy_tokenizer"])]
+    pub(crate) no_copy_tokenizer: bool,
+    /// Largest shard in bytes, e.g. 5GB, 500MiB, or as mergekit writes it: 5B, 200M, 10k
     #[arg(long, value_parser = bytes, default_value = "5GB")]
     pub(crate) out_shard_size: u64,
     /// Working memory for tiles in bytes, e.g. 512MiB
     #[arg(long, value_parser = bytes, default_value = "512MiB")]
     pub(crate) memory: u64,
     /// Threads [default: all cores]
-    #[arg(long, short = 'j')]
+    #[arg(long, short = 'j', visible_alias = "num-threads")]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) mergekit: MergekitFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// The recipe, a mergekit YAML
+    pub(crate) config: PathBuf,
+    /// Check it against the headers of the models, too
+    #[arg(long)]
+    pub(crate) models: bool,
 }
 
 #[derive(Debug, Args)]
@@ -304,6 +338,8 @@ mod tests {
         assert_eq!(bytes("512MiB"), Ok(512 << 20));
         assert_eq!(bytes("1.5k"), Ok(1500));
         assert_eq!(bytes("4096"), Ok(4096));
+        assert_eq!(bytes("2m"), Ok(2_000_000));
+        assert_eq!(bytes("3K"), Ok(3_000));
         assert!(bytes("five").is_err());
         assert!(bytes("-1").is_err());
     }

@@ -50,6 +50,7 @@ pub(crate) fn plan(recipe: &Recipe, sources: &Sources) -> Result<Plan, Error> {
         return Err(Error::Plan(problems));
     }
     check::tokenizers(recipe, sources, &mut problems);
+    check::modules(recipe, sources, &mut problems);
     let binding = Binding::new(recipe, sources);
     binding.check_depths(&mut problems);
     if !problems.is_empty() {

@@ -3,8 +3,9 @@
 use super::{Input, Line};
 use crate::recipe::{Inputs, filter_matches};
 use crate::sources::Source;
+use crate::tokenizers::Vocabulary;
 use crate::{Recipe, Sources};
-use darwin_checkpoint::{Problem, TensorInfo};
+use darwin_checkpoint::{Problem, Role, TensorInfo};
 
 pub(super) type Problems = Vec<Problem>;
 
@@ -16,7 +17,9 @@ pub(super) fn tokenizers(recipe: &Recipe, sources: &Sources, problems: &mut Prob
         used.filter_map(|s| s.tokenizer.as_deref().map(|hash| (s, hash))).collect();
     let Some(((first, expected), rest)) = known.split_first() else { return };
     for (other, found) in rest {
-        if found != expected {
+        if found != expected && recipe.tokenizer.is_some() {
+            problems.extend(same_tokens(first, other));
+        } else if found != expected {
             problems.push(Problem::new(
                 format!(
                     "`{}` and `{}` have different tokenizers: tokenizer.json is {} and {}",
@@ -25,7 +28,41 @@ pub(super) fn tokenizers(recipe: &Recipe, sources: &Sources, problems: &mut Prob
                     &expected[..12],
                     &found[..12]
                 ),
-                "merge models of one tokenizer; remapping vocabularies is not supported yet",
+                "merge models of one tokenizer; if equal ids mean equal tokens, say whose to take, \
+                 such as `tokenizer_source: base`",
+            ));
+        }
+    }
+}
+
+/// The problem of two tokenizers that are not equal to the byte: tokens with other ids.
+fn same_tokens(first: &Source, other: &Source) -> Option<Problem> {
+    let folder = |source: &Source| source.checkpoint.as_ref().map(|c| c.folder().to_owned());
+    let (one, two) = folder(first).zip(folder(other))?;
+    let read = Vocabulary::read(&one).and_then(|one| Ok((one, Vocabulary::read(&two)?)));
+    let hint = "merge models of one vocabulary; rows of the vocabulary are not moved yet";
+    match read {
+        Ok((one, two)) => {
+            one.difference(&first.model, &two, &other.model).map(|text| Problem::new(text, hint))
+        }
+        Err(error) => Some(Problem::new(error.to_string(), hint)),
+    }
+}
+
+/// Recipes that name a module are for models that have one alone, as mergekit counts them.
+pub(super) fn modules(recipe: &Recipe, sources: &Sources, problems: &mut Problems) {
+    let Some(module) = &recipe.module else { return };
+    for model in recipe.models() {
+        let vision = sources.get(model).and_then(|tensors| {
+            tensors.manifest().tensors().iter().find(|t| t.role == Role::Vision)
+        });
+        if let Some(tensor) = vision {
+            problems.push(Problem::new(
+                format!(
+                    "`modules` names `{module}` alone and `{model}` has a vision tower (`{}`)",
+                    tensor.name
+                ),
+                "write `models:` or `slices:` without `modules:`; the tower is merged or kept then",
             ));
         }
     }

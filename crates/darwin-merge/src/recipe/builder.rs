@@ -189,8 +189,11 @@ impl RecipeBuilder {
             base,
             inputs: Inputs::Models(vec![entry(&self.father), entry(&self.mother)]),
             parameters: self.parameters,
+            module: None,
             dtype: self.dtype,
             out_dtype: self.out_dtype,
+            tokenizer: None,
+            chat_template: None,
             darwin: Darwin {
                 father: Some(self.father),
                 mother: Some(self.mother),

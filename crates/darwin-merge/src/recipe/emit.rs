@@ -2,7 +2,7 @@
 
 use super::{
     Conditional, CopyRule, Darwin, Densities, Inputs, LayerShares, Parameters, Part, Recipe,
-    Setting, Shares, Value,
+    Setting, Shares, TokenizerSource, Value,
 };
 use darwin_core::Share;
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     let mut out = String::new();
     line(&mut out, 0, "merge_method", recipe.method.name);
     if let Some(base) = &recipe.base {
-        line(&mut out, 0, "base_model", &quote(base));
+        line(&mut out, 0, "base_model", &model(base));
     }
     match &recipe.inputs {
         Inputs::Models(entries) => {
             out.push_str("models:\n");
             for entry in entries {
-                let _ = writeln!(out, "  - model: {}", quote(&entry.model));
+                let _ = writeln!(out, "  - model: {}", model(&entry.model));
                 parameters(&mut out, 4, &entry.parameters);
             }
         }
@@ -30,6 +30,16 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     }
     if let Some(dtype) = recipe.out_dtype {
         line(&mut out, 0, "out_dtype", dtype.torch_name());
+    }
+    match &recipe.tokenizer {
+        Some(TokenizerSource::Base) => line(&mut out, 0, "tokenizer_source", "base"),
+        Some(TokenizerSource::Model(name)) => {
+            line(&mut out, 0, "tokenizer_source", &model_of_tokenizer(name));
+        }
+        None => {}
+    }
+    if let Some(template) = &recipe.chat_template {
+        line(&mut out, 0, "chat_template", &template.emit());
     }
     if recipe.darwin != Darwin::default() {
         out.push_str("darwin:\n");
@@ -43,8 +53,24 @@ fn line(out: &mut String, indent: usize, key: &str, value: &str) {
 }
 
 /// A double-quoted scalar, which every YAML reader takes as text.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// A model's folder; one with the signs of revisions and adapters in its name needs a mapping.
+fn model(path: &str) -> String {
+    if path.contains(['@', '+']) {
+        return format!("{{model: {{path: {}}}}}", quote(path));
+    }
+    quote(path)
+}
+
+/// The same, where a folder may be called like one of the words that stand there.
+fn model_of_tokenizer(path: &str) -> String {
+    match path {
+        "base" | "union" => format!("{{model: {{path: {}}}}}", quote(path)),
+        _ => model(path),
+    }
 }
 
 /// The shortest decimal that reads back as the same number.
@@ -58,13 +84,13 @@ fn slices(out: &mut String, recipe: &Recipe) {
     for slice in slices {
         out.push_str("  - sources:\n");
         for source in &slice.sources {
-            let _ = writeln!(out, "      - model: {}", quote(&source.model));
+            let _ = writeln!(out, "      - model: {}", model(&source.model));
             let range = format!("[{}, {}]", source.layers.start, source.layers.end);
             line(out, 8, "layer_range", &range);
             parameters(out, 8, &source.parameters);
         }
         if let Some(base) = &slice.base {
-            line(out, 4, "base_model", &quote(base));
+            line(out, 4, "base_model", &model(base));
         }
         parameters(out, 4, &slice.parameters);
     }
@@ -80,7 +106,7 @@ fn parameters(out: &mut String, indent: usize, parameters: &Parameters) {
     }
 }
 
-fn setting_text(setting: &Setting) -> String {
+pub(super) fn setting_text(setting: &Setting) -> String {
     match &setting.0[..] {
         [Conditional { filter: None, value }] => value_text(value),
         conditionals => {
@@ -106,15 +132,19 @@ fn value_text(value: &Value) -> String {
             let numbers: Vec<String> = values.iter().map(|v| number(*v)).collect();
             format!("[{}]", numbers.join(", "))
         }
+        Value::Switches(values) => {
+            let words: Vec<String> = values.iter().map(bool::to_string).collect();
+            format!("[{}]", words.join(", "))
+        }
     }
 }
 
 fn darwin(out: &mut String, darwin: &Darwin) {
     let models =
         [("structure", &darwin.structure), ("father", &darwin.father), ("mother", &darwin.mother)];
-    for (key, model) in models {
-        if let Some(model) = model {
-            line(out, 2, key, &quote(model));
+    for (key, name) in models {
+        if let Some(name) = name {
+            line(out, 2, key, &model(name));
         }
     }
     if let Some(t) = &darwin.t {

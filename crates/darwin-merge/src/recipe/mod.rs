@@ -2,17 +2,23 @@
 //! (mergekit.md 1, method 3.1).
 
 mod builder;
+mod child;
 mod darwin;
+mod describe;
 mod emit;
 mod layers;
+mod missing;
 mod parameters;
 mod parse;
 mod parse_darwin;
+mod parse_inputs;
+mod parse_model;
 mod parse_parameters;
 mod validate;
 mod yaml;
 
 pub use builder::RecipeBuilder;
+pub use child::{ChatTemplate, TokenizerSource};
 pub use darwin::{
     Blocks, CopyRule, Darwin, Densities, LayerShares, Parent, Part, RouterMode, RouterRule, Shares,
 };
@@ -93,9 +99,14 @@ pub struct Recipe {
     pub(crate) method: &'static Method,
     pub(crate) base: Option<String>,
     pub(crate) inputs: Inputs,
+    /// The recipe's own, behind those of its module where it has one.
     pub(crate) parameters: Parameters,
+    /// The module that `modules` names; models of several modules do not fit then.
+    pub(crate) module: Option<String>,
     pub(crate) dtype: Option<Dtype>,
     pub(crate) out_dtype: Option<Dtype>,
+    pub(crate) tokenizer: Option<TokenizerSource>,
+    pub(crate) chat_template: Option<ChatTemplate>,
     pub(crate) darwin: Darwin,
     /// The text as read, for `mergekit_config.yml`.
     pub(crate) text: Option<String>,
@@ -106,13 +117,14 @@ pub struct Recipe {
 }
 
 impl PartialEq for Recipe {
-    /// Equal in what they do; text, folder and notes do not count.
+    /// Equal in what they do; text, folder, notes and the name of the module do not count.
     fn eq(&self, other: &Self) -> bool {
         self.method == other.method
             && self.base == other.base
             && self.inputs == other.inputs
             && self.parameters == other.parameters
             && (self.dtype, self.out_dtype) == (other.dtype, other.out_dtype)
+            && (&self.tokenizer, &self.chat_template) == (&other.tokenizer, &other.chat_template)
             && self.darwin == other.darwin
     }
 }
@@ -172,6 +184,23 @@ impl Recipe {
     #[must_use]
     pub fn darwin(&self) -> &Darwin {
         &self.darwin
+    }
+
+    /// Whose tokenizer the child gets: a model that `tokenizer_source` names, else the structural
+    /// parent.
+    #[must_use]
+    pub fn tokenizer(&self) -> &str {
+        match &self.tokenizer {
+            Some(TokenizerSource::Model(model)) => model,
+            Some(TokenizerSource::Base) => self.base.as_deref().unwrap_or(self.structure()),
+            None => self.structure(),
+        }
+    }
+
+    /// The child's chat template, where it is not the tokenizer's own.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
     }
 
     /// What has no effect, a sentence each.
@@ -295,6 +324,9 @@ impl Recipe {
             }
         }
         self.base.iter_mut().for_each(&mut rename);
+        if let Some(TokenizerSource::Model(model)) = &mut self.tokenizer {
+            rename(model);
+        }
         let darwin = &mut self.darwin;
         darwin.structure.iter_mut().for_each(&mut rename);
         darwin.father.iter_mut().for_each(&mut rename);

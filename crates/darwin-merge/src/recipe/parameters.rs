@@ -1,6 +1,7 @@
 //! Parameters of merge methods: scalars, gradients over layers, filters by tensor name
 //! (mergekit.md 1.2 to 1.5).
 
+use crate::METHODS;
 use std::collections::BTreeMap;
 
 /// A parameter's value before the layer is known.
@@ -12,6 +13,8 @@ pub enum Value {
     Bool(bool),
     /// Numbers spread evenly over the layers of a slice, interpolated linearly.
     Gradient(Vec<f64>),
+    /// Switches over equal parts of a slice; the last holds at its very end alone.
+    Switches(Vec<bool>),
 }
 
 impl Value {
@@ -22,6 +25,10 @@ impl Value {
             Self::Number(value) => *value,
             Self::Bool(value) => f64::from(u8::from(*value)),
             Self::Gradient(values) => interpolate(values, position),
+            Self::Switches(values) => {
+                let index = (position * (values.len() - 1) as f64) as usize;
+                f64::from(u8::from(values[index]))
+            }
         }
     }
 }
@@ -45,6 +52,11 @@ pub struct Conditional {
 }
 
 impl Conditional {
+    /// Whether it holds for every tensor.
+    pub(super) fn matches_all(&self) -> bool {
+        matches!(self.filter.as_deref(), None | Some("*"))
+    }
+
     fn matches(&self, tensor: &str) -> bool {
         match self.filter.as_deref() {
             None | Some("*") => true,
@@ -53,11 +65,15 @@ impl Conditional {
     }
 }
 
-/// Whether a filter is a substring of a tensor's name, with or without the prefixes that
-/// checkpoints put before the canonical name (mergekit.md 1.3).
+/// Whether a filter is a substring of a tensor's name with one of the prefixes that checkpoints
+/// put before the canonical name (mergekit.md 1.3); the head and MTP have none.
 pub(crate) fn filter_matches(filter: &str, canonical: &str) -> bool {
-    const PREFIXES: [&str; 3] = ["", "model.", "model.language_model."];
-    PREFIXES.iter().any(|prefix| format!("{prefix}{canonical}").contains(filter))
+    let prefixes: &[&str] = match canonical.split('.').next() {
+        Some("lm_head" | "mtp") => &[""],
+        Some("visual") => &["model."],
+        _ => &["model.", "model.language_model."],
+    };
+    prefixes.iter().any(|prefix| format!("{prefix}{canonical}").contains(filter))
 }
 
 /// The setting of one parameter: conditionals, of which the first that matches wins.
@@ -69,6 +85,13 @@ impl Setting {
     #[must_use]
     pub fn plain(value: Value) -> Self {
         Self(vec![Conditional { filter: None, value }])
+    }
+
+    /// Drops what can never be asked: conditions behind one that matches every tensor.
+    pub(super) fn close(&mut self) {
+        if let Some(last) = self.0.iter().position(Conditional::matches_all) {
+            self.0.truncate(last + 1);
+        }
     }
 
     fn find(&self, tensor: &str) -> Option<&Value> {
@@ -87,10 +110,16 @@ impl Parameters {
         Self::default()
     }
 
-    /// With one more number for every tensor.
+    /// With one more number for every tensor; 0 and 1 for a switch.
     #[must_use]
     pub fn with(mut self, name: &str, value: f64) -> Self {
-        self.0.insert(name.to_owned(), Setting::plain(Value::Number(value)));
+        let switch = METHODS.iter().find_map(|m| m.parameter(name)).is_some_and(|p| p.switch);
+        let value = match value {
+            0.0 if switch => Value::Bool(false),
+            1.0 if switch => Value::Bool(true),
+            value => Value::Number(value),
+        };
+        self.0.insert(name.to_owned(), Setting::plain(value));
         self
     }
 
@@ -118,6 +147,8 @@ mod tests {
         assert_eq!(gradient.at(0.75), 0.75);
         assert_eq!(gradient.at(1.0), 0.5);
         assert_eq!(Value::Gradient(vec![3.0]).at(1.0), 3.0);
+        let switches = Value::Switches(vec![true, false]);
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|at| switches.at(at)), [1.0, 1.0, 1.0, 0.0]);
     }
 
     #[test]
@@ -130,5 +161,11 @@ mod tests {
         assert_eq!(setting.find("layers.0.mlp.gate.weight"), Some(&Value::Number(1.0)));
         assert_eq!(setting.find("norm.weight"), Some(&Value::Number(2.0)));
         assert!(filter_matches("model.norm", "norm.weight"));
+        assert!(filter_matches("lm_head", "lm_head.weight"));
+        assert!(!filter_matches("model.", "lm_head.weight"));
+        let mut setting = setting;
+        setting.0.push(conditional(Some("norm"), 3.0));
+        setting.close();
+        assert_eq!(setting.0.len(), 2);
     }
 }

@@ -1,15 +1,16 @@
 //! From YAML to a recipe; every problem is found in one run (mergekit.md 1.1).
 
 use super::parse_darwin::darwin;
+use super::parse_inputs::{TEXT_MODULE, inputs, stacked};
 use super::parse_parameters::parameters;
 use super::yaml::{self, Mark, Node, NodeKind};
-use super::{Inputs, ModelEntry, Recipe, Slice, SliceSource, validate};
+use super::{Recipe, child, validate};
 use crate::{Error, METHODS, Method, RecipeProblem};
 use darwin_checkpoint::Dtype;
 use darwin_core::nearest;
 use std::collections::BTreeMap;
 
-const TOP: [&str; 10] = [
+const TOP: [&str; 12] = [
     "merge_method",
     "base_model",
     "models",
@@ -19,9 +20,27 @@ const TOP: [&str; 10] = [
     "dtype",
     "out_dtype",
     "tokenizer_source",
+    "tokenizer",
+    "chat_template",
     "darwin",
 ];
-const UNSUPPORTED: [&str; 2] = ["tokenizer", "chat_template"];
+
+/// Methods of mergekit 0.1.5 beside ours.
+const OF_MERGEKIT: [&str; 13] = [
+    "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "della",
+    "della_linear",
+    "karcher",
+    "model_stock",
+    "multislerp",
+    "nearswap",
+    "nuslerp",
+    "ram",
+    "ramplus_tl",
+    "sce",
+];
 
 /// Collects what is wrong on the way.
 pub(super) struct Reader<'a> {
@@ -29,12 +48,18 @@ pub(super) struct Reader<'a> {
     pub(super) problems: Vec<RecipeProblem>,
     /// Where keys stand, by their path, for problems that are found later.
     pub(super) marks: BTreeMap<String, Mark>,
+    /// What is no problem and has no effect.
+    notes: Vec<String>,
 }
 
 impl Reader<'_> {
     pub(super) fn problem(&mut self, at: Mark, text: impl Into<String>, hint: impl Into<String>) {
         let (file, at) = (self.file.to_owned(), Some(at));
         self.problems.push(RecipeProblem { file, at, text: text.into(), hint: hint.into() });
+    }
+
+    pub(super) fn note(&mut self, at: Mark, text: &str) {
+        self.notes.push(format!("line {}: {text}", at.0));
     }
 
     /// The entries of a mapping; unknown keys are problems.
@@ -91,39 +116,6 @@ impl Reader<'_> {
         }
     }
 
-    /// A model's folder; revisions, adapters and the hub come later.
-    pub(super) fn model(&mut self, node: &Node, key: &str) -> Option<String> {
-        let (text, at) = match &node.kind {
-            NodeKind::Mapping(_) => {
-                let known = ["path", "model", "revision", "lora", "override_architecture"];
-                let fields = self.fields(node, key, &known);
-                for extra in ["revision", "lora", "override_architecture"] {
-                    if let Some(value) = fields.get(extra).filter(|value| !value.is_null()) {
-                        self.unsupported(value.mark, extra);
-                    }
-                }
-                let inner = fields.get("path").or_else(|| fields.get("model"));
-                let Some(inner) = inner.copied() else {
-                    self.problem(node.mark, format!("`{key}` names no `path`"), "write the folder");
-                    return None;
-                };
-                return self.model(inner, key);
-            }
-            _ => (self.string(node, key)?, node.mark),
-        };
-        if text.contains('@') {
-            self.unsupported(at, &format!("@revision` in `{text}"));
-        } else if text.contains('+') {
-            self.unsupported(at, &format!("+lora` in `{text}"));
-        }
-        Some(text)
-    }
-
-    fn unsupported(&mut self, at: Mark, what: &str) {
-        let hint = "download that revision, or merge the adapter first, and name its folder";
-        self.problem(at, format!("`{what}` is not supported yet"), hint);
-    }
-
     fn dtype(&mut self, node: &Node, key: &str) -> Option<Dtype> {
         if node.is_null() {
             return None;
@@ -144,17 +136,26 @@ impl Reader<'_> {
 
 /// Reads a recipe.
 pub(super) fn parse(file: &str, text: &str) -> Result<Recipe, Error> {
-    let mut reader = Reader { file, problems: Vec::new(), marks: BTreeMap::new() };
+    let (problems, notes) = (Vec::new(), Vec::new());
+    let mut reader = Reader { file, problems, marks: BTreeMap::new(), notes };
     let root = match yaml::parse(text) {
         Ok(root) => root,
-        Err((at, message)) => {
-            reader.problem(at, message, "see mergekit's documentation for the format of recipes");
+        Err((at, message, hint)) => {
+            reader.problem(at, message, hint);
             return Err(Error::Recipe(reader.problems));
         }
     };
+    if let Some((key, at)) = mixture(&root) {
+        let text = format!("`{key}`: this is a configuration of mergekit-moe, which builds a");
+        let text = format!("{text} mixture of experts from dense models");
+        let hint = "build it with mergekit-moe; `darwin merge` merges the models that it writes";
+        reader.problem(at, text, hint);
+        return Err(Error::Recipe(reader.problems));
+    }
     let recipe = top(&mut reader, &root);
     if let (Some(mut recipe), true) = (recipe, reader.problems.is_empty()) {
         recipe.text = Some(text.to_owned());
+        recipe.notes.append(&mut reader.notes);
         for finding in validate::validate(&mut recipe) {
             let at = reader.marks.get(&finding.key).copied().unwrap_or(root.mark);
             reader.problems.push(finding.problem(file, Some(at)));
@@ -167,37 +168,43 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Recipe, Error> {
     Err(Error::Recipe(reader.problems))
 }
 
+/// The key that shows a file of mergekit-moe.
+fn mixture(root: &Node) -> Option<(&str, Mark)> {
+    let NodeKind::Mapping(entries) = &root.kind else { return None };
+    let has = |key: &str| entries.iter().find(|(name, ..)| name == key);
+    let shows = has("experts").or_else(|| has("gate_mode"))?;
+    has("merge_method").is_none().then_some((shows.0.as_str(), shows.1))
+}
+
 fn top(reader: &mut Reader<'_>, root: &Node) -> Option<Recipe> {
-    let known: Vec<&str> = TOP.iter().chain(&UNSUPPORTED).copied().collect();
-    let fields = reader.fields(root, "the recipe", &known);
-    for key in UNSUPPORTED {
-        if let Some(node) = fields.get(key) {
-            let hint = "leave it out: the child gets the structural parent's";
-            reader.problem(node.mark, format!("`{key}` is not supported yet"), hint);
-        }
-    }
+    let fields = reader.fields(root, "the recipe", &TOP);
     let method = method(reader, root, fields.get("merge_method").copied());
     let base = fields.get("base_model").filter(|node| !node.is_null());
     let base = base.and_then(|node| reader.model(node, "base_model"));
     let inputs = inputs(reader, root, &fields);
     let parameters = fields.get("parameters").map(|node| parameters(reader, node, true));
+    let parameters = parameters.unwrap_or_default();
     let dtype = fields.get("dtype").and_then(|node| reader.dtype(node, "dtype"));
     let out_dtype = fields.get("out_dtype").and_then(|node| reader.dtype(node, "out_dtype"));
-    if let Some(node) = fields.get("tokenizer_source").filter(|node| !node.is_null()) {
-        let source = reader.string(node, "tokenizer_source");
-        if source.as_deref().is_some_and(|source| source != "base") {
-            let text = format!("`tokenizer_source` is {}, supported is `base`", node.describe());
-            reader.problem(node.mark, text, "leave it out: the child gets the structural parent's");
-        }
-    }
+    let tokenizer = child::tokenizer(reader, &fields);
+    let template = fields.get("chat_template").filter(|node| !node.is_null());
+    let chat_template = template.and_then(|node| child::chat_template(reader, node));
     let darwin = fields.get("darwin").map(|node| darwin(reader, node)).unwrap_or_default();
+    let inputs = inputs?;
+    let module = inputs.module.is_some().then(|| TEXT_MODULE.to_owned());
     Some(Recipe {
         method: method?,
         base,
-        inputs: inputs?,
-        parameters: parameters.unwrap_or_default(),
+        inputs: inputs.inputs,
+        parameters: match inputs.module {
+            Some(own) => stacked(own, parameters),
+            None => parameters,
+        },
+        module,
         dtype,
         out_dtype,
+        tokenizer,
+        chat_template,
         darwin,
         text: None,
         folder: None,
@@ -214,6 +221,12 @@ fn method(reader: &mut Reader<'_>, root: &Node, node: Option<&Node>) -> Option<&
     let name = reader.string(node, "merge_method")?;
     let method = Method::find(&name);
     if method.is_none() {
+        if OF_MERGEKIT.contains(&name.as_str()) {
+            let text = format!("mergekit's method `{name}` is not supported yet");
+            let hint = format!("use one of {}", validate::method_names());
+            reader.problem(node.mark, text, hint);
+            return None;
+        }
         let hint = match nearest(&name, METHODS.iter().map(|m| m.name)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("use one of {}", validate::method_names()),
@@ -221,104 +234,4 @@ fn method(reader: &mut Reader<'_>, root: &Node, node: Option<&Node>) -> Option<&
         reader.problem(node.mark, format!("there is no merge method `{name}`"), hint);
     }
     method
-}
-
-fn inputs(reader: &mut Reader<'_>, root: &Node, fields: &BTreeMap<&str, &Node>) -> Option<Inputs> {
-    if let Some(node) = fields.get("modules") {
-        let hint = "use `models` (all modules are merged) or `slices` (of the language model)";
-        reader.problem(node.mark, "`modules` is not supported yet", hint);
-        return None;
-    }
-    match (fields.get("models"), fields.get("slices")) {
-        (Some(node), None) => {
-            let items = reader.items(node, "models");
-            Some(Inputs::Models(
-                items.iter().filter_map(|item| model_entry(reader, item)).collect(),
-            ))
-        }
-        (None, Some(node)) => {
-            let items = reader.items(node, "slices");
-            Some(Inputs::Slices(items.iter().map(|item| slice(reader, item)).collect()))
-        }
-        (Some(_), Some(node)) => {
-            reader.problem(node.mark, "both `models` and `slices` are given", "keep one of them");
-            None
-        }
-        (None, None) => {
-            let hint = "write `models:` with one `- model: FOLDER` a model";
-            reader.problem(root.mark, "the recipe has neither `models` nor `slices`", hint);
-            None
-        }
-    }
-}
-
-fn model_entry(reader: &mut Reader<'_>, node: &Node) -> Option<ModelEntry> {
-    let fields = reader.fields(node, "an entry of `models`", &["model", "parameters"]);
-    let parameters = fields.get("parameters").map(|node| parameters(reader, node, false));
-    let model = model_field(reader, node, &fields)?;
-    Some(ModelEntry { model, parameters: parameters.unwrap_or_default() })
-}
-
-fn model_field(
-    reader: &mut Reader<'_>,
-    node: &Node,
-    fields: &BTreeMap<&str, &Node>,
-) -> Option<String> {
-    let Some(model) = fields.get("model") else {
-        reader.problem(node.mark, "this entry names no `model`", "write `model: FOLDER`");
-        return None;
-    };
-    reader.model(model, "model")
-}
-
-fn slice(reader: &mut Reader<'_>, node: &Node) -> Slice {
-    let known = ["sources", "base_model", "parameters", "residual_weight"];
-    let fields = reader.fields(node, "an entry of `slices`", &known);
-    if let Some(node) = fields.get("residual_weight").filter(|node| !node.is_null()) {
-        reader.problem(node.mark, "`residual_weight` has no effect", "remove it");
-    }
-    let mut sources = Vec::new();
-    match fields.get("sources") {
-        Some(list) => {
-            for item in reader.items(list, "sources") {
-                sources.extend(slice_source(reader, item));
-            }
-        }
-        None => reader.problem(node.mark, "this slice has no `sources`", "write `sources:`"),
-    }
-    let base = fields.get("base_model").filter(|node| !node.is_null());
-    let parameters = fields.get("parameters").map(|node| parameters(reader, node, true));
-    Slice {
-        sources,
-        base: base.and_then(|node| reader.model(node, "base_model")),
-        parameters: parameters.unwrap_or_default(),
-    }
-}
-
-fn slice_source(reader: &mut Reader<'_>, node: &Node) -> Option<SliceSource> {
-    let known = ["model", "layer_range", "parameters"];
-    let fields = reader.fields(node, "an entry of `sources`", &known);
-    let parameters = fields.get("parameters").map(|node| parameters(reader, node, false));
-    let model = model_field(reader, node, &fields);
-    let range = fields.get("layer_range").copied();
-    let ends: Vec<Option<usize>> = match range.map(|node| &node.kind) {
-        Some(NodeKind::Sequence(ends)) => {
-            ends.iter().map(|end| end.text().and_then(|text| text.parse().ok())).collect()
-        }
-        _ => Vec::new(),
-    };
-    let [Some(start), Some(end)] = ends[..] else {
-        let found = range.map_or_else(|| "missing".to_owned(), Node::describe);
-        let at = range.map_or(node.mark, |range| range.mark);
-        let text = format!("`layer_range` is {found}, allowed is [FIRST, END)");
-        reader.problem(at, text, "write `layer_range: [0, 8]` for the first eight layers");
-        return None;
-    };
-    if start > end {
-        let text = format!("`layer_range` is [{start}, {end}], the end lies before the start");
-        reader.problem(range.map_or(node.mark, |r| r.mark), text, "swap the two numbers");
-        return None;
-    }
-    let parameters = parameters.unwrap_or_default();
-    Some(SliceSource { model: model?, layers: start..end, parameters })
 }

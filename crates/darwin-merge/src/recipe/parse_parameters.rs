@@ -66,38 +66,55 @@ fn setting(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Optio
             }
         }
     }
-    Some(Setting(list))
+    // Some conditions may have been refused; an empty list would match nothing.
+    (!list.is_empty()).then_some(Setting(list))
 }
 
 fn value(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Option<Value> {
     let NodeKind::Sequence(items) = &node.kind else {
-        if parameter.switch
-            && let Some(switch) = node.switch()
-        {
-            return Some(Value::Bool(switch));
+        if parameter.switch {
+            return switch(reader, node, parameter).map(Value::Bool);
         }
         return number(reader, node, parameter).map(Value::Number);
     };
     if items.is_empty() {
         let text = format!("`{}` is an empty list", parameter.name);
-        reader.problem(node.mark, text, "write at least one number");
+        reader.problem(node.mark, text, "write at least one value");
         return None;
+    }
+    if parameter.switch {
+        let switches: Vec<bool> =
+            items.iter().filter_map(|item| switch(reader, item, parameter)).collect();
+        return (switches.len() == items.len()).then_some(Value::Switches(switches));
     }
     let numbers: Vec<f64> =
         items.iter().filter_map(|item| number(reader, item, parameter)).collect();
     (numbers.len() == items.len()).then_some(Value::Gradient(numbers))
 }
 
+/// True or false, in any spelling of YAML 1.1, or 1 and 0.
+fn switch(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Option<bool> {
+    let number = || match node.number() {
+        Some(0.0) => Some(false),
+        Some(1.0) => Some(true),
+        _ => None,
+    };
+    let found = node.switch().or_else(number);
+    if found.is_none() {
+        let text = format!("`{}` is {}, allowed is true or false", parameter.name, node.describe());
+        reader.problem(node.mark, text, "write true or false");
+    }
+    found
+}
+
 fn number(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Option<f64> {
     let name = parameter.name;
     let allowed = match name {
         "density" | "t" => "a number from 0 to 1",
-        _ if parameter.switch => "true or false",
         _ => "a finite number",
     };
     let fits = |value: &f64| match name {
         "density" | "t" => (0.0..=1.0).contains(value),
-        _ if parameter.switch => *value == 0.0 || *value == 1.0,
         _ => value.is_finite(),
     };
     let found = node.number().filter(fits);

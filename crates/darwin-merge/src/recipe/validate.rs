@@ -1,14 +1,14 @@
 //! What a recipe's parts must hold together, whether it was read or built.
 
-use super::{Inputs, Parameters, Recipe};
+use super::{Inputs, Parameters, Recipe, Slice, TokenizerSource, missing};
 use crate::methods::{Kind, Sparsifier};
 use crate::{METHODS, RecipeProblem};
 
 /// A problem before its place is known; `key` is the path that the reader remembers.
 pub(super) struct Finding {
     pub(super) key: String,
-    text: String,
-    hint: String,
+    pub(super) text: String,
+    pub(super) hint: String,
 }
 
 impl Finding {
@@ -41,7 +41,17 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
         find("the recipe/darwin", text, "write `father:` and `mother:` under `darwin`");
     }
     base(recipe, &mut find);
-    recipe.notes = notes(recipe);
+    if let Some(TokenizerSource::Model(model)) = &recipe.tokenizer
+        && !recipe.models().contains(&model.as_str())
+    {
+        let key = "the recipe/tokenizer_source";
+        let text = format!("`{model}` gives its tokenizer and is no model of the merge");
+        find(key, text, "name one of the models, or `base`");
+    }
+    if findings.is_empty() {
+        missing::parameters(recipe, &mut findings);
+    }
+    recipe.notes.extend(notes(recipe));
     findings
 }
 
@@ -52,42 +62,72 @@ fn inputs(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
                 find("the recipe/models", "`models` is empty".to_owned(), "name a model");
             }
             let names: Vec<&str> = entries.iter().map(|e| e.model.as_str()).collect();
-            twice(&names, "the recipe/models", find);
-            count(recipe, &names, "the recipe/models", find);
+            twice(&names, "models", find);
+            let extra = recipe.base.as_deref().filter(|base| !names.contains(base));
+            count(recipe, names.len(), usize::from(extra.is_some()), "the recipe/models", find);
         }
         Inputs::Slices(slices) => {
             if slices.is_empty() {
                 find("the recipe/slices", "`slices` is empty".to_owned(), "name a slice");
+            } else if slices.iter().all(|s| s.sources.iter().all(|s| s.layers.is_empty())) {
+                let text = "no slice has a layer".to_owned();
+                find("the recipe/slices", text, "write `layer_range: [FIRST, END]`");
             }
             for (i, slice) in slices.iter().enumerate() {
-                let names: Vec<&str> = slice.sources.iter().map(|s| s.model.as_str()).collect();
-                twice(&names, "the recipe/slices", find);
-                count(recipe, &names, "the recipe/slices", find);
-                let lengths: Vec<usize> = slice.sources.iter().map(|s| s.layers.len()).collect();
-                if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
-                    let text = format!("the sources of slice {i} have {lengths:?} layers");
-                    find("the recipe/slices", text, "give all sources equally many layers");
-                }
+                self::slice(recipe, slice, i, find);
             }
         }
     }
 }
 
+fn slice(recipe: &Recipe, slice: &Slice, i: usize, find: &mut impl FnMut(&str, String, &str)) {
+    let key = format!("slices/{i}");
+    let names: Vec<&str> = slice.sources.iter().map(|s| s.model.as_str()).collect();
+    if names.is_empty() {
+        find(&key, format!("slice {i} has no sources"), "name a model and its `layer_range`");
+        return;
+    }
+    twice(&names, &key, find);
+    count(recipe, names.len(), 0, &key, find);
+    let lengths: Vec<usize> = slice.sources.iter().map(|s| s.layers.len()).collect();
+    if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
+        let text = format!("the sources of slice {i} have {lengths:?} layers");
+        find(&key, text, "give all sources equally many layers");
+    }
+    let base = slice.base.as_deref().or(recipe.base.as_deref());
+    if let Some(base) = base.filter(|base| needs_base(recipe) && !names.contains(base)) {
+        let text = format!("the base `{base}` is not among the sources of slice {i}");
+        find(&key, text, "name it in every slice, or give the slice a `base_model` of its own");
+    }
+}
+
+fn needs_base(recipe: &Recipe) -> bool {
+    let slerp = recipe.method.kind == Kind::Slerp && recipe.darwin.t.is_none();
+    recipe.method.uses_task_vectors() || slerp
+}
+
+/// `key` and a position are the path of an entry.
 fn twice(names: &[&str], key: &str, find: &mut impl FnMut(&str, String, &str)) {
     for (i, name) in names.iter().enumerate() {
         if names[..i].contains(name) {
-            find(key, format!("the model `{name}` comes twice"), "name each model once");
+            let text = format!("the model `{name}` comes twice");
+            find(&format!("{key}/{i}"), text, "name each model once");
         }
     }
 }
 
-/// How many models a method takes (mergekit.md 2.1).
-fn count(recipe: &Recipe, names: &[&str], key: &str, find: &mut impl FnMut(&str, String, &str)) {
-    let method = recipe.method;
-    let extra = recipe.base.as_deref().filter(|base| !names.contains(base));
-    let found = names.len() + usize::from(extra.is_some());
+/// How many models a method takes (mergekit.md 2.1); `extra` is a base that `models` does not
+/// name.
+fn count(
+    recipe: &Recipe,
+    named: usize,
+    extra: usize,
+    key: &str,
+    find: &mut impl FnMut(&str, String, &str),
+) {
+    let (method, found) = (recipe.method, named + extra);
     let (wanted, fits) = match method.kind {
-        Kind::Passthrough => ("one model", names.len() == 1),
+        Kind::Passthrough => ("one model", named == 1),
         Kind::Slerp if recipe.darwin.t.is_none() => ("two models, the base among them", found == 2),
         _ => return,
     };

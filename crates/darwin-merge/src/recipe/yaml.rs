@@ -9,8 +9,13 @@ use std::collections::BTreeMap;
 /// Line and column, both from 1.
 pub(super) type Mark = (usize, usize);
 
-/// A problem and where it is.
-type Wrong = (Mark, String);
+/// Where a problem is, what it is, and what to do.
+type Wrong = (Mark, String, String);
+
+fn wrong(at: Mark, text: impl Into<String>) -> Wrong {
+    let hint = "see mergekit's documentation for the format of recipes";
+    (at, text.into(), hint.to_owned())
+}
 
 /// A key, where it stands, and its value.
 type Entry = (String, Mark, Node);
@@ -47,9 +52,30 @@ impl Node {
             if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// The number of a plain scalar, as YAML 1.2 or Python would read it.
+    /// Whether it is a mapping or a list without entries.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.kind {
+            NodeKind::Scalar(..) => false,
+            NodeKind::Sequence(items) => items.is_empty(),
+            NodeKind::Mapping(entries) => entries.is_empty(),
+        }
+    }
+
+    /// A whole number from 0.
+    pub(super) fn index(&self) -> Option<usize> {
+        let value = self.number()?;
+        let whole = value >= 0.0 && value.fract() == 0.0 && value < f64::from(u32::MAX);
+        whole.then_some(value as usize)
+    }
+
+    /// The number of a scalar, quoted or not: as YAML 1.1 reads it where it is plain (`010` is 8,
+    /// `1:30` is 90), else as Python does (`1e-5`, `1_000`).
     pub(super) fn number(&self) -> Option<f64> {
-        let text = self.text()?.trim().replace('_', "");
+        let NodeKind::Scalar(text, quoted) = &self.kind else { return None };
+        let text = text.trim().replace('_', "");
+        if !quoted && let Some(value) = yaml_1_1(&text) {
+            return Some(value);
+        }
         match text.as_str() {
             ".nan" | ".NaN" | ".NAN" => Some(f64::NAN),
             ".inf" | ".Inf" | ".INF" | "+.inf" => Some(f64::INFINITY),
@@ -61,8 +87,8 @@ impl Node {
     /// The switch of a plain scalar, YAML 1.1's spellings included.
     pub(super) fn switch(&self) -> Option<bool> {
         match self.text()?.to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" => Some(true),
-            "false" | "no" | "off" => Some(false),
+            "true" | "yes" | "on" | "y" | "t" => Some(true),
+            "false" | "no" | "off" | "n" | "f" => Some(false),
             _ => None,
         }
     }
@@ -78,6 +104,38 @@ impl Node {
     }
 }
 
+/// Numbers that YAML 1.1 writes otherwise than Python: binary, octal, hexadecimal, base 60.
+fn yaml_1_1(text: &str) -> Option<f64> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let radix = |digits: &str, radix| {
+        let plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        u64::from_str_radix(digits, radix).ok().filter(|_| plain).map(|n| n as f64)
+    };
+    let value = if let Some(rest) = digits.strip_prefix("0b") {
+        radix(rest, 2)
+    } else if let Some(rest) = digits.strip_prefix("0x") {
+        radix(rest, 16)
+    } else if digits.contains(':') {
+        base_60(digits)
+    } else {
+        digits.strip_prefix('0').and_then(|rest| radix(rest, 8))
+    };
+    value.map(|value| sign * value)
+}
+
+/// `1:30` is 90.
+fn base_60(digits: &str) -> Option<f64> {
+    let mut value = 0.0;
+    for part in digits.split(':') {
+        let plain = part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        value = value * 60.0 + part.parse::<f64>().ok().filter(|_| plain)?;
+    }
+    Some(value)
+}
+
 /// Reads the only document of a text.
 pub(super) fn parse(text: &str) -> Result<Node, Wrong> {
     let mut tree = Tree { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0 };
@@ -86,7 +144,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Wrong> {
         match event {
             Event::StreamStart | Event::DocumentStart(_) => {}
             Event::StreamEnd => {
-                return Err((mark(&span), "the recipe is empty".to_owned()));
+                return Err(wrong(mark(&span), "the recipe is empty"));
             }
             event => {
                 let root = tree.node(event, &span)?;
@@ -115,9 +173,9 @@ impl<'a> Tree<'a> {
             Some(Ok(found)) => Ok(found),
             Some(Err(error)) => {
                 let at = (error.marker().line(), error.marker().col() + 1);
-                Err((at, format!("not valid YAML: {}", error.info())))
+                Err(wrong(at, format!("not valid YAML: {}", error.info())))
             }
-            None => Err(((1, 1), "not valid YAML: it ends too early".to_owned())),
+            None => Err(wrong((1, 1), "not valid YAML: it ends too early")),
         }
     }
 
@@ -126,8 +184,9 @@ impl<'a> Tree<'a> {
             match self.next()? {
                 (Event::StreamEnd, _) => return Ok(()),
                 (Event::DocumentStart(_), span) => {
-                    let text = "a second document begins here; a recipe is one document";
-                    return Err((mark(&span), text.to_owned()));
+                    let text = "document 2 begins here; a recipe is one document";
+                    let hint = "write each document into a file of its own and merge in order";
+                    return Err((mark(&span), text.to_owned(), hint.to_owned()));
                 }
                 _ => {}
             }
@@ -138,7 +197,7 @@ impl<'a> Tree<'a> {
         let at = mark(span);
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err((at, "the document is too large for a recipe".to_owned()));
+            return Err(wrong(at, "the document is too large for a recipe"));
         }
         let (anchor, kind) = match event {
             Event::Scalar(text, style, anchor, _) => {
@@ -149,9 +208,9 @@ impl<'a> Tree<'a> {
             Event::MappingStart(anchor, ..) => (anchor, NodeKind::Mapping(self.mapping()?)),
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned();
-                return node.ok_or_else(|| (at, "an alias to nothing".to_owned()));
+                return node.ok_or_else(|| wrong(at, "an alias to nothing"));
             }
-            _ => return Err((at, "not valid YAML: a value was expected".to_owned())),
+            _ => return Err(wrong(at, "not valid YAML: a value was expected")),
         };
         let node = Node { mark: at, kind };
         if anchor > 0 {
@@ -179,10 +238,10 @@ impl<'a> Tree<'a> {
             }
             let key = self.node(event, &span)?;
             let Some(name) = key.text().map(str::to_owned) else {
-                return Err((key.mark, "a key must be text".to_owned()));
+                return Err(wrong(key.mark, "a key must be text"));
             };
             if entries.iter().any(|(other, ..)| *other == name) {
-                return Err((key.mark, format!("the key `{name}` comes twice")));
+                return Err(wrong(key.mark, format!("the key `{name}` comes twice")));
             }
             let (event, span) = self.next()?;
             let value = self.node(event, &span)?;

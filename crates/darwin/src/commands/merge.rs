@@ -9,18 +9,29 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
+    if let Some((sentence, hint)) = arguments.mergekit.refusal() {
+        return Err(Failure::user(sentence).with_hint(hint));
+    }
+    if let Some(warning) = arguments.mergekit.warning() {
+        ui.warn(warning);
+    }
     super::use_threads(arguments.threads)?;
     let recipe = recipe(arguments)?;
-    let sources = Sources::open(&recipe)?;
-    let mut merge = Merge::new(&recipe, &sources)?;
-    if let Some(masks) = &arguments.masks {
-        merge = merge.with_masks(Arc::new(MaskFile::read(masks)?));
-    }
-    for note in recipe.notes() {
+    let merge = merge(arguments, &recipe)?;
+    for note in merge.plan().notes() {
         ui.warn(note);
     }
-    let Some(out) = arguments.out.as_deref().filter(|_| !arguments.dry_run) else {
+    if arguments.no_copy_tokenizer && recipe.chat_template().is_some() {
+        ui.warn("`chat_template` is not written: it belongs to a tokenizer");
+    }
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&merge.plan().manifest())
+            .map_err(|e| Failure::user(format!("cannot print JSON: {e}")))?;
+        ui.say(json);
+    } else if arguments.dry_run || arguments.verbose > 0 {
         ui.say(merge.plan().describe().join("\n"));
+    }
+    let Some(out) = arguments.out.as_deref().filter(|_| !arguments.dry_run) else {
         return Ok(ExitCode::SUCCESS);
     };
     let options = MergeOptions {
@@ -43,6 +54,19 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
         ui.say(format!("{} shards were there from an interrupted merge", written.kept));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn merge(arguments: &MergeArgs, recipe: &Recipe) -> Result<Merge, Failure> {
+    let sources = Sources::open(recipe)?;
+    let mut merge = Merge::new(recipe, &sources)?;
+    if let Some(masks) = &arguments.masks {
+        merge = merge.with_masks(Arc::new(MaskFile::read(masks)?));
+    }
+    // Each overrides the other, so that the last one on the line holds.
+    if arguments.no_copy_tokenizer && !arguments.copy_tokenizer {
+        merge = merge.without_tokenizer();
+    }
+    Ok(merge)
 }
 
 fn recipe(arguments: &MergeArgs) -> Result<Recipe, Failure> {

@@ -9,6 +9,7 @@ mod merge;
 mod profile;
 mod report;
 mod score;
+mod validate;
 
 use crate::cli::{Command, ItemArgs};
 use crate::ui::Ui;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: Command, ui: &Ui) -> Result<ExitCode, Failure> {
     match command {
         Command::Inspect(arguments) => inspect::run(&arguments, ui),
         Command::Merge(arguments) => merge::run(&arguments, ui),
+        Command::Validate(arguments) => validate::run(&arguments, ui),
         Command::Generate(arguments) => generate::run(&arguments, ui),
         Command::Score(arguments) => score::run(&arguments, ui),
         Command::Profile(arguments) => profile::run(&arguments, ui),

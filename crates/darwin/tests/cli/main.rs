@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
+mod mergekit;
+
 use darwin_checkpoint::{Dtype, MemorySource};
 use darwin_testkit::{ExpertLayout, Tiny, edited, sibling, tiny_qwen35, write_model};
 use std::path::Path;
@@ -298,8 +300,10 @@ fn help_reads_well() {
     }
 }
 
-const COMMANDS: [&str; 9] =
-    ["inspect", "merge", "generate", "score", "profile", "compare", "evolve", "check", "report"];
+const COMMANDS: [&str; 10] = [
+    "inspect", "merge", "validate", "generate", "score", "profile", "compare", "evolve", "check",
+    "report",
+];
 
 /// Every line of a help text that begins with two blanks and is a command is run, in order, in a
 /// folder that has the repository's `examples/`; a whole evolution alone takes too long.

@@ -1,0 +1,153 @@
+//! Command lines of `mergekit-yaml`, and `darwin validate`.
+
+use super::{RECIPE, darwin, siblings};
+
+#[test]
+fn flags_without_a_meaning_get_one_warning() {
+    let folder = siblings();
+    let line = "-q merge merge.yaml child --cuda --device auto --low-cpu-memory --no-lazy-unpickle \
+        --clone-tensors --read-to-gpu --multi-gpu --gpu-rich --async-write --write-threads 4 \
+        --no-safe-serialization --write-model-card --transformers-cache t --lora-merge-cache l \
+        --lora-merge-dtype float16 --no-allow-crimes --num-threads 2 --random-seed 7 \
+        --out-shard-size 20k --copy-tokenizer";
+    let arguments: Vec<&str> = line.split_whitespace().collect();
+    let (code, stdout, stderr) = darwin(folder.path(), &arguments);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(
+        stderr,
+        "warning: --cuda, --device, --low-cpu-memory, --no-lazy-unpickle, --clone-tensors, \
+         --read-to-gpu, --multi-gpu, --gpu-rich, --async-write, --write-threads, \
+         --no-safe-serialization, --write-model-card, --transformers-cache, --lora-merge-cache, \
+         --lora-merge-dtype have no effect here\n"
+    );
+    let shards: usize = stdout
+        .split(" in ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| {
+            stdout.split_whitespace().filter_map(|w| w.parse().ok()).max().unwrap_or(0)
+        });
+    assert!(shards > 3, "shards of 20,000 bytes: {stdout}");
+    let (_, help, _) = darwin(folder.path(), &["merge", "--help"]);
+    for flag in ["--cuda", "--device", "--gpu-rich", "--allow-crimes", "--trust-remote-code"] {
+        assert!(!help.contains(flag), "{help}");
+    }
+    for flag in ["--random-seed", "--out-shard-size", "--num-threads", "--no-copy-tokenizer"] {
+        assert!(help.contains(flag), "{help}");
+    }
+}
+
+#[test]
+fn dangerous_flags_are_refused_with_the_reason() {
+    let folder = siblings();
+    for (flag, words) in [
+        ("--allow-crimes", ["different architectures", "`slices`"]),
+        ("--trust-remote-code", ["no code of a model is ever run", "leave the flag out"]),
+        ("--unsafe-truncate-embeddings", ["rows of other tokens", "`tokenizer_source`"]),
+    ] {
+        let (code, _, stderr) = darwin(folder.path(), &["merge", "merge.yaml", "child", flag]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.starts_with(&format!("error: {flag} is refused: ")), "{stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "`{word}` is not in:\n{stderr}");
+        }
+        assert!(!folder.path().join("child").exists());
+    }
+    let both = ["merge", "merge.yaml", "child", "--allow-crimes", "--trust-remote-code"];
+    let (code, _, stderr) = darwin(folder.path(), &both);
+    assert!(code == 2 && stderr.matches("is refused").count() == 2, "{stderr}");
+    for wrong in [["--out-shard-size", "5X"], ["--num-threads", "0"], ["--random-seed", "x"]] {
+        let line = ["merge", "merge.yaml", "child", wrong[0], wrong[1]];
+        let (code, _, stderr) = darwin(folder.path(), &line);
+        assert_eq!(code, 2, "{stderr}");
+    }
+}
+
+#[test]
+fn the_tokenizer_is_copied_unless_the_last_flag_says_no() {
+    let folder = siblings();
+    for (out, flags, there) in [
+        ("one", &["--no-copy-tokenizer", "--copy-tokenizer"][..], true),
+        ("two", &["--copy-tokenizer", "--no-copy-tokenizer"], false),
+    ] {
+        let mut line = vec!["-q", "merge", "merge.yaml", out];
+        line.extend(flags);
+        let (code, _, stderr) = darwin(folder.path(), &line);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert_eq!(folder.path().join(out).join("tokenizer.json").exists(), there);
+    }
+    let text = format!("{RECIPE}chat_template: chatml\n");
+    std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
+    let line = ["-q", "merge", "merge.yaml", "three", "--no-copy-tokenizer"];
+    let (code, _, stderr) = darwin(folder.path(), &line);
+    assert!(code == 0 && stderr.contains("`chat_template` is not written"), "{stderr}");
+}
+
+#[test]
+fn the_plan_is_printed_as_text_or_json() {
+    let folder = siblings();
+    let (code, stdout, _) = darwin(folder.path(), &["-q", "merge", "merge.yaml", "child", "-v"]);
+    assert!(code == 0 && stdout.contains("mlp.gate.weight") && stdout.contains("child: "));
+    let line = ["merge", "merge.yaml", "--dry-run", "--json"];
+    let (code, stdout, stderr) = darwin(folder.path(), &line);
+    assert_eq!(code, 0, "{stderr}");
+    let plan: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(plan["tensors"][0]["sources"][0]["parameters"]["weight"]["value"], 0.5);
+    let (code, ..) = darwin(folder.path(), &["merge", "merge.yaml", "other", "--json"]);
+    assert_eq!(code, 2, "a merge prints what it wrote");
+}
+
+#[test]
+fn a_filter_that_matches_nothing_is_named() {
+    let folder = siblings();
+    let text = RECIPE.replace("weight: 0.5", "weight: [{ filter: mpl, value: 1 }, { value: 0.5 }]");
+    std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
+    let (code, _, stderr) = darwin(folder.path(), &["-q", "merge", "merge.yaml", "child"]);
+    assert_eq!((code, stderr.as_str()), (0, "warning: the filter `mpl` matches no tensor\n"));
+}
+
+#[test]
+fn validate_says_what_a_recipe_is() {
+    let folder = siblings();
+    let text = "merge_method: dare_ties
+base_model: father
+slices:
+  - sources:
+      - { model: father, layer_range: [0, 1] }
+      - { model: mother, layer_range: [0, 1], parameters: { weight: [{ filter: mlp, value: [0, 1] }] } }
+    residual_weight: 1
+  - sources: [{ model: mother, layer_range: [1, 1] }, { model: father, layer_range: [1, 1] }]
+    parameters: { weight: 1, lambda: 0.5 }
+parameters: { weight: 0.5, rescale: off, t: 1 }
+chat_template: auto
+";
+    std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
+    let (code, stdout, stderr) = darwin(folder.path(), &["validate", "merge.yaml"]);
+    assert_eq!(code, 0, "{stderr}");
+    insta::assert_snapshot!("validate", format!("{stdout}---\n{stderr}"));
+    std::fs::write(folder.path().join("merge.yaml"), RECIPE).expect("write");
+    let (code, stdout, stderr) = darwin(folder.path(), &["validate", "merge.yaml", "--models"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("models fit: ") && stdout.contains("weight 0.5"), "{stdout}");
+}
+
+#[test]
+fn validate_lists_all_problems_and_opens_models_only_when_asked() {
+    let folder = siblings();
+    let text = RECIPE.replace("model: mother", "model: gone");
+    std::fs::write(folder.path().join("merge.yaml"), &text).expect("write");
+    let (code, stdout, _) = darwin(folder.path(), &["validate", "merge.yaml"]);
+    assert!(code == 0 && stdout.contains("no model was opened"), "{stdout}");
+    let (code, _, stderr) = darwin(folder.path(), &["validate", "merge.yaml", "--models"]);
+    assert!(code == 2 && stderr.contains("gone"), "{stderr}");
+    let text = text.replace("weight", "wieght") + "dtype: float8\n";
+    std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
+    let (code, _, stderr) = darwin(folder.path(), &["validate", "merge.yaml"]);
+    assert_eq!(code, 2);
+    for word in ["merge.yaml:4:", "merge.yaml:6:", "`weight`", "merge.yaml:7:8", "`float16`"] {
+        assert!(stderr.contains(word), "`{word}` is not in:\n{stderr}");
+    }
+    let (code, _, stderr) = darwin(folder.path(), &["validate", "nothing.yaml"]);
+    assert!(code == 2 && stderr.contains("nothing.yaml"), "{stderr}");
+}
