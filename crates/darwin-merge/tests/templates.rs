@@ -152,6 +152,10 @@ fn other_ids_are_refused() {
         found.contains("different tokenizers") && found.contains("tokenizer_source: base"),
         "{found}"
     );
+    let Err(error) = merged(&[("tokenizer.json", ONE)], &[], "tokenizer_source: mother") else {
+        panic!("merged");
+    };
+    assert!(error.to_string().contains("mother` is to give its tokenizer and has no"), "{error}");
     let found = refused(OTHER, "tokenizer_source: base");
     assert!(
         found.contains("id 1 is `y` in `father` and `z` in `mother`: 3 and 2 tokens"),

@@ -13,6 +13,16 @@ pub(super) type Problems = Vec<Problem>;
 pub(super) fn tokenizers(recipe: &Recipe, sources: &Sources, problems: &mut Problems) {
     let models = recipe.models();
     let used = sources.list.iter().filter(|s| models.contains(&s.model.as_str()));
+    let chosen = sources.list.iter().find(|source| source.model == recipe.tokenizer());
+    if let Some(source) = chosen.filter(|_| recipe.tokenizer.is_some())
+        && source.checkpoint.is_some()
+        && source.tokenizer.is_none()
+    {
+        problems.push(Problem::new(
+            format!("`{}` is to give its tokenizer and has no tokenizer.json", source.model),
+            "choose another model of the merge under `tokenizer_source`",
+        ));
+    }
     let known: Vec<(&Source, &str)> =
         used.filter_map(|s| s.tokenizer.as_deref().map(|hash| (s, hash))).collect();
     let Some(((first, expected), rest)) = known.split_first() else { return };
