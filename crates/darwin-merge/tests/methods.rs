@@ -281,6 +281,58 @@ fn della_keeps_its_density_and_prefers_large_elements() {
     assert!((share(large, n / 4.0) - 0.8).abs() < 0.01, "{}", share(large, n / 4.0));
 }
 
+/// mergekit stops at convolutions of shape `[C, 1, k]`, where it ranks along the second dimension
+/// (mergekit.md 2.4); here every row of `k` elements is ranked.
+#[test]
+fn della_thins_convolutions() {
+    let [base, a, b] = three();
+    let models = "[{model: a, parameters: {weight: 1.0, density: 0.5, epsilon: 0.4}}]";
+    let more = "out_dtype: float32";
+    let recipe = Recipe::parse(&text("della_linear", models, "{rescale: false}", more)).unwrap();
+    let tensor = TENSORS[2];
+    let found = values(&recipe, &sources(&base, &a, &b), tensor);
+    let kept = found.iter().zip(of(&base, tensor)).filter(|(x, base)| x != base).count();
+    assert_eq!(found.len(), 96);
+    assert!((30..66).contains(&kept), "{kept} of 96 stay");
+}
+
+/// mergekit writes float32 for bfloat16 models (mergekit.md 2.8), against its own config.json.
+#[test]
+fn bfloat16_stays_bfloat16() {
+    let [base, a, b] = three();
+    let sources = sources(&base, &a, &b);
+    for recipe in recipes("") {
+        let merge = Merge::new(&recipe, &sources).unwrap();
+        for (child, parent) in merge.manifest().tensors().iter().zip(base.manifest().tensors()) {
+            assert_eq!(child.dtype, parent.dtype, "{} {}", recipe.method().name, child.name);
+        }
+    }
+}
+
+/// Directions that are opposite but for rounding: mergekit divides by about 0
+/// (mergekit.md 2.7).
+#[test]
+fn opposite_models_have_a_finite_mean() {
+    let [_, a, _] = three();
+    let times = |name: &str, factor: f32| {
+        let tensors = a.manifest().ids().zip(a.manifest().tensors()).map(|(id, info)| {
+            let values = a.values(id).iter().map(|v| v * factor).collect();
+            (info.name.clone(), info.dtype, info.shape.clone(), values)
+        });
+        MemorySource::new(name, a.config().clone(), tensors.collect()).unwrap()
+    };
+    let (minus, half) = (times("b", -1.0), times("base", 0.5));
+    let sources = sources(&half, &a, &minus);
+    for (method, models) in [("karcher", PLAIN), ("multislerp", THINNED), ("nuslerp", THINNED)] {
+        let recipe = Recipe::parse(&text(method, models, "{}", "")).unwrap();
+        for tensor in TENSORS {
+            let largest = of(&a, tensor).iter().map(|v| v.abs()).fold(0.0, f32::max);
+            let found = values(&recipe, &sources, tensor);
+            assert!(found.iter().all(|v| v.abs() <= 1.01 * largest), "{method} {tensor}");
+        }
+    }
+}
+
 fn refusal(text: &str, sources: &Sources) -> String {
     let error = Recipe::parse(text)
         .and_then(|recipe| Merge::new(&recipe, sources).map(|_| ()))

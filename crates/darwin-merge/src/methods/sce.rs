@@ -107,5 +107,6 @@ mod tests {
         fill(&base, &models, kept, &[0.5, 0.5], &mut out);
         assert_eq!(out, [3.0, 0.0], "a variance of 4 stays, one of 0.25 does not");
         assert_eq!(weights(&[0.0, 0.0]), [0.5, 0.5]);
+        assert_eq!(weights(&[1.0, 3.0].map(|e: f64| e * 1e-12)), [0.25, 0.75], "however small");
     }
 }

@@ -9,8 +9,9 @@ use super::kernels::{dot, dot_deltas};
 const TINY_PRODUCT: f64 = 1e-6;
 /// A norm below this counts as this (mergekit.md 2.7).
 const TINY_NORM: f64 = 1e-7;
-/// Where `1 - cos^2` is not above this, two vectors count as colinear (mergekit.md 0).
-const COLINEAR: f64 = 1e-16;
+/// Inner products are exact to 1e-14 or better, so that a length beside 1 that is found from them is
+/// noise below this: sines of nearly opposite vectors, directions that cancel.
+const NOISE: f64 = 1e-6;
 /// A sum of two weights below this gives both the same.
 const NO_WEIGHT: f64 = 1e-6;
 
@@ -112,11 +113,12 @@ fn model_stock(gram: &Gram<'_>) -> Vec<f64> {
 }
 
 /// `sin((1 - t) angle) / sin angle` and `sin(t angle) / sin angle`, `1 - t` and `t` for colinear
-/// vectors; the lengths of the vectors stay as they are.
+/// vectors; the lengths of the vectors stay as they are. mergekit lets fewer count as colinear
+/// (`1 - cos^2` up to 1e-16), so that opposite vectors that differ by rounding give huge ones.
 fn nuslerp(gram: &Gram<'_>, t: f64) -> Vec<f64> {
     let product = gram.norm(0).max(TINY_NORM) * gram.norm(1).max(TINY_NORM);
     let cosine = (gram.at(0, 1) / product).clamp(-1.0, 1.0);
-    if 1.0 - cosine * cosine <= COLINEAR {
+    if 1.0 - cosine * cosine <= NOISE * NOISE {
         return vec![1.0 - t, t];
     }
     let angle = cosine.acos();
@@ -132,7 +134,7 @@ fn multislerp(gram: &Gram<'_>, weights: &[f64], eps: f64) -> Vec<f64> {
     let norms: Vec<f64> = (0..k).map(|i| gram.norm(i)).collect();
     let mut mean: Vec<f64> = (0..k).map(|i| weights[i] / (norms[i] + eps)).collect();
     let length = gram.norm_of(&mean);
-    if k == 1 || length < eps {
+    if k == 1 || length < eps.max(NOISE) {
         return weights.to_vec();
     }
     mean.iter_mut().for_each(|c| *c /= length);
@@ -154,7 +156,6 @@ fn multislerp(gram: &Gram<'_>, weights: &[f64], eps: f64) -> Vec<f64> {
 /// by steps along their mean. Vectors not longer than `tol` have no direction. A direction
 /// opposite to the mean has no logarithm, which is then 0; mergekit divides by about 0 there.
 fn karcher(gram: &Gram<'_>, max_iter: usize, tol: f64) -> Vec<f64> {
-    const NO_LOGARITHM: f64 = 1e-7;
     let k = gram.k;
     let norms: Vec<f64> = (0..k).map(|i| gram.norm(i)).collect();
     let valid: Vec<usize> = (0..k).filter(|i| norms[*i] > tol).collect();
@@ -163,7 +164,7 @@ fn karcher(gram: &Gram<'_>, max_iter: usize, tol: f64) -> Vec<f64> {
     let mut mean = vec![0.0; k];
     valid.iter().for_each(|i| mean[*i] = alpha / norms[*i]);
     let length = gram.norm_of(&mean);
-    if length < tol {
+    if length < tol.max(NOISE) {
         mean.fill(0.0);
         mean[*first] = 1.0 / norms[*first];
     } else {
@@ -174,7 +175,7 @@ fn karcher(gram: &Gram<'_>, max_iter: usize, tol: f64) -> Vec<f64> {
         for &i in &valid {
             let cosine = (gram.dot(&mean, i) / norms[i]).clamp(-1.0, 1.0);
             let (angle, sine) = (cosine.acos(), (1.0 - cosine * cosine).sqrt());
-            if angle < tol || sine < NO_LOGARITHM {
+            if angle < tol || sine < NOISE {
                 continue;
             }
             let step = alpha * angle / sine;
@@ -242,6 +243,10 @@ mod tests {
             }
         }
         close(&karcher.coefficients(&Gram::new(&[1.0, -1.0, 1.0], 2)), &[1.0, 0.0]);
+        for cosine in [-1.0, -1.0 + 1e-16, -1.0 + 1e-15] {
+            let gram = [0.25, 0.75 * cosine, 2.25];
+            close(&Span::nuslerp([1.0, 1.0]).coefficients(&Gram::new(&gram, 2)), &[0.5, 0.5]);
+        }
         let weights = vec![0.25, 0.5, 0.25];
         let gram = [1.0, -1.0, 1.0, 1.0, -1.0, 1.0];
         let multislerp = Span::Multislerp { weights: weights.clone(), eps: 1e-8 };

@@ -2,6 +2,7 @@
 
 use super::{Partial, Pass, Search, State};
 use crate::compute::{Scratch, Work};
+use crate::methods::formula::Formula;
 use crate::methods::kernels::{dots, l1, l1_delta};
 use crate::methods::sparsify::{
     ABOVE_ALL, BELOW_ALL, BUCKETS, Cut, Edge, Thin, band, bucket, high, kept, low,
@@ -214,7 +215,15 @@ impl Collect<'_> {
                 None
             }
             Pass::High(searches) => Some(Pass::Low(narrowed(searches))),
-            Pass::Low(searches) => Some(Pass::Ties(narrowed(searches))),
+            Pass::Low(searches) => match &self.work.line.operation {
+                Operation::Formula { formula: formula @ Formula::Fusion, .. } => {
+                    // Ties do not matter: what equals the threshold is taken.
+                    let found: Vec<Edge> =
+                        narrowed(searches).iter().map(|search| (search.bits, 0)).collect();
+                    self.follow(state, formula.selected(&found))
+                }
+                _ => Some(Pass::Ties(narrowed(searches))),
+            },
             Pass::Ties(searches) => {
                 let mut edges = Vec::new();
                 for (i, search) in searches.iter().enumerate() {
