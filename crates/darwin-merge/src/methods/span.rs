@@ -5,8 +5,6 @@
 
 use super::kernels::{dot, dot_deltas};
 
-/// A product of norms below this counts as this (mergekit.md 2.8).
-const TINY_PRODUCT: f64 = 1e-6;
 /// A norm below this counts as this (mergekit.md 2.7).
 const TINY_NORM: f64 = 1e-7;
 /// Inner products are exact to 1e-14 or better, so that a length beside 1 that is found from them is
@@ -95,14 +93,15 @@ impl Span {
 }
 
 /// `t / N` each, `t = N c / (1 + (N - 1) c)` with `c` the mean cosine of all pairs; where the
-/// divisor vanishes, the base stays.
+/// divisor vanishes, the base stays. mergekit takes a product of two norms for at least 1e-6, so
+/// that small differences in small tensors count as orthogonal; here only those of length 0 do.
 fn model_stock(gram: &Gram<'_>) -> Vec<f64> {
     let k = gram.k;
     let pairs = (0..k).flat_map(|i| (i + 1..k).map(move |j| (i, j)));
     let cosines: Vec<f64> = pairs
         .map(|(i, j)| {
-            let product = (gram.norm(i) * gram.norm(j)).max(TINY_PRODUCT);
-            (gram.at(i, j) / product).clamp(-1.0, 1.0)
+            let product = gram.norm(i) * gram.norm(j);
+            if product > 0.0 { (gram.at(i, j) / product).clamp(-1.0, 1.0) } else { 0.0 }
         })
         .collect();
     let n = k as f64;
@@ -215,6 +214,8 @@ mod tests {
         close(&Span::ModelStock.coefficients(&Gram::new(&orthogonal, 2)), &[0.0, 0.0]);
         let parallel = [1.0, 2.0, 4.0];
         close(&Span::ModelStock.coefficients(&Gram::new(&parallel, 2)), &[0.5, 0.5]);
+        let small = [1e-12, 5e-13, 1e-12];
+        close(&Span::ModelStock.coefficients(&Gram::new(&small, 2)), &[1.0 / 3.0; 2]);
         let opposite = [1.0, -1.0, 1.0];
         close(&Span::ModelStock.coefficients(&Gram::new(&opposite, 2)), &[0.0, 0.0]);
     }
