@@ -49,6 +49,7 @@ pub(crate) struct Work<'a> {
 pub(crate) struct Scratch {
     pub(crate) base: Vec<f32>,
     pub(crate) vectors: Vec<Vec<f32>>,
+    pub(crate) values: Vec<f32>,
     uniforms: Vec<f32>,
     chances: Vec<f32>,
     order: Vec<u32>,

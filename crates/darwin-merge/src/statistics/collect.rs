@@ -132,7 +132,7 @@ impl Collect<'_> {
                 self.formula_sums(*stage, numbers, rows, scratch, sums)
             }
             Pass::High(searches) | Pass::Low(searches) | Pass::Ties(searches) => {
-                let mut x = Vec::new();
+                let mut x = std::mem::take(&mut scratch.values);
                 let mut of = None;
                 for (i, search) in searches.iter().enumerate() {
                     if of.replace(search.of) != Some(search.of) {
@@ -140,14 +140,13 @@ impl Collect<'_> {
                     }
                     count(pass, i, search, &x, sums, counts);
                 }
+                scratch.values = x;
                 Ok(())
             }
             Pass::Dots => {
-                let mut x = [Vec::new(), Vec::new()];
-                for (n, x) in x.iter_mut().enumerate() {
-                    self.work.read_into(n, rows, x)?;
-                }
-                add(&mut sums[0], dots(&x[0], &x[1]));
+                self.work.read_into(0, rows, &mut scratch.base)?;
+                self.work.read_into(1, rows, &mut scratch.values)?;
+                add(&mut sums[0], dots(&scratch.base, &scratch.values));
                 Ok(())
             }
             Pass::Norms(cuts) => self.norms(cuts, rows, scratch, sums),
@@ -180,7 +179,7 @@ impl Collect<'_> {
     ) -> Result<(), Error> {
         let mut base = std::mem::take(&mut scratch.base);
         self.work.read_into(0, rows, &mut base)?;
-        let mut x = Vec::new();
+        let mut x = std::mem::take(&mut scratch.values);
         for (i, vector) in self.vectors.iter().enumerate() {
             if self.work.thin(vector).in_part() {
                 self.work.read_into(i + 1, rows, &mut x)?;
@@ -189,7 +188,7 @@ impl Collect<'_> {
                 add(&mut sums[i], [whole, l1(&x), 0.0]);
             }
         }
-        scratch.base = base;
+        (scratch.base, scratch.values) = (base, x);
         Ok(())
     }
 
