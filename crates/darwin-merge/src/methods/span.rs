@@ -112,8 +112,8 @@ fn model_stock(gram: &Gram<'_>) -> Vec<f64> {
 }
 
 /// `sin((1 - t) angle) / sin angle` and `sin(t angle) / sin angle`, `1 - t` and `t` for colinear
-/// vectors; the lengths of the vectors stay as they are. mergekit lets fewer count as colinear
-/// (`1 - cos^2` up to 1e-16), so that opposite vectors that differ by rounding give huge ones.
+/// vectors; the lengths of the vectors stay as they are. mergekit's own
+/// limit for colinear ones, `1 - cos^2` up to 1e-16, would let rounding decide in f64.
 fn nuslerp(gram: &Gram<'_>, t: f64) -> Vec<f64> {
     let product = gram.norm(0).max(TINY_NORM) * gram.norm(1).max(TINY_NORM);
     let cosine = (gram.at(0, 1) / product).clamp(-1.0, 1.0);
