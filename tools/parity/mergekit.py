@@ -31,7 +31,6 @@ import importlib.metadata  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 import yaml  # noqa: E402
-from mergekit import sparsify  # noqa: E402
 from mergekit.config import MergeConfiguration  # noqa: E402
 from mergekit.merge import run_merge  # noqa: E402
 from mergekit.merge_methods import generalized_task_arithmetic as gta  # noqa: E402
@@ -282,7 +281,7 @@ class MaskRecorder:
     """Within it, the elements that mergekit keeps are recorded per output tensor and model."""
 
     def __init__(self, trimmed):
-        self.trimmed = trimmed  # also the masks of magnitude trimming
+        self.trimmed = trimmed  # also the masks of trimming by magnitude
         self.masks = {}
 
     def __enter__(self):
@@ -298,7 +297,7 @@ class MaskRecorder:
         def record_sparsify(delta, density, method, **kwargs):
             pending.append(self.queue.pop(0))
             out = sparsify_(delta, density=density, method=method, **kwargs)
-            if self.trimmed and method == sparsify.SparsificationMethod.magnitude and density < 1:
+            if self.trimmed and method.value.startswith("magnitude") and density < 1:
                 self.masks[pending[-1]] = (out != 0).to(torch.uint8)
             return out
 

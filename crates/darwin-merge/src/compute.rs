@@ -3,8 +3,10 @@
 mod stepwise;
 
 use crate::masks::{Chance, MaskSource, Stream, uniforms};
+use crate::methods::formula::Tile;
 use crate::methods::kernels;
-use crate::methods::sparsify::{Thin, thin};
+use crate::methods::rank::chances;
+use crate::methods::sparsify::{ABOVE_ALL, BELOW_ALL, Cut, Edge, Thin, thin};
 use crate::methods::task_vectors::{MixScratch, Mixing, mix};
 use crate::numerics::Rounding;
 use crate::plan::{Input, Line, Operation, TaskVector};
@@ -16,8 +18,19 @@ use std::ops::Range;
 /// Elements that are worked on at once: small enough for the second-level cache.
 const TILE: usize = 1 << 15;
 
-/// Numbers that a vector has in the statistics of a unit: threshold, ties kept, factor.
-pub(crate) const PER_VECTOR: usize = 3;
+/// Numbers that a vector has in the statistics of a unit: the two edges of what stays (a magnitude
+/// and a flat index each), the factor.
+pub(crate) const PER_VECTOR: usize = 5;
+
+/// The cut and the factor of vector `i`, from the statistics of a unit.
+fn thinning(numbers: &[f64], i: usize) -> (Cut, f64) {
+    match numbers.get(i * PER_VECTOR..(i + 1) * PER_VECTOR) {
+        Some(&[lower, last, upper, last_outlier, factor]) => {
+            ([(lower as u32, last as u64), (upper as u32, last_outlier as u64)], factor)
+        }
+        _ => ([BELOW_ALL, ABOVE_ALL], 1.0),
+    }
+}
 
 /// One output tensor bound to its sources: what tiles and statistics are computed from.
 pub(crate) struct Work<'a> {
@@ -36,7 +49,10 @@ pub(crate) struct Work<'a> {
 pub(crate) struct Scratch {
     pub(crate) base: Vec<f32>,
     pub(crate) vectors: Vec<Vec<f32>>,
+    pub(crate) values: Vec<f32>,
     uniforms: Vec<f32>,
+    chances: Vec<f32>,
+    order: Vec<u32>,
     cursors: Vec<Cursor>,
     mix: MixScratch,
 }
@@ -136,9 +152,15 @@ impl<'a> Work<'a> {
         out: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
+        if let Operation::Formula { inputs, formula, anchored } = &self.line.operation {
+            self.read_all(inputs.len(), rows, scratch)?;
+            formula.fill(numbers, self.of(*anchored, inputs.len(), rows, scratch), out);
+            self.line.info.dtype.round(out);
+            return Ok(());
+        }
         self.read(0, rows, out)?;
         match &self.line.operation {
-            Operation::Copy(_) => {}
+            Operation::Copy(_) | Operation::Formula { .. } => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),
             Operation::Linear { terms, convex, .. } => {
                 self.linear(terms, *convex, rows, out, scratch)?;
@@ -192,12 +214,11 @@ impl<'a> Work<'a> {
     ) -> Result<(), Error> {
         scratch.vectors.resize_with(vectors.len(), Vec::new);
         for (i, vector) in vectors.iter().enumerate() {
-            let of = numbers.get(i * PER_VECTOR..(i + 1) * PER_VECTOR);
-            let cut = of.map_or((0, u64::MAX, 1.0), |n| (n[0] as u32, n[1] as u64, n[2]));
-            let factor = (cut.2 * vector.weight) as f32;
+            let (cut, factor) = thinning(numbers, i);
+            let factor = (factor * vector.weight) as f32;
             let mut out = std::mem::take(&mut scratch.vectors[i]);
             self.read_into(i + 1, rows, &mut out)?;
-            self.thinned(i, vector, (cut.0, cut.1), factor, rows, base, &mut out, scratch);
+            self.thinned(i, vector, cut, factor, rows, base, &mut out, scratch);
             scratch.vectors[i] = out;
         }
         Ok(())
@@ -224,20 +245,24 @@ impl<'a> Work<'a> {
         out
     }
 
-    /// How many of a tile's first elements may stay at the threshold.
-    fn ties(&self, last: u64, rows: &Range<usize>, elements: usize) -> usize {
-        let first = ((rows.start % self.rows_per_unit) * self.cols) as u64;
-        last.saturating_sub(first).min(elements as u64) as usize
+    /// An edge seen from a tile: how many of its first elements count as above at the magnitude.
+    fn edge(&self, (magnitude, last): Edge, rows: &Range<usize>, elements: usize) -> (u32, usize) {
+        (magnitude, last.saturating_sub(self.first(rows)).min(elements as u64) as usize)
+    }
+
+    /// The flat index in its unit of a tile's first element.
+    pub(crate) fn first(&self, rows: &Range<usize>) -> u64 {
+        rows.start.checked_rem(self.rows_per_unit).map_or(0, |row| (row * self.cols) as u64)
     }
 
     /// One task vector, thinned, times `factor`; `out` holds the model's values. `cut` is the
-    /// threshold of magnitudes and the flat index in the unit up to which ties stay.
+    /// edges between which magnitudes stay.
     #[expect(clippy::too_many_arguments, reason = "one row of the table of sparsifiers")]
     pub(crate) fn thinned(
         &self,
         i: usize,
         vector: &TaskVector,
-        cut: (u32, u64),
+        cut: Cut,
         factor: f32,
         rows: &Range<usize>,
         base: &[f32],
@@ -253,9 +278,74 @@ impl<'a> Work<'a> {
                 kernels::random_delta(out, base, numbers, density, factor);
             }
             Thin::Magnitude => {
-                let ties = self.ties(cut.1, rows, out.len());
-                kernels::trimmed_delta(out, base, cut.0, ties, factor);
+                let (threshold, ties) = self.edge(cut[0], rows, out.len());
+                kernels::trimmed_delta(out, base, threshold, ties, factor);
             }
+            Thin::Outliers => {
+                kernels::delta(out, base, 1.0);
+                self.keep_band(cut, rows, out);
+                kernels::scale(out, factor);
+            }
+            Thin::Ranked => {
+                let mut chance = std::mem::take(&mut scratch.chances);
+                self.chances(vector, base, out, &mut scratch.order, &mut chance);
+                let numbers = self.draw(i, vector, rows, scratch);
+                kernels::ranked_delta(out, base, numbers, &chance, factor);
+                scratch.chances = chance;
+            }
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Reads rows of all `k` inputs into `scratch.vectors`.
+    pub(crate) fn read_all(
+        &self,
+        k: usize,
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        scratch.vectors.resize_with(k.max(scratch.vectors.len()), Vec::new);
+        for (n, values) in scratch.vectors.iter_mut().take(k).enumerate() {
+            self.read_into(n, rows, values)?;
+        }
+        Ok(())
+    }
+
+    /// What [`Self::read_all`] read, for a formula.
+    pub(crate) fn of<'s>(
+        &self,
+        anchored: bool,
+        k: usize,
+        rows: &Range<usize>,
+        scratch: &'s Scratch,
+    ) -> Tile<'s> {
+        let inputs = &scratch.vectors[..k];
+        Tile { inputs, anchored, cols: self.cols, first: self.first(rows) }
+    }
+
+    /// Keeps what lies between the edges of a cut.
+    fn keep_band(&self, cut: Cut, rows: &Range<usize>, delta: &mut [f32]) {
+        let [lower, upper] = cut.map(|edge| self.edge(edge, rows, delta.len()));
+        kernels::keep_band(delta, lower, upper);
+    }
+
+    /// Each element's chance of staying, row by row; `x` holds the model's values.
+    fn chances(
+        &self,
+        vector: &TaskVector,
+        base: &[f32],
+        x: &[f32],
+        order: &mut Vec<u32>,
+        out: &mut Vec<f32>,
+    ) {
+        out.resize(x.len(), 0.0);
+        let mut delta = vec![0.0; self.cols];
+        let rows = x.chunks_exact(self.cols).zip(base.chunks_exact(self.cols));
+        for ((x, base), out) in rows.zip(out.chunks_exact_mut(self.cols)) {
+            delta.copy_from_slice(x);
+            kernels::delta(&mut delta, base, 1.0);
+            chances(&delta, vector.density, vector.margin, order, out);
         }
     }
 }

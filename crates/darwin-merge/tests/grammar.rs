@@ -275,8 +275,8 @@ fn refusals_of_whole_files() {
         ("- a", &["1:1", "the recipe is a list"]),
         ("", &["the recipe is empty"]),
         (
-            "merge_method: della\nmodels: [{model: a}]",
-            &["1:15", "mergekit's method `della` is not supported yet"],
+            "merge_method: delta\nmodels: [{model: a}]",
+            &["1:15", "there is no merge method `delta`", "did you mean `della`?"],
         ),
         (
             "merge_method: linear\nmodules: {text: {models: []}}",

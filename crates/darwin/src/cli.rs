@@ -2,7 +2,7 @@
 
 mod mergekit;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use darwin_merge::Numerics;
 use mergekit::MergekitFlags;
 use std::path::PathBuf;
@@ -110,6 +110,12 @@ pub(crate) enum Command {
     #[command(after_help = "Example, after the one of `darwin evolve --help`:\n  \
         darwin report runs/first-light")]
     Report(ReportArgs),
+    /// List what there is: the merge methods
+    ///
+    /// For each method what it does, whether it needs a base model, its parameters with their
+    /// defaults (a star: each model has its own), the numerics it has, and where it comes from.
+    #[command(after_help = "Example:\n  darwin ls methods")]
+    Ls(LsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -146,7 +152,7 @@ pub(crate) struct MergeArgs {
     /// Use this model wherever the recipe says mother (or names the other model)
     #[arg(long, requires = "father")]
     pub(crate) mother: Option<PathBuf>,
-    /// Seed of DARE's masks (default: the recipe's, else 0)
+    /// Seed of DARE's and DELLA's masks (default: the recipe's, else 0)
     #[arg(long)]
     pub(crate) random_seed: Option<u64>,
     /// Round once, or as mergekit does: after every step, with its masks (default: the recipe's,
@@ -286,6 +292,23 @@ pub(crate) struct ReportArgs {
     /// The HTML file [default: report.html in the run folder]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// What to list
+    #[arg(value_enum)]
+    pub(crate) table: LsTable,
+    /// Print a line of JSON for each entry
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The lists of `darwin ls`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LsTable {
+    /// The merge methods
+    Methods,
 }
 
 fn numerics(text: &str) -> Result<Numerics, String> {

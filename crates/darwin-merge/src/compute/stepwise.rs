@@ -1,9 +1,9 @@
 //! The same tiles as mergekit computes them: every step rounded to the working dtype
 //! (mergekit.md 2.2, 2.5 to 2.7).
 
-use super::{PER_VECTOR, Scratch, Work};
+use super::{Scratch, Work, thinning};
 use crate::methods::kernels;
-use crate::methods::sparsify::Thin;
+use crate::methods::sparsify::{Cut, Thin};
 use crate::methods::task_vectors::{Mixing, mix_stepwise};
 use crate::numerics::Rounding;
 use crate::plan::{Input, Operation, TaskVector};
@@ -22,7 +22,8 @@ impl Work<'_> {
         let rounding = self.line.rounding;
         self.read(0, rows, out)?;
         match &self.line.operation {
-            Operation::Copy(_) => {}
+            // The planner refuses formulas in these numerics.
+            Operation::Copy(_) | Operation::Formula { .. } => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),
             Operation::Linear { terms, divisor, .. } => {
                 self.linear_stepwise(terms, *divisor, rows, out, scratch)?;
@@ -81,13 +82,12 @@ impl Work<'_> {
     ) -> Result<(), Error> {
         scratch.vectors.resize_with(vectors.len(), Vec::new);
         for (i, vector) in vectors.iter().enumerate() {
-            let of = numbers.get(i * PER_VECTOR..(i + 1) * PER_VECTOR);
-            let (threshold, ties, factor) =
-                of.map_or((0, u64::MAX, 1.0), |n| (n[0] as u32, n[1] as u64, n[2] as f32));
+            let (cut, factor) = thinning(numbers, i);
+            let factor = factor as f32;
             let mut out = std::mem::take(&mut scratch.vectors[i]);
             self.read_into(i + 1, rows, &mut out)?;
             self.delta(&mut out, base);
-            self.keep(i, vector, (threshold, ties), rows, &mut out, scratch);
+            self.keep(i, vector, cut, rows, &mut out, scratch);
             if factor != 1.0 {
                 kernels::scale(&mut out, factor);
                 self.line.rounding.round(&mut out);
@@ -110,7 +110,7 @@ impl Work<'_> {
         &self,
         i: usize,
         vector: &TaskVector,
-        cut: (u32, u64),
+        cut: Cut,
         rows: &Range<usize>,
         delta: &mut [f32],
         scratch: &mut Scratch,
@@ -123,8 +123,12 @@ impl Work<'_> {
                 kernels::keep_random(delta, self.draw(i, vector, rows, scratch), density);
             }
             Thin::Magnitude => {
-                kernels::keep_largest(delta, cut.0, self.ties(cut.1, rows, delta.len()));
+                let (threshold, ties) = self.edge(cut[0], rows, delta.len());
+                kernels::keep_largest(delta, threshold, ties);
             }
+            Thin::Outliers => self.keep_band(cut, rows, delta),
+            // The planner refuses it in these numerics.
+            Thin::Ranked => {}
         }
     }
 

@@ -185,6 +185,85 @@ vectorised! {
 }
 
 vectorised! {
+    /// `a.b`.
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        let mut lanes = [0.0_f64; 8];
+        let (a_chunks, a_rest) = a.as_chunks::<8>();
+        let (b_chunks, b_rest) = b.as_chunks::<8>();
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            for i in 0..8 {
+                lanes[i] += f64::from(a[i]) * f64::from(b[i]);
+            }
+        }
+        for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+            lanes[i] += f64::from(*a) * f64::from(*b);
+        }
+        lanes.iter().sum()
+    }
+}
+
+vectorised! {
+    /// `(a - base).(b - base)`.
+    fn dot_deltas(a: &[f32], b: &[f32], base: &[f32]) -> f64 {
+        let mut lanes = [0.0_f64; 8];
+        let (a_chunks, a_rest) = a.as_chunks::<8>();
+        let (b_chunks, b_rest) = b.as_chunks::<8>();
+        let (base_chunks, base_rest) = base.as_chunks::<8>();
+        for ((a, b), base) in a_chunks.iter().zip(b_chunks).zip(base_chunks) {
+            for i in 0..8 {
+                let base = f64::from(base[i]);
+                lanes[i] += (f64::from(a[i]) - base) * (f64::from(b[i]) - base);
+            }
+        }
+        for (i, ((a, b), base)) in a_rest.iter().zip(b_rest).zip(base_rest).enumerate() {
+            let base = f64::from(*base);
+            lanes[i] += (f64::from(*a) - base) * (f64::from(*b) - base);
+        }
+        lanes.iter().sum()
+    }
+}
+
+vectorised! {
+    /// `base + sum of coefficient * (model - base)`, without a base the sum of products; in f64,
+    /// rounded once.
+    fn combine(models: &[&[f32]], base: Option<&[f32]>, coefficients: &[f64], out: &mut [f32]) {
+        let own = 1.0 - coefficients.iter().sum::<f64>();
+        for (at, out) in out.iter_mut().enumerate() {
+            let mut sum = base.map_or(0.0, |base| own * f64::from(base[at]));
+            for (model, coefficient) in models.iter().zip(coefficients) {
+                sum += coefficient * f64::from(model[at]);
+            }
+            *out = sum as f32;
+        }
+    }
+}
+
+vectorised! {
+    /// `x * mask`, where the magnitude lies above the lower edge and not above the upper one;
+    /// elements at an edge count as above it among the first ones of the slice, as many as the
+    /// edge says.
+    fn keep_band(x: &mut [f32], lower: (u32, usize), upper: (u32, usize)) {
+        for (at, x) in x.iter_mut().enumerate() {
+            let bits = x.to_bits() & 0x7fff_ffff;
+            let stays = bits > lower.0 || (bits == lower.0 && at < lower.1);
+            let goes = bits > upper.0 || (bits == upper.0 && at < upper.1);
+            *x *= f32::from(u8::from(stays && !goes));
+        }
+    }
+}
+
+vectorised! {
+    /// `x = (x - base) * factor` where the uniform number is below the element's own chance, else 0.
+    fn ranked_delta(x: &mut [f32], base: &[f32], uniforms: &[f32], chances: &[f32], factor: f32) {
+        let numbers = uniforms.iter().zip(chances);
+        for ((x, base), (u, chance)) in x.iter_mut().zip(base).zip(numbers) {
+            let value = (*x - *base) * factor;
+            *x = if *u < *chance { value } else { 0.0 };
+        }
+    }
+}
+
+vectorised! {
     /// Sum of magnitudes of `x - base`.
     fn l1_delta(x: &[f32], base: &[f32]) -> f64 {
         let mut lanes = [0.0_f64; 8];

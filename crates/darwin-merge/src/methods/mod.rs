@@ -1,10 +1,19 @@
 //! The merge methods, one entry of [`METHODS`] each.
 
+pub(crate) mod formula;
+mod fusion;
 pub(crate) mod kernels;
+mod ram;
+pub(crate) mod rank;
+mod sce;
 pub(crate) mod slerp;
+pub(crate) mod span;
 pub(crate) mod sparsify;
+mod table;
 pub(crate) mod task_vectors;
 pub(crate) mod torch_sum;
+
+pub use table::METHODS;
 
 /// A merge method: what it is called, where it comes from, which parameters it takes.
 #[derive(Debug)]
@@ -40,6 +49,56 @@ impl Method {
         matches!(self.kind, Kind::TaskVectors { .. })
     }
 
+    /// Whether it cannot do without a base model.
+    #[must_use]
+    pub fn needs_base(&self) -> bool {
+        match self.kind {
+            Kind::Passthrough | Kind::Linear => false,
+            Kind::Slerp | Kind::TaskVectors { .. } => true,
+            Kind::Formula(rule) => {
+                !matches!(rule, Rule::Nuslerp | Rule::Multislerp | Rule::Karcher)
+            }
+        }
+    }
+
+    /// Whether a base model is one of the inputs and has parameters as they have.
+    pub(crate) fn weighs_base(&self) -> bool {
+        matches!(self.kind, Kind::Passthrough | Kind::Linear | Kind::Slerp)
+    }
+
+    /// Whether it blends two parents by shares (`darwin.t`).
+    #[must_use]
+    pub fn takes_shares(&self) -> bool {
+        !matches!(self.kind, Kind::Passthrough | Kind::Formula(_))
+    }
+
+    /// Whether it computes as mergekit does where `numerics: mergekit` is asked for.
+    #[must_use]
+    pub fn follows_mergekit(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Formula(_) | Kind::TaskVectors { sparsifier: Sparsifier::Ranked, .. }
+        )
+    }
+
+    /// Whether a base, where there is one, is not a model among others.
+    pub(crate) fn anchored(&self) -> bool {
+        match self.kind {
+            Kind::TaskVectors { .. } => true,
+            Kind::Formula(rule) => rule != Rule::Karcher,
+            _ => false,
+        }
+    }
+
+    /// The parameter that its sparsifier has beside the density.
+    pub(crate) fn margin(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::TaskVectors { sparsifier: Sparsifier::Outliers, .. } => Some("gamma"),
+            Kind::TaskVectors { sparsifier: Sparsifier::Ranked, .. } => Some("epsilon"),
+            _ => None,
+        }
+    }
+
     pub(crate) fn parameter(&self, name: &str) -> Option<&'static Parameter> {
         self.parameters.iter().find(|p| p.name == name)
     }
@@ -69,6 +128,29 @@ pub(crate) enum Kind {
     Slerp,
     /// Base plus weighted task vectors.
     TaskVectors { sparsifier: Sparsifier, consensus: bool },
+    /// All models at once.
+    Formula(Rule),
+}
+
+/// The methods of [`Kind::Formula`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    ModelStock,
+    Nuslerp,
+    Multislerp,
+    Karcher,
+    NearSwap,
+    Ram,
+    RamPlus,
+    Sce,
+    Fusion,
+}
+
+impl Rule {
+    /// Whether models have weights.
+    pub(crate) fn weighs(self) -> bool {
+        matches!(self, Self::Nuslerp | Self::Multislerp)
+    }
 }
 
 /// How a task vector is thinned out.
@@ -80,85 +162,8 @@ pub(crate) enum Sparsifier {
     Magnitude,
     /// Elements stay by chance.
     Random,
+    /// The largest magnitudes stay, but for the very largest.
+    Outliers,
+    /// Elements stay by chance, the larger ones of a row more likely.
+    Ranked,
 }
-
-const fn shared(name: &'static str, default: f64, switch: bool) -> Parameter {
-    Parameter { name, per_model: false, default: Some(default), switch }
-}
-
-const WEIGHT: Parameter =
-    Parameter { name: "weight", per_model: true, default: None, switch: false };
-const DENSITY: Parameter =
-    Parameter { name: "density", per_model: true, default: Some(1.0), switch: false };
-
-/// The parameters of a task-vector method with these defaults (mergekit.md 2.1).
-macro_rules! task_vector_parameters {
-    (normalize: $normalize:expr, rescale: $rescale:expr) => {
-        &[
-            WEIGHT,
-            DENSITY,
-            shared("normalize", $normalize, true),
-            shared("rescale", $rescale, true),
-            shared("lambda", 1.0, false),
-            shared("int8_mask", 0.0, true),
-        ]
-    };
-}
-
-/// All methods.
-pub static METHODS: &[Method] = &[
-    Method {
-        name: "passthrough",
-        about: "one model's tensor, scaled by `scale`",
-        source: "mergekit.md 2.6",
-        kind: Kind::Passthrough,
-        parameters: &[Parameter {
-            name: "scale",
-            per_model: true,
-            default: Some(1.0),
-            switch: false,
-        }],
-    },
-    Method {
-        name: "linear",
-        about: "the weighted mean",
-        source: "arXiv 2203.05482; mergekit.md 2.6",
-        kind: Kind::Linear,
-        parameters: &[WEIGHT, shared("normalize", 1.0, true)],
-    },
-    Method {
-        name: "slerp",
-        about: "along the arc from the base to the other model, `t` of the way",
-        source: "Shoemake, SIGGRAPH 1985; mergekit.md 2.7",
-        kind: Kind::Slerp,
-        parameters: &[Parameter { name: "t", per_model: false, default: None, switch: false }],
-    },
-    Method {
-        name: "task_arithmetic",
-        about: "the base plus weighted task vectors",
-        source: "arXiv 2212.04089; mergekit.md 2.5",
-        kind: Kind::TaskVectors { sparsifier: Sparsifier::None, consensus: false },
-        parameters: task_vector_parameters!(normalize: 0.0, rescale: 0.0),
-    },
-    Method {
-        name: "ties",
-        about: "task vectors trimmed by magnitude, the majority's sign elected",
-        source: "arXiv 2306.01708; mergekit.md 2.4, 2.5",
-        kind: Kind::TaskVectors { sparsifier: Sparsifier::Magnitude, consensus: true },
-        parameters: task_vector_parameters!(normalize: 1.0, rescale: 0.0),
-    },
-    Method {
-        name: "dare_linear",
-        about: "task vectors thinned out by chance and rescaled",
-        source: "arXiv 2311.03099; mergekit.md 2.4, 2.5",
-        kind: Kind::TaskVectors { sparsifier: Sparsifier::Random, consensus: false },
-        parameters: task_vector_parameters!(normalize: 0.0, rescale: 1.0),
-    },
-    Method {
-        name: "dare_ties",
-        about: "task vectors thinned out by chance and rescaled, the majority's sign elected",
-        source: "arXiv 2311.03099, 2306.01708; mergekit.md 2.4, 2.5",
-        kind: Kind::TaskVectors { sparsifier: Sparsifier::Random, consensus: true },
-        parameters: task_vector_parameters!(normalize: 0.0, rescale: 1.0),
-    },
-];

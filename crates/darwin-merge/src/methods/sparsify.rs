@@ -13,6 +13,17 @@ pub(crate) enum Thin {
     Random,
     /// The largest magnitudes stay.
     Magnitude,
+    /// The largest magnitudes stay, but for outliers.
+    Outliers,
+    /// Elements stay by chance, the larger in their row the likelier.
+    Ranked,
+}
+
+impl Thin {
+    /// Whether some elements stay and some do not.
+    pub(crate) fn in_part(self) -> bool {
+        !matches!(self, Self::All | Self::Nothing)
+    }
 }
 
 /// What a sparsifier does at a density; `masked` where masks were handed over.
@@ -22,8 +33,32 @@ pub(crate) fn thin(sparsifier: Sparsifier, density: f64, masked: bool) -> Thin {
         _ if density >= 1.0 => Thin::All,
         _ if density <= 0.0 => Thin::Nothing,
         Sparsifier::Magnitude if !masked => Thin::Magnitude,
+        Sparsifier::Outliers if !masked => Thin::Outliers,
+        Sparsifier::Ranked if !masked => Thin::Ranked,
         _ => Thin::Random,
     }
+}
+
+/// A magnitude (its bits) and a flat index in the unit: larger elements lie above this edge, and
+/// those of this magnitude before the index.
+pub(crate) type Edge = (u32, u64);
+
+/// No element lies above.
+pub(crate) const ABOVE_ALL: Edge = (u32::MAX, 0);
+
+/// All elements do.
+pub(crate) const BELOW_ALL: Edge = (0, u64::MAX);
+
+/// The edges between which elements stay.
+pub(crate) type Cut = [Edge; 2];
+
+/// How many of `n` elements lie above each edge of magnitude trimming without its outliers: the
+/// share `gamma` is dropped as too large, fewer where the density wants more elements
+/// (arXiv 2312.06795; mergekit.md 2.4).
+pub(crate) fn band(density: f64, gamma: f64, n: usize) -> [u64; 2] {
+    let wanted = (density * n as f64) as u64;
+    let outliers = ((gamma * n as f64) as u64).min(n as u64 - wanted);
+    [wanted + outliers, outliers]
 }
 
 /// How many of `n` elements magnitude trimming keeps.
@@ -60,4 +95,17 @@ pub(crate) fn bucket(counts: &[u64], wanted: u64) -> (usize, u64) {
         left -= count;
     }
     (0, counts.first().copied().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outliers_give_way_to_the_density() {
+        assert_eq!(band(0.5, 0.1, 100), [60, 10]);
+        assert_eq!(band(0.95, 0.1, 100), [100, 5]);
+        assert_eq!(band(0.5, 0.01, 10), [5, 0]);
+        assert_eq!(band(0.05, 0.01, 10), [0, 0]);
+    }
 }

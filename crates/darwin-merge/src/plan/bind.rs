@@ -46,6 +46,7 @@ pub(crate) fn plan(recipe: &Recipe, sources: &Sources) -> Result<Plan, Error> {
             problems.push(Problem::new(format!("the model `{model}` is not open"), "open it"));
         }
     }
+    check::numerics(recipe, &mut problems);
     if !problems.is_empty() {
         return Err(Error::Plan(problems));
     }

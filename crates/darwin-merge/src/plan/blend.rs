@@ -3,6 +3,7 @@
 use super::Operation;
 use super::check::Problems;
 use super::lower::{Decision, Lowering, Target, setting};
+use super::weights::Row;
 use crate::methods::Kind;
 use crate::recipe::{Part, RouterMode};
 use darwin_checkpoint::{Role, TensorInfo};
@@ -75,26 +76,27 @@ impl Lowering<'_> {
             decision.operation = Operation::Copy(m);
             return Some(decision);
         }
-        let terms = [(f, 1.0 - t, density_father), (m, t, density_mother)];
+        let margin = match method.margin() {
+            Some(name) => self.shared(target, name, &mut decision.parameters, problems)?,
+            None => 0.0,
+        };
+        let terms = [
+            Row { input: f, weight: 1.0 - t, density: density_father, margin },
+            Row { input: m, weight: t, density: density_mother, margin },
+        ];
         decision.operation = match method.kind {
             Kind::Slerp => Operation::Slerp { inputs: [f, m], t },
             Kind::TaskVectors { .. } => {
                 let base = target.scope.base?;
                 decision.per_model = terms
                     .iter()
-                    .filter(|(input, ..)| input.source != base)
-                    .map(|(input, weight, density)| {
-                        let weight = setting(*weight, false);
-                        let density = setting(*density, default_density);
-                        let parameters =
-                            [("weight".to_owned(), weight), ("density".to_owned(), density)];
-                        (input.source, BTreeMap::from(parameters))
-                    })
+                    .filter(|row| row.input.source != base)
+                    .map(|row| (row.input.source, row.settings(default_density)))
                     .collect();
                 self.task_vectors(target, &terms, Some(false), &mut decision.parameters, problems)?
             }
             _ => Operation::Linear {
-                terms: terms.iter().map(|(input, w, _)| (*input, *w as f32)).collect(),
+                terms: terms.map(|row| (row.input, row.weight as f32)).to_vec(),
                 convex: true,
                 divisor: None,
             },

@@ -4,10 +4,21 @@ use super::{Input, Line};
 use crate::recipe::{Inputs, filter_matches};
 use crate::sources::Source;
 use crate::tokenizers::Vocabulary;
-use crate::{Recipe, Sources};
+use crate::{Numerics, Recipe, Sources};
 use darwin_checkpoint::{Problem, Role, TensorInfo};
 
 pub(super) type Problems = Vec<Problem>;
+
+/// mergekit's rounding is followed for some methods only.
+pub(super) fn numerics(recipe: &Recipe, problems: &mut Problems) {
+    let method = recipe.method();
+    if recipe.numerics() == Numerics::Mergekit && !method.follows_mergekit() {
+        problems.push(Problem::new(
+            format!("`{}` is not computed in mergekit's numerics", method.name),
+            "native numerics has it: write `numerics: native`, or leave it out",
+        ));
+    }
+}
 
 /// Token ids must mean the same in all models.
 pub(super) fn tokenizers(recipe: &Recipe, sources: &Sources, problems: &mut Problems) {

@@ -5,12 +5,14 @@ mod blend;
 mod check;
 mod child;
 mod describe;
+mod formulas;
 mod lower;
 mod order;
 mod weights;
 
 use crate::Numerics;
 use crate::methods::Sparsifier;
+use crate::methods::formula::Formula;
 use crate::numerics::Rounding;
 use darwin_checkpoint::{Dtype, Layout, TensorId, TensorInfo, Unit};
 use darwin_core::files::{ManifestLine, MergeManifest, SCHEMA};
@@ -33,6 +35,8 @@ pub(crate) struct TaskVector {
     pub(crate) input: Input,
     pub(crate) weight: f64,
     pub(crate) density: f64,
+    /// `gamma` of breadcrumbs, `epsilon` of DELLA, else 0.
+    pub(crate) margin: f64,
     /// Names the stream of its random numbers: its position among the recipe's task vectors, so
     /// that masks do not depend on where the models lie.
     pub(crate) stream: usize,
@@ -52,6 +56,8 @@ pub(crate) enum Operation {
     Linear { terms: Vec<(Input, f32)>, convex: bool, divisor: Option<f32> },
     /// Along the arc from the first to the second.
     Slerp { inputs: [Input; 2], t: f64 },
+    /// All inputs at once; where it is anchored, the first is the base.
+    Formula { inputs: Vec<Input>, formula: Formula, anchored: bool },
     /// The base plus task vectors.
     TaskVectors {
         base: Input,
@@ -71,6 +77,7 @@ impl Operation {
             Self::Copy(input) | Self::Scale(input, _) => vec![*input],
             Self::Linear { terms, .. } => terms.iter().map(|(input, _)| *input).collect(),
             Self::Slerp { inputs, .. } => inputs.to_vec(),
+            Self::Formula { inputs, .. } => inputs.clone(),
             Self::TaskVectors { base, vectors, .. } => {
                 std::iter::once(*base).chain(vectors.iter().map(|v| v.input)).collect()
             }

@@ -5,11 +5,30 @@ use super::check::Problems;
 use super::lower::{Decision, Lowering, Target, setting};
 use super::{Input, Operation, TaskVector};
 use crate::Numerics;
-use crate::methods::Kind;
 use crate::methods::torch_sum::few;
+use crate::methods::{Kind, Sparsifier};
 use darwin_checkpoint::Problem;
 use darwin_core::files::Setting;
 use std::collections::BTreeMap;
+
+/// A tensor with the coefficients of its model.
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    pub(super) input: Input,
+    pub(super) weight: f64,
+    pub(super) density: f64,
+    pub(super) margin: f64,
+}
+
+impl Row {
+    /// Weight and density for people; the density may be the default.
+    pub(super) fn settings(&self, default_density: bool) -> BTreeMap<String, Setting> {
+        BTreeMap::from([
+            ("weight".to_owned(), setting(self.weight, false)),
+            ("density".to_owned(), setting(self.density, default_density)),
+        ])
+    }
+}
 
 impl Lowering<'_> {
     /// mergekit's own parameters.
@@ -30,29 +49,36 @@ impl Lowering<'_> {
         let mut rows = Vec::new();
         for (source, input) in target.scope.sources.iter().zip(&inputs) {
             let is_base = target.scope.base == Some(source.source);
-            if is_base && method.uses_task_vectors() {
+            if is_base && method.anchored() {
                 continue;
             }
             let mut own = BTreeMap::new();
             let mut value = |name: &str| self.own(target, source, *input, name, &mut own, problems);
             let row = match method.kind {
-                Kind::Passthrough => (value("scale"), Some(1.0)),
-                Kind::Linear => (value("weight"), Some(1.0)),
-                Kind::Slerp => (Some(1.0), Some(1.0)),
-                Kind::TaskVectors { .. } => (value("weight"), value("density")),
+                Kind::Passthrough => (value("scale"), Some(1.0), Some(0.0)),
+                Kind::Linear => (value("weight"), Some(1.0), Some(0.0)),
+                Kind::Formula(rule) if rule.weighs() => (value("weight"), Some(1.0), Some(0.0)),
+                Kind::Slerp | Kind::Formula(_) => (Some(1.0), Some(1.0), Some(0.0)),
+                Kind::TaskVectors { .. } => {
+                    let margin = method.margin().map_or(Some(0.0), &mut value);
+                    (value("weight"), value("density"), margin)
+                }
             };
             decision.per_model.push((source.source, own));
-            if let (Some(weight), Some(density)) = row {
-                rows.push((*input, weight, density));
+            if let (Some(weight), Some(density), Some(margin)) = row {
+                rows.push(Row { input: *input, weight, density, margin });
             }
         }
         let operation = match method.kind {
-            Kind::Passthrough => rows.first().map(|(input, scale, _)| match *scale {
-                1.0 => Operation::Copy(*input),
-                scale => Operation::Scale(*input, scale as f32),
+            Kind::Passthrough => rows.first().map(|row| match row.weight {
+                1.0 => Operation::Copy(row.input),
+                scale => Operation::Scale(row.input, scale as f32),
             }),
             Kind::Linear => self.weighted(target, &rows, &mut decision.parameters, problems),
             Kind::Slerp => self.slerp(target, &inputs, &mut decision.parameters, problems),
+            Kind::Formula(rule) => {
+                self.formula(rule, target, &rows, &mut decision.parameters, problems)
+            }
             Kind::TaskVectors { .. } => {
                 self.task_vectors(target, &rows, None, &mut decision.parameters, problems)
             }
@@ -64,12 +90,12 @@ impl Lowering<'_> {
     fn weighted(
         &self,
         target: &Target<'_>,
-        rows: &[(Input, f64, f64)],
+        rows: &[Row],
         settings: &mut BTreeMap<String, Setting>,
         problems: &mut Problems,
     ) -> Option<Operation> {
         let normalize = self.shared(target, "normalize", settings, problems)? != 0.0;
-        let sum: f64 = rows.iter().map(|(_, weight, _)| weight).sum();
+        let sum: f64 = rows.iter().map(|row| row.weight).sum();
         if normalize && sum == 0.0 {
             problems.push(Problem::new(
                 format!("the weights of tensor `{}` sum to 0", target.info.name),
@@ -79,7 +105,7 @@ impl Lowering<'_> {
         }
         let convex = normalize || sum == 1.0;
         let terms = |divisor: f64| -> Vec<(Input, f32)> {
-            rows.iter().map(|(input, weight, _)| (*input, (weight / divisor) as f32)).collect()
+            rows.iter().map(|row| (row.input, (row.weight / divisor) as f32)).collect()
         };
         Some(match self.recipe.numerics() {
             Numerics::Native => {
@@ -127,7 +153,7 @@ impl Lowering<'_> {
     pub(super) fn task_vectors(
         &self,
         target: &Target<'_>,
-        rows: &[(Input, f64, f64)],
+        rows: &[Row],
         normalize: Option<bool>,
         settings: &mut BTreeMap<String, Setting>,
         problems: &mut Problems,
@@ -135,16 +161,7 @@ impl Lowering<'_> {
         let Kind::TaskVectors { sparsifier, consensus } = self.recipe.method.kind else {
             return None;
         };
-        let base_source = target.scope.base?;
-        let base = target.inputs.iter().flatten().find(|input| input.source == base_source);
-        let Some(base) = base.copied() else {
-            let model = &self.sources[base_source].model;
-            problems.push(Problem::new(
-                format!("the base `{model}` is not among the sources of `{}`", target.info.name),
-                "name it in every slice",
-            ));
-            return None;
-        };
+        let base = self.base(target, problems)?;
         let normalize = match normalize {
             Some(fixed) => fixed,
             None => self.shared(target, "normalize", settings, problems)? != 0.0,
@@ -155,17 +172,21 @@ impl Lowering<'_> {
         let native = self.recipe.numerics() == Numerics::Native;
         let vectors: Vec<TaskVector> = rows
             .iter()
-            .filter(|(input, ..)| input.source != base_source)
+            .filter(|row| row.input.source != base.source)
             .enumerate()
-            .filter(|(_, (_, weight, _))| *weight != 0.0 || normalize || !native)
-            .map(|(stream, (input, weight, density))| TaskVector {
-                input: *input,
-                weight: *weight,
-                density: *density,
+            .filter(|(_, row)| row.weight != 0.0 || normalize || !native)
+            .map(|(stream, row)| TaskVector {
+                input: row.input,
+                weight: row.weight,
+                density: row.density,
+                margin: row.margin,
                 stream,
                 first_word: 0,
             })
             .collect();
+        if sparsifier == Sparsifier::Ranked {
+            self.check_chances(target, &vectors, problems)?;
+        }
         if vectors.is_empty() || lambda == 0.0 && native {
             return Some(Operation::Copy(base));
         }
@@ -180,8 +201,22 @@ impl Lowering<'_> {
         })
     }
 
+    /// The base's tensor.
+    pub(super) fn base(&self, target: &Target<'_>, problems: &mut Problems) -> Option<Input> {
+        let source = target.scope.base?;
+        let found = target.inputs.iter().flatten().find(|input| input.source == source);
+        if found.is_none() {
+            let model = &self.sources[source].model;
+            problems.push(Problem::new(
+                format!("the base `{model}` is not among the sources of `{}`", target.info.name),
+                "name it in every slice",
+            ));
+        }
+        found.copied()
+    }
+
     /// A parameter that all models share, by the precedence of mergekit.md 1.4.
-    fn shared(
+    pub(super) fn shared(
         &self,
         target: &Target<'_>,
         name: &str,

@@ -59,7 +59,7 @@ fn own(
     key: &str,
     findings: &mut Vec<Finding>,
 ) {
-    if base && recipe.method.uses_task_vectors() {
+    if base && !recipe.method.weighs_base() {
         return;
     }
     for name in absent(recipe, true, levels) {

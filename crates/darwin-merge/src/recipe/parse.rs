@@ -25,23 +25,6 @@ const TOP: [&str; 12] = [
     "darwin",
 ];
 
-/// Methods of mergekit 0.1.5 beside ours.
-const OF_MERGEKIT: [&str; 13] = [
-    "arcee_fusion",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
-    "karcher",
-    "model_stock",
-    "multislerp",
-    "nearswap",
-    "nuslerp",
-    "ram",
-    "ramplus_tl",
-    "sce",
-];
-
 /// Collects what is wrong on the way.
 pub(super) struct Reader<'a> {
     file: &'a str,
@@ -221,12 +204,6 @@ fn method(reader: &mut Reader<'_>, root: &Node, node: Option<&Node>) -> Option<&
     let name = reader.string(node, "merge_method")?;
     let method = Method::find(&name);
     if method.is_none() {
-        if OF_MERGEKIT.contains(&name.as_str()) {
-            let text = format!("mergekit's method `{name}` is not supported yet");
-            let hint = format!("use one of {}", validate::method_names());
-            reader.problem(node.mark, text, hint);
-            return None;
-        }
         let hint = match nearest(&name, METHODS.iter().map(|m| m.name)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("use one of {}", validate::method_names()),

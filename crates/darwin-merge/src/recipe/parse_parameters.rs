@@ -110,11 +110,15 @@ fn switch(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Option
 fn number(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Option<f64> {
     let name = parameter.name;
     let allowed = match name {
-        "density" | "t" => "a number from 0 to 1",
+        "density" | "t" | "gamma" => "a number from 0 to 1",
+        "epsilon" | "eps" | "tol" | "max_iter" => "a number from 0",
+        _ if parameter.switch => "true or false",
         _ => "a finite number",
     };
     let fits = |value: &f64| match name {
-        "density" | "t" => (0.0..=1.0).contains(value),
+        "density" | "t" | "gamma" => (0.0..=1.0).contains(value),
+        "epsilon" | "eps" | "tol" | "max_iter" => value.is_finite() && *value >= 0.0,
+        _ if parameter.switch => *value == 0.0 || *value == 1.0,
         _ => value.is_finite(),
     };
     let found = node.number().filter(fits);

@@ -1,7 +1,7 @@
 //! What a recipe's parts must hold together, whether it was read or built.
 
 use super::{Inputs, Parameters, Recipe, Slice, TokenizerSource, missing};
-use crate::methods::{Kind, Sparsifier};
+use crate::methods::{Kind, Rule, Sparsifier};
 use crate::{METHODS, RecipeProblem};
 
 /// A problem before its place is known; `key` is the path that the reader remembers.
@@ -63,8 +63,10 @@ fn inputs(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
             }
             let names: Vec<&str> = entries.iter().map(|e| e.model.as_str()).collect();
             twice(&names, "models", find);
-            let extra = recipe.base.as_deref().filter(|base| !names.contains(base));
-            count(recipe, names.len(), usize::from(extra.is_some()), "the recipe/models", find);
+            count(recipe, recipe.base.as_deref(), &names, "the recipe/models", find);
+            for entry in entries {
+                own(recipe, &entry.model, &entry.parameters, "the recipe/models", find);
+            }
         }
         Inputs::Slices(slices) => {
             if slices.is_empty() {
@@ -88,13 +90,16 @@ fn slice(recipe: &Recipe, slice: &Slice, i: usize, find: &mut impl FnMut(&str, S
         return;
     }
     twice(&names, &key, find);
-    count(recipe, names.len(), 0, &key, find);
+    let base = slice.base.as_deref().or(recipe.base.as_deref());
+    count(recipe, base.filter(|base| names.contains(base)), &names, &key, find);
+    for source in &slice.sources {
+        own(recipe, &source.model, &source.parameters, &key, find);
+    }
     let lengths: Vec<usize> = slice.sources.iter().map(|s| s.layers.len()).collect();
     if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
         let text = format!("the sources of slice {i} have {lengths:?} layers");
         find(&key, text, "give all sources equally many layers");
     }
-    let base = slice.base.as_deref().or(recipe.base.as_deref());
     if let Some(base) = base.filter(|base| needs_base(recipe) && !names.contains(base)) {
         let text = format!("the base `{base}` is not among the sources of slice {i}");
         find(&key, text, "name it in every slice, or give the slice a `base_model` of its own");
@@ -102,8 +107,8 @@ fn slice(recipe: &Recipe, slice: &Slice, i: usize, find: &mut impl FnMut(&str, S
 }
 
 fn needs_base(recipe: &Recipe) -> bool {
-    let slerp = recipe.method.kind == Kind::Slerp && recipe.darwin.t.is_none();
-    recipe.method.uses_task_vectors() || slerp
+    let shares = recipe.method.kind == Kind::Slerp && recipe.darwin.t.is_some();
+    recipe.method.needs_base() && !shares
 }
 
 /// `key` and a position are the path of an entry.
@@ -116,19 +121,27 @@ fn twice(names: &[&str], key: &str, find: &mut impl FnMut(&str, String, &str)) {
     }
 }
 
-/// How many models a method takes (mergekit.md 2.1); `extra` is a base that `models` does not
-/// name.
+/// How many models a method takes (mergekit.md 2.1).
 fn count(
     recipe: &Recipe,
-    named: usize,
-    extra: usize,
+    base: Option<&str>,
+    names: &[&str],
     key: &str,
     find: &mut impl FnMut(&str, String, &str),
 ) {
-    let (method, found) = (recipe.method, named + extra);
+    let method = recipe.method;
+    let extra = base.filter(|base| !names.contains(base));
+    let found = names.len() + usize::from(extra.is_some());
+    let models = names.iter().filter(|name| Some(**name) != base).count();
     let (wanted, fits) = match method.kind {
-        Kind::Passthrough => ("one model", named == 1),
+        Kind::Passthrough => ("one model", names.len() == 1),
         Kind::Slerp if recipe.darwin.t.is_none() => ("two models, the base among them", found == 2),
+        Kind::Formula(Rule::NearSwap | Rule::Fusion) => ("one model and the base", models == 1),
+        Kind::Formula(Rule::ModelStock) => ("two models or more and the base", models >= 2),
+        Kind::Formula(Rule::Nuslerp) => ("two models, a base apart", models == 2),
+        Kind::Formula(Rule::Multislerp | Rule::Ram | Rule::RamPlus | Rule::Sce) => {
+            ("a model or more, a base apart", models >= 1)
+        }
         _ => return,
     };
     if !fits {
@@ -137,11 +150,28 @@ fn count(
     }
 }
 
+/// What one model gives as its own must not be what all share: one name can be either, by method.
+fn own(
+    recipe: &Recipe,
+    model: &str,
+    parameters: &Parameters,
+    key: &str,
+    find: &mut impl FnMut(&str, String, &str),
+) {
+    let method = recipe.method;
+    for name in parameters.0.keys() {
+        if method.parameter(name).is_some_and(|parameter| !parameter.per_model) {
+            let text = format!("`{name}` of `{model}`: with `{}` all models share it", method.name);
+            find(key, text, "move it to the recipe's own `parameters`");
+        }
+    }
+}
+
 /// A blend by shares (method 3.1).
 fn blend(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
     let method = recipe.method;
-    if method.kind == Kind::Passthrough {
-        let text = "`darwin.t` blends two parents, `passthrough` takes one".to_owned();
+    if !method.takes_shares() {
+        let text = format!("`darwin.t` blends two parents by shares, `{}` does not", method.name);
         find("`darwin`/t", text, "choose linear, slerp or dare_ties");
     }
     let parents = (recipe.father(), recipe.mother());
@@ -188,9 +218,7 @@ fn base(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
     let slices_have_it = matches!(&recipe.inputs, Inputs::Slices(slices)
         if slices.iter().all(|slice| slice.base.is_some()));
     let Some(base) = recipe.base.as_deref() else {
-        let needed =
-            method.uses_task_vectors() || (method.kind == Kind::Slerp && recipe.darwin.t.is_none());
-        if needed && !slices_have_it {
+        if needs_base(recipe) && !slices_have_it {
             let text = format!("`{}` needs a `base_model`", method.name);
             find("the recipe/merge_method", text, "write `base_model:` and the common ancestor");
         }

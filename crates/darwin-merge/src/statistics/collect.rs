@@ -1,9 +1,12 @@
 //! What the passes over a unit count and add up.
 
-use super::{Cut, Partial, Pass, State};
-use crate::compute::{PER_VECTOR, Scratch, Work};
+use super::{Partial, Pass, Search, State};
+use crate::compute::{Scratch, Work};
+use crate::methods::formula::Formula;
 use crate::methods::kernels::{dots, l1, l1_delta};
-use crate::methods::sparsify::{BUCKETS, Thin, bucket, high, kept, low};
+use crate::methods::sparsify::{
+    ABOVE_ALL, BELOW_ALL, BUCKETS, Cut, Edge, Thin, band, bucket, high, kept, low,
+};
 use crate::plan::{Operation, TaskVector};
 use darwin_checkpoint::Error;
 use std::ops::Range;
@@ -34,13 +37,28 @@ impl Collect<'_> {
         self.work.rows.checked_div(self.work.rows_per_unit).unwrap_or(0)
     }
 
-    fn any(&self, thin: Thin) -> bool {
-        self.vectors.iter().any(|vector| self.work.thin(vector) == thin)
+    /// Elements of a unit.
+    pub(super) fn elements(&self) -> usize {
+        self.work.rows_per_unit * self.work.cols
     }
 
     fn rescales(&self) -> bool {
         matches!(self.work.line.operation, Operation::TaskVectors { rescale: true, .. })
-            && (self.any(Thin::Random) || self.any(Thin::Magnitude))
+            && self.vectors.iter().any(|vector| self.work.thin(vector).in_part())
+    }
+
+    /// The magnitudes at the edges of what stays of each task vector.
+    fn searches(&self) -> Vec<Search> {
+        let n = self.elements();
+        let of_vector = |(of, vector): (usize, &TaskVector)| {
+            let wanted = match self.work.thin(vector) {
+                Thin::Magnitude => vec![kept(vector.density, n)],
+                Thin::Outliers => band(vector.density, vector.margin, n).to_vec(),
+                _ => Vec::new(),
+            };
+            wanted.into_iter().map(move |wanted| Search { of, wanted, bits: 0 })
+        };
+        self.vectors.iter().enumerate().flat_map(of_vector).collect()
     }
 
     /// Starts the first pass over the current unit; false where there is nothing to find.
@@ -48,14 +66,21 @@ impl Collect<'_> {
         if state.unit >= self.units() || self.work.cols == 0 {
             return false;
         }
+        let searches = self.searches();
         let first = match &self.work.line.operation {
-            Operation::Slerp { .. } => Pass::Dots,
-            _ if self.any(Thin::Magnitude) => Pass::High,
-            _ if self.rescales() => Pass::Norms(vec![(0, 0); self.vectors.len()]),
-            _ => return false,
+            Operation::Slerp { .. } => Some(Pass::Dots),
+            Operation::Formula { formula, .. } => {
+                formula.begin(self.elements()).and_then(|next| self.follow(state, next))
+            }
+            _ if !searches.is_empty() => Some(Pass::High(searches)),
+            _ if self.rescales() => Some(Pass::Norms(self.cuts(&[], &[]))),
+            _ => None,
         };
-        state.start(Some(first));
-        true
+        let found = first.is_some();
+        if found {
+            state.start(first);
+        }
+        found
     }
 
     pub(super) fn unit_rows(&self, unit: usize, block: usize) -> Range<usize> {
@@ -76,13 +101,15 @@ impl Collect<'_> {
             return self.ordered(pass, unit, scratch);
         }
         let rows = self.unit_rows(unit, block);
-        let k = self.vectors.len().max(1);
-        let mut sums = vec![[0.0; 3]; k];
-        let buckets = match pass {
-            Pass::High | Pass::Low(_) => BUCKETS,
-            _ => 0,
+        let (sums, buckets) = match pass {
+            Pass::High(searches) | Pass::Low(searches) => (0, searches.len()),
+            Pass::Ties(searches) => (searches.len(), 0),
+            Pass::Dots => (1, 0),
+            Pass::Norms(_) => (self.vectors.len(), 0),
+            Pass::Formula { stage, .. } => (self.width(*stage), 0),
         };
-        let mut counts = vec![vec![0_u32; buckets]; if buckets > 0 { k } else { 0 }];
+        let mut sums = vec![[0.0; 3]; sums];
+        let mut counts = vec![vec![0_u32; BUCKETS]; buckets];
         let mut start = rows.start;
         while start < rows.end {
             let tile = start..(start + self.work.tile_rows()).min(rows.end);
@@ -100,74 +127,82 @@ impl Collect<'_> {
         sums: &mut [[f64; 3]],
         counts: &mut [Vec<u32>],
     ) -> Result<(), Error> {
-        let n = rows.len() * self.work.cols;
-        let mut base = std::mem::take(&mut scratch.base);
-        base.resize(n, 0.0);
-        self.work.read(0, rows, &mut base)?;
-        scratch.vectors.resize_with(1, Vec::new);
-        let mut x = std::mem::take(&mut scratch.vectors[0]);
-        x.resize(n, 0.0);
-        if let Pass::Dots = pass {
-            self.work.read(1, rows, &mut x)?;
-            add(&mut sums[0], dots(&base, &x));
-        }
-        for (i, vector) in self.vectors.iter().enumerate() {
-            let thin = self.work.thin(vector);
-            let wanted = match pass {
-                Pass::Norms(_) => thin == Thin::Magnitude || thin == Thin::Random,
-                _ => thin == Thin::Magnitude,
-            };
-            if wanted {
-                self.work.read(i + 1, rows, &mut x)?;
-                self.vector(pass, i, rows, &base, &mut x, scratch, sums, counts);
+        match pass {
+            Pass::Formula { stage, numbers } => {
+                self.formula_sums(*stage, numbers, rows, scratch, sums)
             }
+            Pass::High(searches) | Pass::Low(searches) | Pass::Ties(searches) => {
+                let mut x = std::mem::take(&mut scratch.values);
+                let mut of = None;
+                for (i, search) in searches.iter().enumerate() {
+                    if of.replace(search.of) != Some(search.of) {
+                        self.magnitudes(search.of, rows, scratch, &mut x)?;
+                    }
+                    count(pass, i, search, &x, sums, counts);
+                }
+                scratch.values = x;
+                Ok(())
+            }
+            Pass::Dots => {
+                self.work.read_into(0, rows, &mut scratch.base)?;
+                self.work.read_into(1, rows, &mut scratch.values)?;
+                add(&mut sums[0], dots(&scratch.base, &scratch.values));
+                Ok(())
+            }
+            Pass::Norms(cuts) => self.norms(cuts, rows, scratch, sums),
         }
-        scratch.base = base;
-        scratch.vectors[0] = x;
+    }
+
+    /// The numbers whose magnitudes are searched: a task vector, or a formula's scores.
+    fn magnitudes(
+        &self,
+        of: usize,
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+        x: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        if let Operation::Formula { .. } = self.work.line.operation {
+            return self.scores(rows, scratch, x);
+        }
+        self.work.read_into(0, rows, &mut scratch.base)?;
+        self.work.read_into(of + 1, rows, x)?;
+        self.work.delta(x, &scratch.base);
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a step of `tile`")]
-    fn vector(
+    fn norms(
         &self,
-        pass: &Pass,
-        i: usize,
+        cuts: &[Cut],
         rows: &Range<usize>,
-        base: &[f32],
-        x: &mut [f32],
         scratch: &mut Scratch,
         sums: &mut [[f64; 3]],
-        counts: &mut [Vec<u32>],
-    ) {
-        match pass {
-            Pass::Dots => {}
-            Pass::High => {
-                self.work.delta(x, base);
-                x.iter().for_each(|v| counts[i][high(*v)] += 1);
-            }
-            Pass::Low(buckets) => {
-                self.work.delta(x, base);
-                let inside = x.iter().filter(|v| high(**v) == buckets[i].0);
-                inside.for_each(|v| counts[i][low(*v)] += 1);
-            }
-            Pass::Ties(cuts) => {
-                self.work.delta(x, base);
-                let ties = x.iter().filter(|v| v.to_bits() & 0x7fff_ffff == cuts[i].0).count();
-                sums[i][0] += ties as f64;
-            }
-            Pass::Norms(cuts) => {
-                let whole = l1_delta(x, base);
-                self.work.thinned(i, &self.vectors[i], cuts[i], 1.0, rows, base, x, scratch);
-                add(&mut sums[i], [whole, l1(x), 0.0]);
+    ) -> Result<(), Error> {
+        let mut base = std::mem::take(&mut scratch.base);
+        self.work.read_into(0, rows, &mut base)?;
+        let mut x = std::mem::take(&mut scratch.values);
+        for (i, vector) in self.vectors.iter().enumerate() {
+            if self.work.thin(vector).in_part() {
+                self.work.read_into(i + 1, rows, &mut x)?;
+                let whole = l1_delta(&x, &base);
+                self.work.thinned(i, vector, cuts[i], 1.0, rows, &base, &mut x, scratch);
+                add(&mut sums[i], [whole, l1(&x), 0.0]);
             }
         }
+        (scratch.base, scratch.values) = (base, x);
+        Ok(())
     }
 
     /// Ends a pass over all blocks: the next pass, or the unit's results and the next unit.
     pub(super) fn end(&self, state: &mut State) -> Result<(), Error> {
-        let n = self.work.rows_per_unit * self.work.cols;
         let pass = state.pass.take().unwrap_or(Pass::Dots);
         let count = |i: usize| state.counts.get(i).map_or(&[][..], Vec::as_slice);
+        let narrowed = |searches: Vec<Search>| {
+            let each = searches.into_iter().enumerate().map(|(i, search)| {
+                let (found, wanted) = bucket(count(i), search.wanted);
+                Search { wanted, bits: search.bits << 15 | found as u32, ..search }
+            });
+            each.collect::<Vec<Search>>()
+        };
         let next = match pass {
             Pass::Dots => {
                 let t = match &self.work.line.operation {
@@ -178,35 +213,37 @@ impl Collect<'_> {
                 state.results.extend([a, b, f64::from(u8::from(linear))]);
                 None
             }
-            Pass::High => {
-                let wanted = self.vectors.iter().map(|v| kept(v.density, n)).enumerate();
-                Some(Pass::Low(wanted.map(|(i, wanted)| bucket(count(i), wanted)).collect()))
-            }
-            Pass::Low(buckets) => {
-                let cuts = buckets.iter().enumerate().map(|(i, (top, wanted))| {
-                    let (bottom, wanted) = bucket(count(i), *wanted);
-                    ((top << 15 | bottom) as u32, wanted)
-                });
-                Some(Pass::Ties(cuts.collect()))
-            }
-            Pass::Ties(cuts) => {
-                let mut found = Vec::new();
-                for (i, (threshold, wanted)) in cuts.into_iter().enumerate() {
-                    found.push((threshold, self.last_tie(state, i, threshold, wanted)?));
+            Pass::High(searches) => Some(Pass::Low(narrowed(searches))),
+            Pass::Low(searches) => match &self.work.line.operation {
+                Operation::Formula { formula: formula @ Formula::Fusion, .. } => {
+                    // Ties do not matter: what equals the threshold is taken.
+                    let found: Vec<Edge> =
+                        narrowed(searches).iter().map(|search| (search.bits, 0)).collect();
+                    self.follow(state, formula.selected(&found))
                 }
-                self.norms(state, found)
+                _ => Some(Pass::Ties(narrowed(searches))),
+            },
+            Pass::Ties(searches) => {
+                let mut edges = Vec::new();
+                for (i, search) in searches.iter().enumerate() {
+                    edges.push((search.bits, self.last_tie(state, i, search)?));
+                }
+                match &self.work.line.operation {
+                    Operation::Formula { formula, .. } => {
+                        self.follow(state, formula.selected(&edges))
+                    }
+                    _ => self.after_cuts(state, self.cuts(&searches, &edges)),
+                }
             }
             Pass::Norms(cuts) => {
                 let totals: Vec<[f64; 3]> =
                     (0..self.vectors.len()).map(|i| state.total(i)).collect();
-                for (i, ((threshold, ties), [before, after, _])) in
-                    cuts.into_iter().zip(totals).enumerate()
-                {
-                    let factor = self.factor(i, before, after);
-                    state.results.extend([f64::from(threshold), ties as f64, factor]);
+                for (i, (cut, [before, after, _])) in cuts.into_iter().zip(totals).enumerate() {
+                    state.results.extend(numbers(cut, self.factor(i, before, after)));
                 }
                 None
             }
+            Pass::Formula { stage, numbers } => self.formula_end(state, stage, numbers),
         };
         if next.is_none() {
             state.unit += 1;
@@ -215,23 +252,30 @@ impl Collect<'_> {
         Ok(())
     }
 
-    fn norms(&self, state: &mut State, cuts: Vec<Cut>) -> Option<Pass> {
+    /// The edges of each task vector.
+    fn cuts(&self, searches: &[Search], edges: &[Edge]) -> Vec<Cut> {
+        let of_vector = |vector: usize| {
+            let found = searches.iter().zip(edges).filter(|(search, _)| search.of == vector);
+            let mut found = found.map(|(_, edge)| *edge);
+            [found.next().unwrap_or(BELOW_ALL), found.next().unwrap_or(ABOVE_ALL)]
+        };
+        (0..self.vectors.len()).map(of_vector).collect()
+    }
+
+    fn after_cuts(&self, state: &mut State, cuts: Vec<Cut>) -> Option<Pass> {
         if self.rescales() {
             return Some(Pass::Norms(cuts));
         }
-        for (threshold, ties) in cuts {
-            let numbers: [f64; PER_VECTOR] = [f64::from(threshold), ties as f64, 1.0];
-            state.results.extend(numbers);
-        }
+        state.results.extend(cuts.into_iter().flat_map(|cut| numbers(cut, 1.0)));
         None
     }
 
-    /// One more than the flat index in the unit of the `wanted`-th tie.
-    fn last_tie(&self, state: &State, i: usize, threshold: u32, wanted: u64) -> Result<u64, Error> {
-        if self.work.thin(&self.vectors[i]) != Thin::Magnitude {
+    /// One more than the flat index in the unit of the `wanted`-th tie of search `i`.
+    fn last_tie(&self, state: &State, i: usize, search: &Search) -> Result<u64, Error> {
+        let mut left = search.wanted;
+        if left == 0 {
             return Ok(0);
         }
-        let mut left = wanted;
         for (block, sums) in state.sums.iter().enumerate() {
             let ties = sums[i][0] as u64;
             if left > ties {
@@ -239,21 +283,45 @@ impl Collect<'_> {
                 continue;
             }
             let rows = self.unit_rows(state.unit, block);
-            let n = rows.len() * self.work.cols;
-            let (mut base, mut x) = (vec![0.0; n], vec![0.0; n]);
-            self.work.read(0, &rows, &mut base)?;
-            self.work.read(i + 1, &rows, &mut x)?;
-            self.work.delta(&mut x, &base);
+            let mut x = Vec::new();
+            self.magnitudes(search.of, &rows, &mut Scratch::default(), &mut x)?;
             let ties = x
                 .iter()
                 .enumerate()
-                .filter(|(_, v)| v.to_bits() & 0x7fff_ffff == threshold)
+                .filter(|(_, v)| v.to_bits() & 0x7fff_ffff == search.bits)
                 .map(|(at, _)| at);
             let at = ties.take(left as usize).last().unwrap_or(0);
             let start = (rows.start - state.unit * self.work.rows_per_unit) * self.work.cols;
             return Ok((start + at + 1) as u64);
         }
         Ok(u64::MAX)
+    }
+}
+
+/// A vector's numbers in the statistics.
+fn numbers([lower, upper]: Cut, factor: f64) -> [f64; crate::compute::PER_VECTOR] {
+    [f64::from(lower.0), lower.1 as f64, f64::from(upper.0), upper.1 as f64, factor]
+}
+
+/// Counts a tile's magnitudes for search `i`.
+fn count(
+    pass: &Pass,
+    i: usize,
+    search: &Search,
+    x: &[f32],
+    sums: &mut [[f64; 3]],
+    counts: &mut [Vec<u32>],
+) {
+    match pass {
+        Pass::High(_) => x.iter().for_each(|v| counts[i][high(*v)] += 1),
+        Pass::Low(_) => {
+            let inside = x.iter().filter(|v| high(**v) == search.bits as usize);
+            inside.for_each(|v| counts[i][low(*v)] += 1);
+        }
+        _ => {
+            let ties = x.iter().filter(|v| v.to_bits() & 0x7fff_ffff == search.bits).count();
+            sums[i][0] += ties as f64;
+        }
     }
 }
 

@@ -6,17 +6,27 @@
 //! of the blocks, so threads, tiles and layouts do not matter.
 
 mod collect;
+mod formulas;
 mod ordered;
 
 use crate::compute::{Scratch, Work};
+use crate::methods::sparsify::Cut;
 use crate::plan::Operation;
 use collect::Collect;
 use darwin_checkpoint::Error;
 use darwin_core::Fault;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Threshold of magnitudes (its bits) and the flat index in the unit up to which ties stay.
-type Cut = (u32, u64);
+/// A magnitude that is looked for.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    /// Of which task vector, or 0: of a formula's scores.
+    of: usize,
+    /// Which rank it has, from the largest; while it is narrowed down, among those left.
+    wanted: u64,
+    /// What is known of it: the bucket of its high bits, then all bits.
+    bits: u32,
+}
 
 /// What is being looked for in the current unit.
 #[derive(Clone, Debug)]
@@ -24,13 +34,15 @@ enum Pass {
     /// `[a.a, b.b, a.b]`.
     Dots,
     /// How many magnitudes fall into each bucket of high bits.
-    High,
-    /// The same for low bits within a bucket; with how many of it are wanted.
-    Low(Vec<(usize, u64)>),
-    /// How many magnitudes equal the threshold; with how many of them are wanted.
-    Ties(Vec<(u32, u64)>),
+    High(Vec<Search>),
+    /// The same for low bits within a bucket.
+    Low(Vec<Search>),
+    /// How many magnitudes equal the one found.
+    Ties(Vec<Search>),
     /// L1 norms before and after thinning.
     Norms(Vec<Cut>),
+    /// A formula's sums, with numbers that were found before.
+    Formula { stage: u8, numbers: Vec<f64> },
 }
 
 /// What one block gives.

@@ -5,7 +5,7 @@ use super::collect::Collect;
 use super::{Partial, Pass};
 use crate::compute::Scratch;
 use crate::methods::slerp::{self, coefficients, coefficients_f32};
-use crate::methods::sparsify::{Thin, rescale};
+use crate::methods::sparsify::{Cut, rescale};
 use crate::methods::torch_sum::{NormOfParts, SumOfParts, TorchSum};
 use crate::numerics::Rounding;
 use darwin_checkpoint::{Dtype, Error};
@@ -30,7 +30,7 @@ impl Collect<'_> {
             return Ok(Partial::Sums(sums));
         };
         for (i, cut) in cuts.iter().enumerate() {
-            if matches!(self.work.thin(&self.vectors[i]), Thin::Random | Thin::Magnitude) {
+            if self.work.thin(&self.vectors[i]).in_part() {
                 let [before, after] = self.norms_of(i, *cut, unit, scratch)?;
                 sums[i] = [f64::from(before), f64::from(after), 0.0];
             }
@@ -41,7 +41,7 @@ impl Collect<'_> {
     fn norms_of(
         &self,
         i: usize,
-        cut: super::Cut,
+        cut: Cut,
         unit: usize,
         scratch: &mut Scratch,
     ) -> Result<[f32; 2], Error> {

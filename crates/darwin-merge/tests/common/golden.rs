@@ -1,6 +1,6 @@
 //! The golden merges of `tools/parity/mergekit.py`.
 
-#![allow(clippy::unwrap_used, reason = "shared by tests")]
+#![allow(dead_code, clippy::unwrap_used, reason = "shared by tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub(crate) fn cases(pair: &Path) -> Vec<String> {
         .filter_map(|name| name.strip_suffix(".yml").map(str::to_owned))
         .collect();
     cases.sort();
-    assert!(cases.len() >= 10);
+    assert!(cases.len() >= 3);
     cases
 }
 

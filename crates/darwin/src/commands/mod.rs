@@ -5,6 +5,7 @@ mod compare;
 mod evolve;
 mod generate;
 mod inspect;
+mod ls;
 mod merge;
 mod profile;
 mod report;
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command, ui: &Ui) -> Result<ExitCode, Failure> {
         Command::Evolve(arguments) => evolve::run(&arguments, ui),
         Command::Check(arguments) => check::run(&arguments, ui),
         Command::Report(arguments) => report::run(&arguments, ui),
+        Command::Ls(arguments) => ls::run(&arguments, ui),
     }
 }
 

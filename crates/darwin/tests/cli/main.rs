@@ -300,10 +300,27 @@ fn help_reads_well() {
     }
 }
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "inspect", "merge", "validate", "generate", "score", "profile", "compare", "evolve", "check",
-    "report",
+    "report", "ls",
 ];
+
+#[test]
+fn every_method_is_listed() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let (code, text, _) = darwin(folder.path(), &["ls", "methods"]);
+    assert_eq!(code, 0);
+    let della = "della\n  task vectors thinned out by chance, large elements of a row likelier to stay, the majority's sign elected\n  base        needed\n  parameters  weight* (required), density* 1.0, epsilon* 0.15, normalize true, rescale true, lambda 1.0, int8_mask false\n  numerics    native\n  source      arXiv 2406.11617; mergekit.md 2.4, 2.5\n";
+    assert!(text.contains(della), "{text}");
+    let (code, json, _) = darwin(folder.path(), &["ls", "methods", "--json"]);
+    assert_eq!(code, 0);
+    assert_eq!(json.lines().count(), darwin_merge::METHODS.len());
+    for (line, method) in json.lines().zip(darwin_merge::METHODS) {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(line["name"], method.name);
+        assert!(text.contains(method.name) && text.contains(method.source));
+    }
+}
 
 /// Every line of a help text that begins with two blanks and is a command is run, in order, in a
 /// folder that has the repository's `examples/`; a whole evolution alone takes too long.

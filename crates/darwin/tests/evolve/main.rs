@@ -85,9 +85,12 @@ fn lasting(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
     let whole = tempfile::tempdir().expect("tempdir");
     setting(whole.path());
-    let start = Instant::now();
     assert_finished(&evolve(whole.path()).output().expect("runs"));
-    let took = start.elapsed();
+    let lines = |folder: &Path| {
+        let journal = std::fs::read(folder.join("run/journal.jsonl")).unwrap_or_default();
+        journal.iter().filter(|byte| **byte == b'\n').count()
+    };
+    let total = lines(whole.path()) as f64;
     let expected = lasting(whole.path());
     assert!(
         expected.contains_key("/journal.jsonl") && expected.contains_key("child/manifest.json")
@@ -99,8 +102,12 @@ fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
     let mut kills = 0;
     for _ in 0..6 {
         let mut child = evolve(killed.path()).spawn().expect("starts");
-        let wait = Duration::from_secs_f64(took.as_secs_f64() * (0.05 + 0.8 * rng.uniform()));
-        std::thread::sleep(wait);
+        // Some way into the journal and then any moment, however fast the machine is.
+        let target = (0.9 * total * rng.uniform()) as usize;
+        while lines(killed.path()) < target && child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_secs_f64(0.1 * rng.uniform()));
         // SIGKILL; an error means that it ended by itself.
         if child.try_wait().expect("a child").is_none() {
             child.kill().expect("kills");

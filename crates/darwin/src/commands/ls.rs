@@ -1,0 +1,69 @@
+//! `darwin ls methods`
+
+use crate::cli::{LsArgs, LsTable};
+use crate::ui::Ui;
+use darwin_core::Failure;
+use darwin_merge::{METHODS, Method, Parameter};
+use std::process::ExitCode;
+
+pub(crate) fn run(arguments: &LsArgs, ui: &Ui) -> Result<ExitCode, Failure> {
+    match arguments.table {
+        LsTable::Methods => ui.say(methods(arguments.json)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn methods(json: bool) -> String {
+    if json {
+        return METHODS.iter().map(|method| format!("{}\n", as_json(method))).collect();
+    }
+    METHODS.iter().map(as_text).collect::<Vec<String>>().join("\n")
+}
+
+fn as_json(method: &Method) -> serde_json::Value {
+    let parameters = method.parameters.iter().map(|p| {
+        serde_json::json!({
+            "name": p.name,
+            "per_model": p.per_model,
+            "default": default(p),
+        })
+    });
+    serde_json::json!({
+        "name": method.name,
+        "about": method.about,
+        "needs_base": method.needs_base(),
+        "mergekit_numerics": method.follows_mergekit(),
+        "parameters": parameters.collect::<Vec<_>>(),
+        "source": method.source,
+    })
+}
+
+fn default(parameter: &Parameter) -> serde_json::Value {
+    match parameter.default {
+        None => serde_json::Value::Null,
+        Some(value) if parameter.switch => (value != 0.0).into(),
+        Some(value) => value.into(),
+    }
+}
+
+fn as_text(method: &Method) -> String {
+    let parameters: Vec<String> = method.parameters.iter().map(parameter).collect();
+    let parameters = if parameters.is_empty() { "none".to_owned() } else { parameters.join(", ") };
+    format!(
+        "{}\n  {}\n  base        {}\n  parameters  {parameters}\n  numerics    {}\n  source      {}\n",
+        method.name,
+        method.about,
+        if method.needs_base() { "needed" } else { "not needed" },
+        if method.follows_mergekit() { "native, mergekit" } else { "native" },
+        method.source,
+    )
+}
+
+/// `NAME DEFAULT`, a star where each model has its own.
+fn parameter(parameter: &Parameter) -> String {
+    let star = if parameter.per_model { "*" } else { "" };
+    match default(parameter) {
+        serde_json::Value::Null => format!("{}{star} (required)", parameter.name),
+        default => format!("{}{star} {default}", parameter.name),
+    }
+}
