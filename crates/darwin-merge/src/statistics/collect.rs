@@ -109,7 +109,8 @@ impl Collect<'_> {
             Pass::Formula { stage, .. } => (self.width(*stage), 0),
         };
         let mut sums = vec![[0.0; 3]; sums];
-        let mut counts = vec![vec![0_u32; BUCKETS]; buckets];
+        // no `vec!` of `vec!`, which makes one even where none is wanted
+        let mut counts: Vec<_> = (0..buckets).map(|_| vec![0_u32; BUCKETS]).collect();
         let mut start = rows.start;
         while start < rows.end {
             let tile = start..(start + self.work.tile_rows()).min(rows.end);
