@@ -103,7 +103,7 @@ pub fn write_checkpoint(
     }
     write_document(dir.path(), SUMS, finished.end()?.as_bytes())?;
     dir.commit().map_err(|e| Error::io("write", out, e))?;
-    let bytes = shards.iter().flat_map(|s| &s.slots).map(|s| s.bytes).sum();
+    let bytes = shards.iter().map(Shard::tensor_bytes).sum();
     Ok(Written { tensors: layout.stored.len(), bytes, shards: shards.len(), kept })
 }
 
@@ -125,7 +125,7 @@ fn write_shards(
     finished: &mut Finished,
     options: &WriteOptions<'_>,
 ) -> Result<(), Error> {
-    let total = shards.iter().flat_map(|s| &s.slots).map(|s| s.bytes).sum();
+    let total = shards.iter().map(Shard::tensor_bytes).sum();
     options.progress.start("write", total, "B");
     let plans: Vec<OnceLock<TensorPlan>> =
         source.manifest().tensors().iter().map(|_| OnceLock::new()).collect();
@@ -138,7 +138,7 @@ fn write_shards(
         let mut written = Ok(());
         for shard in shards {
             if finished.has(&shard.name, shard.bytes()) {
-                options.progress.advance(shard.slots.iter().map(|s| s.bytes).sum());
+                options.progress.advance(shard.tensor_bytes());
                 continue;
             }
             written = write_shard(source, shard, folder, &plans, options);
@@ -236,14 +236,19 @@ fn index_json(shards: &[Shard<'_>]) -> Value {
     for (tensor, file) in names {
         weight_map.insert(tensor.to_owned(), json!(file));
     }
-    let total: u64 = shards.iter().flat_map(|s| &s.slots).map(|s| s.bytes).sum();
+    let total: u64 = shards.iter().map(Shard::tensor_bytes).sum();
     json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
 }
 
 impl Shard<'_> {
     /// Bytes of the file.
     fn bytes(&self) -> u64 {
-        self.header.len() as u64 + self.slots.iter().map(|s| s.bytes).sum::<u64>()
+        self.header.len() as u64 + self.tensor_bytes()
+    }
+
+    /// Bytes of its tensors.
+    fn tensor_bytes(&self) -> u64 {
+        self.slots.iter().map(|s| s.bytes).sum()
     }
 }
 

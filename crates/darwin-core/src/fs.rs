@@ -56,11 +56,10 @@ impl AtomicDir {
     /// # Errors
     /// `AlreadyExists` if the target exists and is not an empty folder; any other I/O error.
     pub fn create(target: &Path) -> io::Result<Self> {
-        let aside = partial_path(target);
-        if aside.exists() && !is_taken(target)? {
-            fs::remove_dir_all(&aside)?;
-        }
-        Self::open(target)
+        let dir = Self::open(target)?;
+        fs::remove_dir_all(&dir.aside)?;
+        fs::create_dir_all(&dir.aside)?;
+        Ok(dir)
     }
 
     /// Opens the folder aside with what an interrupted process left in it.

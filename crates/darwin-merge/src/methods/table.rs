@@ -18,23 +18,14 @@ const EPSILON: Parameter =
 /// Accepted, without effect: it only changes how mergekit stores signs.
 const INT8_MASK: Parameter = shared("int8_mask", 0.0, true);
 
-/// The parameters of a task-vector method with these defaults (mergekit.md 2.1).
+/// The parameters of a task-vector method with these defaults (mergekit.md 2.1), in brackets the
+/// one that only its sparsifier has.
 macro_rules! task_vector_parameters {
-    (normalize: $normalize:expr, rescale: $rescale:expr) => {
+    ($([$margin:expr],)? normalize: $normalize:expr, rescale: $rescale:expr) => {
         &[
             WEIGHT,
             DENSITY,
-            shared("normalize", $normalize, true),
-            shared("rescale", $rescale, true),
-            shared("lambda", 1.0, false),
-            INT8_MASK,
-        ]
-    };
-    ($margin:expr, normalize: $normalize:expr, rescale: $rescale:expr) => {
-        &[
-            WEIGHT,
-            DENSITY,
-            $margin,
+            $($margin,)?
             shared("normalize", $normalize, true),
             shared("rescale", $rescale, true),
             shared("lambda", 1.0, false),
@@ -104,28 +95,28 @@ pub static METHODS: &[Method] = &[
         about: "task vectors without their smallest and their very largest elements",
         source: "arXiv 2312.06795; mergekit.md 2.4, 2.5",
         kind: Kind::TaskVectors { sparsifier: Sparsifier::Outliers, consensus: false },
-        parameters: task_vector_parameters!(GAMMA, normalize: 0.0, rescale: 0.0),
+        parameters: task_vector_parameters!([GAMMA], normalize: 0.0, rescale: 0.0),
     },
     Method {
         name: "breadcrumbs_ties",
         about: "breadcrumbs, the majority's sign elected",
         source: "arXiv 2312.06795, 2306.01708; mergekit.md 2.4, 2.5",
         kind: Kind::TaskVectors { sparsifier: Sparsifier::Outliers, consensus: true },
-        parameters: task_vector_parameters!(GAMMA, normalize: 0.0, rescale: 0.0),
+        parameters: task_vector_parameters!([GAMMA], normalize: 0.0, rescale: 0.0),
     },
     Method {
         name: "della",
         about: "task vectors thinned out by chance, large elements of a row likelier to stay, the majority's sign elected",
         source: "arXiv 2406.11617; mergekit.md 2.4, 2.5",
         kind: Kind::TaskVectors { sparsifier: Sparsifier::Ranked, consensus: true },
-        parameters: task_vector_parameters!(EPSILON, normalize: 1.0, rescale: 1.0),
+        parameters: task_vector_parameters!([EPSILON], normalize: 1.0, rescale: 1.0),
     },
     Method {
         name: "della_linear",
         about: "task vectors thinned out by chance, large elements of a row likelier to stay",
         source: "arXiv 2406.11617; mergekit.md 2.4, 2.5",
         kind: Kind::TaskVectors { sparsifier: Sparsifier::Ranked, consensus: false },
-        parameters: task_vector_parameters!(EPSILON, normalize: 0.0, rescale: 1.0),
+        parameters: task_vector_parameters!([EPSILON], normalize: 0.0, rescale: 1.0),
     },
     Method {
         name: "model_stock",
