@@ -1,6 +1,7 @@
 //! A checkpoint folder, opened from its headers alone.
 
 use crate::layout::{Layout, Place, assemble};
+use crate::quantised::Scale;
 use crate::resume::SUMS;
 use crate::shards::{INDEX, no_config, open_shards, shard_files};
 use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource};
@@ -60,7 +61,7 @@ impl Checkpoint {
             return Err(error);
         }
         let (manifest, layout, places) =
-            assemble(&folder.display().to_string(), entries).map_err(Error::Invalid)?;
+            assemble(&folder.display().to_string(), &config, entries).map_err(Error::Invalid)?;
         let mut pieces = vec![Vec::new(); manifest.tensors().len()];
         for (i, stored) in layout.stored.iter().enumerate() {
             pieces[stored.id.index()].push(i);
@@ -192,10 +193,40 @@ impl Checkpoint {
         crate::license::of_folder(&self.folder)
     }
 
+    /// Whether weights are quantised on disk, and read as the bfloat16 that they stand for.
+    #[must_use]
+    pub fn is_quantised(&self) -> bool {
+        self.places.iter().any(|place| place.dtype.is_float8())
+    }
+
+    /// The element type in the files of a stored tensor, by its position in the layout.
+    pub(crate) fn stored_dtype(&self, stored: usize) -> Dtype {
+        self.places[stored].dtype
+    }
+
     fn read_stored(&self, stored: usize, skip: u64, out: &mut [u8]) -> Result<(), Error> {
         let place = &self.places[stored];
-        let (path, file) = &self.shards[place.shard];
-        file.read_exact_at(out, place.bytes.start + skip).map_err(|e| Error::io("read", path, e))
+        self.read_at(place.shard, place.bytes.start + skip, out)
+    }
+
+    fn read_at(&self, shard: usize, at: u64, out: &mut [u8]) -> Result<(), Error> {
+        let (path, file) = &self.shards[shard];
+        file.read_exact_at(out, at).map_err(|e| Error::io("read", path, e))
+    }
+
+    /// Multiplies rows of a stored tensor by their scales.
+    fn unscale(
+        &self,
+        scale: &Scale,
+        rows: &Range<usize>,
+        cols: usize,
+        values: &mut [f32],
+    ) -> Result<(), Error> {
+        let span = scale.span(rows);
+        let mut bytes = vec![0; (span.end - span.start) as usize];
+        self.read_at(scale.shard, scale.bytes.start + span.start, &mut bytes)?;
+        scale.apply(rows, cols, &bytes, values);
+        Ok(())
     }
 
     /// Calls `f(stored, rows within the stored piece, offset in the request)` for each piece that
@@ -265,20 +296,27 @@ impl TensorSource for Checkpoint {
                 "only float32, float16 and bfloat16 weights can be computed with",
             ));
         }
-        let size = info.dtype.size();
         let cols = plan.cols;
         let mut bytes = Vec::new();
         self.for_pieces(plan.id, &rows, |stored, within, at| {
-            bytes.resize(within.len() * cols * size, 0);
-            self.read_stored(stored, (within.start * cols * size) as u64, &mut bytes)?;
+            let Place { dtype, scale, .. } = &self.places[stored];
+            bytes.resize(within.len() * cols * dtype.size(), 0);
+            self.read_stored(stored, (within.start * cols * dtype.size()) as u64, &mut bytes)?;
             let values = &mut out[at * cols..(at + within.len()) * cols];
-            info.dtype.decode(&bytes, values);
+            dtype.decode(&bytes, values);
+            if let Some(scale) = scale {
+                self.unscale(scale, &within, cols, values)?;
+            }
             self.check_finite(stored, within.start * cols, values)
         })
     }
 
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         let info = self.manifest.get(id);
+        let pieces = &self.pieces[id.index()];
+        if pieces.iter().any(|stored| self.stored_dtype(*stored).is_float8()) {
+            return Ok(false);
+        }
         let row_bytes = info.cols() * info.dtype.size();
         self.for_pieces(id, &rows, |stored, within, _| {
             let start = out.len();

@@ -13,6 +13,7 @@ pub enum Dtype {
     Bf16,
     F8E4m3,
     F8E5m2,
+    F8E8m0,
     I64,
     I32,
     I16,
@@ -24,13 +25,14 @@ pub enum Dtype {
     Bool,
 }
 
-const NAMES: [(Dtype, &str, usize); 15] = [
+const NAMES: [(Dtype, &str, usize); 16] = [
     (Dtype::F64, "F64", 8),
     (Dtype::F32, "F32", 4),
     (Dtype::F16, "F16", 2),
     (Dtype::Bf16, "BF16", 2),
     (Dtype::F8E4m3, "F8_E4M3", 1),
     (Dtype::F8E5m2, "F8_E5M2", 1),
+    (Dtype::F8E8m0, "F8_E8M0", 1),
     (Dtype::I64, "I64", 8),
     (Dtype::I32, "I32", 4),
     (Dtype::I16, "I16", 2),
@@ -93,10 +95,17 @@ impl Dtype {
         matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
 
-    /// Widens little-endian bytes to f32, exactly. Only for [`Dtype::is_mergeable`] types.
+    /// Whether it is a weight's 8-bit float, which [`crate::Checkpoint`] reads as bfloat16.
+    #[must_use]
+    pub fn is_float8(self) -> bool {
+        matches!(self, Self::F8E4m3 | Self::F8E5m2)
+    }
+
+    /// Widens little-endian bytes to f32, exactly. For [`Dtype::is_mergeable`] types and floats of
+    /// 8 bits.
     ///
     /// # Panics
-    /// If the type is not mergeable or the lengths disagree: a bug of the caller.
+    /// If the type is another or the lengths disagree: a bug of the caller.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len(), out.len() * self.size(), "decode: lengths agree");
         match self {
@@ -115,7 +124,11 @@ impl Dtype {
                     *o = f16::from_le_bytes(*b).to_f32();
                 }
             }
-            other => panic!("decode is for mergeable types, not {other}"),
+            Self::F8E4m3 => decode_bytes(bytes, out, e4m3),
+            // The upper half of a float16.
+            Self::F8E5m2 => decode_bytes(bytes, out, |b| f16::from_le_bytes([0, b]).to_f32()),
+            Self::F8E8m0 => decode_bytes(bytes, out, e8m0),
+            other => panic!("decode is for floats up to 32 bits, not {other}"),
         }
     }
 
@@ -154,6 +167,29 @@ impl Dtype {
             other => panic!("encode is for mergeable types, not {other}"),
         }
     }
+}
+
+fn decode_bytes(bytes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+    let table: Vec<f32> = (0..=u8::MAX).map(value).collect();
+    for (o, b) in out.iter_mut().zip(bytes) {
+        *o = table[usize::from(*b)];
+    }
+}
+
+/// Four bits of exponent (bias 7), three of mantissa, no infinity.
+fn e4m3(byte: u8) -> f32 {
+    let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    sign * match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * 2.0_f32.powi(-9),
+        _ => (8.0 + mantissa) * 2.0_f32.powi(exponent - 10),
+    }
+}
+
+/// A power of two alone.
+fn e8m0(byte: u8) -> f32 {
+    if byte == u8::MAX { f32::NAN } else { 2.0_f64.powi(i32::from(byte) - 127) as f32 }
 }
 
 /// Rounds to bf16, ties to even; NaN stays NaN. Written without a branch so that it vectorises.

@@ -110,14 +110,15 @@ fn layer_kinds(text: &Value) -> BTreeMap<String, usize> {
 
 fn roles(model: &Checkpoint) -> BTreeMap<Role, RoleSummary> {
     let mut roles: BTreeMap<Role, RoleSummary> = BTreeMap::new();
-    for stored in &model.layout().stored {
+    for (i, stored) in model.layout().stored.iter().enumerate() {
         let info = model.manifest().get(stored.id);
+        let dtype = model.stored_dtype(i);
         let parameters: u64 = stored.shape.iter().map(|d| *d as u64).product();
         let role = roles.entry(info.role).or_default();
         role.tensors += 1;
         role.parameters += parameters;
-        role.bytes += parameters * info.dtype.size() as u64;
-        *role.dtypes.entry(Dtype::torch_name(info.dtype).to_owned()).or_default() += 1;
+        role.bytes += parameters * dtype.size() as u64;
+        *role.dtypes.entry(Dtype::torch_name(dtype).to_owned()).or_default() += 1;
     }
     roles
 }

@@ -1,10 +1,34 @@
 //! How logical tensors lie on disk: names and pieces.
 
+use crate::families::ExpertNaming;
 use crate::header::Entry;
-use crate::names::{ExpertPart, canonical_name, expert_piece, role_of};
-use crate::{Dtype, Manifest, Problem, TensorId, TensorInfo};
-use std::collections::BTreeMap;
+use crate::names::{BLOCK, ExpertPart, MIXTRAL_BLOCK, canonical_name, expert_piece, role_of};
+use crate::quantised::{Scale, Scales};
+use crate::{Dtype, Manifest, Problem, Role, TensorId, TensorInfo};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+
+/// How routed experts lie on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertLayout {
+    /// All of a layer in one tensor, `…experts.gate_up_proj`, as in Qwen3.5's official files.
+    Fused,
+    /// One by one, `…experts.J.gate_proj.weight`, as transformers saves most families.
+    PerExpert,
+}
+
+impl ExpertLayout {
+    /// The layouts with the names used in recipes and on the command line.
+    pub const ALL: [(&'static str, Self); 2] =
+        [("fused", Self::Fused), ("per-expert", Self::PerExpert)];
+
+    /// The name used in recipes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, layout)| *layout == self).map_or("?", |(name, _)| name)
+    }
+}
 
 /// A tensor on disk: a run of rows of one logical tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +56,88 @@ impl Layout {
     pub fn is_per_expert(&self) -> bool {
         self.stored.iter().any(|s| expert_piece(&canonical_name(&s.name)).is_some())
     }
+
+    /// The same tensors with routed experts in one layout, under the names that a family's files
+    /// use in it; logical rows stay where they are.
+    #[must_use]
+    pub fn with_experts(
+        &self,
+        manifest: &Manifest,
+        layout: ExpertLayout,
+        naming: ExpertNaming,
+    ) -> Self {
+        let mut stored: Vec<Stored> = Vec::new();
+        let mut done = BTreeSet::new();
+        for piece in &self.stored {
+            let info = manifest.get(piece.id);
+            let base = piece.name.find(EXPERTS).map(|at| &piece.name[..at + EXPERTS.len()]);
+            match base.filter(|_| info.experts().is_some() && info.shape.len() == 3) {
+                Some(base) if done.insert(piece.id) => {
+                    let base = block_named(base, layout, naming);
+                    match layout {
+                        ExpertLayout::Fused => stored.push(fused(&base, piece.id, info)),
+                        ExpertLayout::PerExpert => {
+                            split(&base, piece.id, info, naming, &mut stored)
+                        }
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    let name = block_named(&piece.name, layout, naming);
+                    stored.push(Stored { name, ..piece.clone() });
+                }
+            }
+        }
+        Self { stored }
+    }
+}
+
+const EXPERTS: &str = ".experts.";
+
+/// A name with Mixtral's name of the block, or without it.
+fn block_named(name: &str, layout: ExpertLayout, naming: ExpertNaming) -> String {
+    let in_block = [".gate.", EXPERTS].iter().any(|part| name.contains(part));
+    match (naming, layout) {
+        (ExpertNaming::Mixtral, ExpertLayout::PerExpert) if in_block => {
+            name.replacen(BLOCK, MIXTRAL_BLOCK, 1)
+        }
+        (ExpertNaming::Mixtral, ExpertLayout::Fused) => name.replacen(MIXTRAL_BLOCK, BLOCK, 1),
+        _ => name.to_owned(),
+    }
+}
+
+/// The last part of a fused tensor's canonical name.
+fn fused_part(info: &TensorInfo) -> &str {
+    info.name.rsplit('.').next().unwrap_or(&info.name)
+}
+
+fn fused(base: &str, id: TensorId, info: &TensorInfo) -> Stored {
+    let name = format!("{base}{}", fused_part(info));
+    Stored { name, id, rows: 0..info.rows(), shape: info.shape.clone() }
+}
+
+fn split(
+    base: &str,
+    id: TensorId,
+    info: &TensorInfo,
+    naming: ExpertNaming,
+    stored: &mut Vec<Stored>,
+) {
+    let parts: &[&str] = match (fused_part(info), naming) {
+        ("gate_up_proj", ExpertNaming::Mixtral) => &["w1", "w3"],
+        ("gate_up_proj", _) => &["gate_proj", "up_proj"],
+        (_, ExpertNaming::Mixtral) => &["w2"],
+        _ => &["down_proj"],
+    };
+    let rows = info.shape[1] / parts.len();
+    for piece in 0..info.shape[0] * parts.len() {
+        stored.push(Stored {
+            name: format!("{base}{}.{}.weight", piece / parts.len(), parts[piece % parts.len()]),
+            id,
+            rows: piece * rows..(piece + 1) * rows,
+            shape: vec![rows, info.shape[2]],
+        });
+    }
 }
 
 /// Where a stored tensor's bytes are.
@@ -39,19 +145,26 @@ impl Layout {
 pub(crate) struct Place {
     pub(crate) shard: usize,
     pub(crate) bytes: Range<u64>,
+    /// The element type in the file.
+    pub(crate) dtype: Dtype,
+    /// The scales of an 8-bit float.
+    pub(crate) scale: Option<Scale>,
 }
 
 /// Builds manifest and layout from all shards' entries. `places[i]` belongs to `stored[i]`.
 pub(crate) fn assemble(
     folder: &str,
+    config: &Value,
     shards: Vec<Vec<Entry>>,
 ) -> Result<(Manifest, Layout, Vec<Place>), Vec<Problem>> {
-    let entries: Vec<(usize, Entry)> = shards
+    let mut entries: Vec<(usize, Entry)> = shards
         .into_iter()
         .enumerate()
         .flat_map(|(s, es)| es.into_iter().map(move |e| (s, e)))
         .collect();
-    let mut builder = Builder { folder, ..Builder::default() };
+    let mut builder = Builder { folder, mtp_layers: mtp_layers(config), ..Builder::default() };
+    let mut scales = Scales::find(folder, config, &entries, &mut builder.problems);
+    entries.retain(|(_, entry)| !scales.absorbs(&entry.name));
     for (_, entry) in &entries {
         builder.claim(entry);
     }
@@ -60,7 +173,15 @@ pub(crate) fn assemble(
         return Err(builder.problems);
     }
     let stored = entries.iter().map(|(_, e)| builder.stored(e)).collect();
-    let places = entries.iter().map(|(s, e)| Place { shard: *s, bytes: e.bytes.clone() }).collect();
+    let places = entries
+        .iter()
+        .map(|(shard, e)| Place {
+            shard: *shard,
+            bytes: e.bytes.clone(),
+            dtype: e.dtype,
+            scale: scales.take(&e.name),
+        })
+        .collect();
     let manifest = Manifest::new(builder.tensors).map_err(|name| {
         vec![Problem::new(
             format!("{folder}: two tensors are both `{name}` once their prefixes are removed"),
@@ -68,6 +189,20 @@ pub(crate) fn assemble(
         )]
     })?;
     Ok((manifest, Layout { stored }, places))
+}
+
+/// The layers behind the decoder's that predict further tokens, where a config counts them so
+/// (DeepSeek, GLM).
+fn mtp_layers(config: &Value) -> Range<usize> {
+    let text = config.get("text_config").unwrap_or(config);
+    let number = |key: &str| text.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
+    let layers = number("num_hidden_layers");
+    layers..layers.saturating_add(number("num_nextn_predict_layers"))
+}
+
+/// The dtype that a stored tensor is read as.
+fn read_as(dtype: Dtype) -> Dtype {
+    if dtype.is_float8() { Dtype::Bf16 } else { dtype }
 }
 
 /// The pieces of one fused tensor in a per-expert layout.
@@ -82,6 +217,7 @@ struct Group {
 #[derive(Default)]
 struct Builder<'a> {
     folder: &'a str,
+    mtp_layers: Range<usize>,
     tensors: Vec<TensorInfo>,
     groups: BTreeMap<String, Group>,
     plain: BTreeMap<String, usize>,
@@ -132,8 +268,11 @@ impl Builder<'_> {
     }
 
     fn push(&mut self, name: String, dtype: Dtype, shape: Vec<usize>) {
-        let (role, layer) = role_of(&name);
-        self.tensors.push(TensorInfo { name, role, layer, dtype, shape });
+        let (mut role, mut layer) = role_of(&name);
+        if layer.is_some_and(|layer| self.mtp_layers.contains(&layer.0)) {
+            (role, layer) = (Role::Mtp, None);
+        }
+        self.tensors.push(TensorInfo { name, role, layer, dtype: read_as(dtype), shape });
     }
 
     fn check_groups(&mut self) {

@@ -50,10 +50,12 @@ impl TensorInfo {
         self.shape.iter().product()
     }
 
-    /// Experts in a fused tensor of routed experts, MTP's included.
+    /// Experts in a fused tensor of routed experts or of their biases, MTP's included.
     #[must_use]
     pub fn experts(&self) -> Option<usize> {
-        (self.shape.len() == 3 && self.name.contains(".experts.")).then(|| self.shape[0])
+        let biases = self.shape.len() == 2 && self.name.ends_with("_bias");
+        (self.name.contains(".experts.") && (self.shape.len() == 3 || biases))
+            .then(|| self.shape[0])
     }
 }
 

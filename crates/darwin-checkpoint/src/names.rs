@@ -69,23 +69,41 @@ impl Role {
 
 /// Prefixes of the language model in the wild, longest first, with what stands for them in a
 /// canonical name.
-const PREFIXES: [(&str, &str); 5] = [
+const PREFIXES: [(&str, &str); 4] = [
     ("model.language_model.", ""),
     ("language_model.model.", ""),
-    ("model.visual.", "visual."),
     ("language_model.lm_head.", "lm_head."),
     ("model.", ""),
 ];
 
+/// Mixtral's name of what others, and its own fused checkpoints, call `mlp`.
+pub(crate) const MIXTRAL_BLOCK: &str = ".block_sparse_moe.";
+
+/// What a block of routed experts is called elsewhere.
+pub(crate) const BLOCK: &str = ".mlp.";
+
 /// The name without the family's prefix: `layers.3.mlp.gate.weight`, `visual.…`, `mtp.…`.
 #[must_use]
 pub fn canonical_name(name: &str) -> String {
-    for (prefix, replacement) in PREFIXES {
-        if let Some(rest) = name.strip_prefix(prefix) {
-            return format!("{replacement}{rest}");
-        }
+    let (replacement, rest) = PREFIXES
+        .iter()
+        .find_map(|(prefix, replacement)| Some((*replacement, name.strip_prefix(prefix)?)))
+        .unwrap_or(("", name));
+    format!("{replacement}{}", rest.replacen(MIXTRAL_BLOCK, BLOCK, 1))
+}
+
+/// What stands before the language model: towers for other modalities, and their way in.
+const TOWERS: [&str; 5] =
+    ["visual.", "vision_tower.", "vision_model.", "multi_modal_projector.", "audio_tower."];
+
+/// The name on disk of the same tensor in a checkpoint of the language model alone.
+#[must_use]
+pub fn text_only_name(name: &str) -> String {
+    let inner = ["model.language_model.", "language_model.model."];
+    match inner.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+        Some(rest) => format!("model.{rest}"),
+        None => name.strip_prefix("language_model.").unwrap_or(name).to_owned(),
     }
-    name.to_owned()
 }
 
 /// Role and decoder layer of a canonical name.
@@ -97,7 +115,7 @@ pub fn role_of(canonical: &str) -> (Role, Option<LayerIdx>) {
         "lm_head.weight" => return (Role::Head, None),
         _ => {}
     }
-    if canonical.starts_with("visual.") {
+    if TOWERS.iter().any(|tower| canonical.starts_with(tower)) {
         return (Role::Vision, None);
     }
     if canonical.starts_with("mtp.") {
@@ -115,26 +133,30 @@ pub fn role_of(canonical: &str) -> (Role, Option<LayerIdx>) {
 
 fn layer_role(rest: &str) -> Role {
     const NORMS: [&str; 4] = [
-        "input_layernorm.weight",
-        "post_attention_layernorm.weight",
-        "pre_feedforward_layernorm.weight",
-        "post_feedforward_layernorm.weight",
+        "input_layernorm.",
+        "post_attention_layernorm.",
+        "pre_feedforward_layernorm.",
+        "post_feedforward_layernorm.",
     ];
-    const MLP: [&str; 3] = ["mlp.gate_proj.", "mlp.up_proj.", "mlp.down_proj."];
-    if NORMS.contains(&rest) {
+    const ROUTERS: [&str; 3] = ["mlp.gate.", "mlp.router.", "mlp.moe_statics."];
+    const SHARED: [&str; 3] =
+        ["mlp.shared_expert.", "mlp.shared_expert_gate.", "mlp.shared_experts."];
+    const MLP: [&str; 4] =
+        ["mlp.gate_proj.", "mlp.up_proj.", "mlp.down_proj.", "mlp.gate_up_proj."];
+    let any = |starts: &[&str]| starts.iter().any(|start| rest.starts_with(start));
+    if any(&NORMS) {
         Role::Norm
     } else if rest.starts_with("linear_attn.") {
         Role::LinearAttention
     } else if rest.starts_with("self_attn.") {
         Role::Attention
-    } else if rest.starts_with("mlp.gate.") {
+    } else if any(&ROUTERS) {
         Role::Router
     } else if rest.starts_with("mlp.experts.") {
         Role::RoutedExpert
-    } else if rest.starts_with("mlp.shared_expert.") || rest.starts_with("mlp.shared_expert_gate.")
-    {
+    } else if any(&SHARED) {
         Role::SharedExpert
-    } else if MLP.iter().any(|p| rest.starts_with(p)) {
+    } else if any(&MLP) {
         Role::Mlp
     } else {
         Role::Other
@@ -149,15 +171,16 @@ pub(crate) enum ExpertPart {
     Down,
 }
 
-/// Splits `….experts.J.gate_proj.weight` into (`….experts.`, J, part).
+/// Splits `….experts.J.gate_proj.weight`, Mixtral's `….experts.J.w1.weight`, into (`….experts.`, J,
+/// part).
 pub(crate) fn expert_piece(canonical: &str) -> Option<(&str, ExpertIdx, ExpertPart)> {
     let at = canonical.find(".experts.")? + ".experts.".len();
     let (base, rest) = canonical.split_at(at);
     let (index, part) = rest.split_once('.')?;
     let part = match part {
-        "gate_proj.weight" => ExpertPart::Gate,
-        "up_proj.weight" => ExpertPart::Up,
-        "down_proj.weight" => ExpertPart::Down,
+        "gate_proj.weight" | "w1.weight" => ExpertPart::Gate,
+        "up_proj.weight" | "w3.weight" => ExpertPart::Up,
+        "down_proj.weight" | "w2.weight" => ExpertPart::Down,
         _ => return None,
     };
     Some((base, ExpertIdx(index.parse().ok()?), part))

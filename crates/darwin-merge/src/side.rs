@@ -33,7 +33,13 @@ pub(crate) struct Side {
     models: Vec<Arc<Checkpoint>>,
     /// The child gets no tokenizer.
     pub(crate) bare: bool,
+    /// The child sees and hears nothing.
+    text_only: bool,
 }
+
+/// What prepares images, sound and video for a model.
+const PROCESSOR_FILES: [&str; 3] =
+    ["preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"];
 
 /// Files to copy and files to write.
 pub(crate) struct SideFiles {
@@ -55,6 +61,7 @@ impl Side {
                 _ => Vec::new(),
             },
             bare: false,
+            text_only: recipe.darwin.text_only,
         }
     }
 
@@ -68,6 +75,9 @@ impl Side {
     pub(crate) fn files(&self, parent: &Checkpoint) -> Result<SideFiles, Error> {
         let mut files = parent.side_files()?;
         let mut documents = Vec::new();
+        if self.text_only {
+            files.retain(|path| !is_one_of(path, &PROCESSOR_FILES));
+        }
         if self.bare {
             files.retain(|path| !is_one_of(path, &TOKENIZER_FILES));
             return Ok(SideFiles { files, documents });

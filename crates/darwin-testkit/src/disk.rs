@@ -2,19 +2,11 @@
 
 use crate::write_tiny_text;
 use darwin_checkpoint::{
-    Layout, MemorySource, Stored, TensorSource, WriteOptions, write_checkpoint,
+    ExpertLayout, ExpertNaming, Layout, MemorySource, Stored, TensorSource, WriteOptions,
+    write_checkpoint,
 };
 use darwin_core::{Cancel, NoProgress};
 use std::path::Path;
-
-/// How routed experts lie on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpertLayout {
-    /// `…experts.gate_up_proj`, as in official checkpoints.
-    Fused,
-    /// `…experts.J.gate_proj.weight`, as transformers saves them.
-    PerExpert,
-}
 
 /// Writes a model as a checkpoint folder with tokenizer and chat template, prefix
 /// `model.language_model.`, in shards of at most `max_shard_bytes`.
@@ -45,37 +37,15 @@ pub fn write_model(
 
 fn layout_of(model: &MemorySource, layout: ExpertLayout) -> Layout {
     let manifest = model.manifest();
-    let mut stored = Vec::new();
-    for (id, info) in manifest.ids().zip(manifest.tensors()) {
-        let whole = Stored {
-            name: disk_name(&info.name),
-            id,
-            rows: 0..info.rows(),
-            shape: info.shape.clone(),
-        };
-        match (layout, info.experts()) {
-            (ExpertLayout::PerExpert, Some(experts)) => {
-                let parts: &[&str] = if info.name.ends_with("gate_up_proj") {
-                    &["gate_proj", "up_proj"]
-                } else {
-                    &["down_proj"]
-                };
-                let base = whole.name.rsplit_once('.').map_or("", |(base, _)| base).to_owned();
-                let rows = info.shape[1] / parts.len();
-                for piece in 0..experts * parts.len() {
-                    let (expert, part) = (piece / parts.len(), parts[piece % parts.len()]);
-                    stored.push(Stored {
-                        name: format!("{base}.{expert}.{part}.weight"),
-                        id,
-                        rows: piece * rows..(piece + 1) * rows,
-                        shape: vec![rows, info.shape[2]],
-                    });
-                }
-            }
-            _ => stored.push(whole),
-        }
-    }
-    Layout { stored }
+    let tensors = manifest.ids().zip(manifest.tensors());
+    let stored = tensors.map(|(id, info)| Stored {
+        name: disk_name(&info.name),
+        id,
+        rows: 0..info.rows(),
+        shape: info.shape.clone(),
+    });
+    let whole = Layout { stored: stored.collect() };
+    whole.with_experts(manifest, layout, ExpertNaming::Projections)
 }
 
 fn disk_name(canonical: &str) -> String {

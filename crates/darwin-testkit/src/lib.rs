@@ -16,6 +16,7 @@ mod disk;
 mod text;
 mod tiny;
 
-pub use disk::{ExpertLayout, write_model};
+pub use darwin_checkpoint::ExpertLayout;
+pub use disk::write_model;
 pub use text::{TINY_VOCAB, write_tiny_text};
 pub use tiny::{Tiny, edited, sibling, tiny_qwen35};

@@ -3,6 +3,7 @@
 mod mergekit;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use darwin_checkpoint::ExpertLayout;
 use darwin_merge::Numerics;
 use mergekit::MergekitFlags;
 use std::path::PathBuf;
@@ -159,6 +160,13 @@ pub(crate) struct MergeArgs {
     /// else native)
     #[arg(long, value_parser = numerics, value_name = "native|mergekit")]
     pub(crate) numerics: Option<Numerics>,
+    /// How routed experts are written: as in the structural parent, fused, or one by one
+    /// (default: the recipe's, else parent)
+    #[arg(long, value_parser = layout, value_name = "parent|fused|per-expert")]
+    pub(crate) layout: Option<Layout>,
+    /// Write the language model alone: names, `architectures` and config of its text-only class
+    #[arg(long)]
+    pub(crate) text_only: bool,
     /// Masks instead of drawn ones: U8 tensors `<model>/<tensor>` in a safetensors file
     #[arg(long, hide = true)]
     pub(crate) masks: Option<PathBuf>,
@@ -309,6 +317,19 @@ pub(crate) struct LsArgs {
 pub(crate) enum LsTable {
     /// The merge methods
     Methods,
+}
+
+/// `--layout`, where `parent` undoes what the recipe says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout(pub(crate) Option<ExpertLayout>);
+
+fn layout(text: &str) -> Result<Layout, String> {
+    let named = ExpertLayout::ALL.iter().find(|(name, _)| *name == text).map(|(_, l)| *l);
+    match (named, text) {
+        (None, "parent") => Ok(Layout(None)),
+        (Some(layout), _) => Ok(Layout(Some(layout))),
+        _ => Err("allowed are parent, fused, per-expert".to_owned()),
+    }
 }
 
 fn numerics(text: &str) -> Result<Numerics, String> {

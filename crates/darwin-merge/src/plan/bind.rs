@@ -1,12 +1,14 @@
 //! A recipe meets its models: which input tensors stand behind each output tensor.
 
 use super::check::{self, Problems};
+use super::depth::{Kinds, Origin};
+use super::extent::{Extent, is_tied};
 use super::lower::{Lowering, Target};
 use super::{Input, Line, Plan, child, order};
 use crate::recipe::{Inputs, Parameters};
 use crate::sources::Source;
 use crate::{Error, Numerics, Recipe, Sources};
-use darwin_checkpoint::{Manifest, Problem, Role, TensorInfo};
+use darwin_checkpoint::{Manifest, Problem, Role, TensorId, TensorInfo};
 use darwin_core::LayerIdx;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -80,6 +82,9 @@ pub(super) struct Binding<'r> {
     pub(super) structure: usize,
     pub(super) scopes: Vec<Scope<'r>>,
     pub(super) num_layers: usize,
+    pub(super) extent: Extent,
+    /// By source.
+    kinds: Vec<Kinds>,
     lowering: Lowering<'r>,
 }
 
@@ -95,7 +100,19 @@ impl<'r> Binding<'r> {
         };
         let parents = recipe.father().map(at).zip(recipe.mother().map(at));
         let lowering = Lowering::new(recipe, list, structure, parents, num_layers);
-        Self { recipe, sources: list, structure, scopes, num_layers, lowering }
+        let extent = Extent::new(&list[structure], recipe.darwin.text_only, num_layers);
+        let kinds = list.iter().map(|source| Kinds::of(source.tensors.as_ref())).collect();
+        Self { recipe, sources: list, structure, scopes, num_layers, extent, kinds, lowering }
+    }
+
+    /// Where the child's layers come from.
+    pub(super) fn origins(&self) -> Vec<Origin> {
+        let layers = |scope: &Scope<'r>| {
+            let lead = scope.sources.first().map(|s| (s.source, s.layers.clone()));
+            let (source, layers) = lead.unwrap_or_default();
+            layers.map(move |layer| Origin { source, layer })
+        };
+        self.scopes.iter().flat_map(layers).collect()
     }
 
     pub(super) fn stacked(&self) -> bool {
@@ -107,6 +124,11 @@ impl<'r> Binding<'r> {
     }
 
     fn check_depths(&self, problems: &mut Problems) {
+        let used: Vec<&Source> = self.used_models().collect();
+        self.extent.check_heads(&used, &self.sources[self.structure], problems);
+        for source in used {
+            check::depth(source, problems);
+        }
         for source in self.scopes.iter().flat_map(|scope| &scope.sources) {
             let has = self.manifest(source.source).num_layers();
             let name = &self.sources[source.source].model;
@@ -149,6 +171,9 @@ impl<'r> Binding<'r> {
         let mut targets = Vec::new();
         let mut stacked = false;
         for info in self.manifest(self.structure).tensors() {
+            if self.extent.leaves_out(info).is_some() {
+                continue;
+            }
             match info.layer {
                 Some(_) if self.stacked() => {
                     if !std::mem::replace(&mut stacked, true) {
@@ -188,10 +213,10 @@ impl<'r> Binding<'r> {
         targets: &mut Vec<Target<'b>>,
         problems: &mut Problems,
     ) {
-        let kinds: Vec<(usize, &str)> = scope
+        let kinds: Vec<(usize, String)> = scope
             .sources
             .iter()
-            .map(|s| (s.source, child::layer_kind(self.manifest(s.source), s.layers.start + i)))
+            .map(|s| (s.source, self.kinds[s.source].describe(s.layers.start + i)))
             .collect();
         if let Some(other) = kinds.iter().find(|(_, kind)| *kind != kinds[0].1) {
             problems.push(Problem::new(
@@ -236,7 +261,7 @@ impl<'r> Binding<'r> {
         let inputs = scope.sources.iter().map(|source| {
             let manifest = self.manifest(source.source);
             let id = match stacked {
-                None => manifest.find(&info.name),
+                None => manifest.find(&info.name).or_else(|| self.tied_head(&info, source.source)),
                 Some((i, prefix)) => {
                     let own = format!("layers.{}.", source.layers.start + i);
                     manifest.find(&info.name.replacen(prefix, &own, 1))
@@ -247,6 +272,13 @@ impl<'r> Binding<'r> {
         Target { inputs: inputs.collect(), info, scope, position }
     }
 
+    /// What stands in for the head of a model that has none of its own.
+    fn tied_head(&self, info: &TensorInfo, source: usize) -> Option<TensorId> {
+        let source = &self.sources[source];
+        (info.role == Role::Head && is_tied(source))
+            .then(|| source.tensors.manifest().find("embed_tokens.weight"))?
+    }
+
     fn finish(self, mut lines: Vec<Line>, child: child::Child) -> Plan {
         let words = match self.recipe.numerics() {
             Numerics::Native => 0,
@@ -255,6 +287,7 @@ impl<'r> Binding<'r> {
         let left_out = self.left_out(&lines);
         let mut notes = self.recipe.notes.clone();
         notes.extend(check::unused_filters(self.recipe, &lines));
+        notes.extend(child.notes);
         let identities = self.used_models().map(|s| (s.model.clone(), s.identity()));
         let read: BTreeSet<(usize, usize)> = lines
             .iter()
@@ -306,6 +339,9 @@ impl<'r> Binding<'r> {
                     continue;
                 }
                 let reason = match (there, info.layer) {
+                    _ if self.extent.leaves_out(info).is_some() => {
+                        self.extent.leaves_out(info).unwrap_or_default().to_owned()
+                    }
                     (true, _) => format!("`{structure}` gives this tensor"),
                     (false, Some(_)) if self.stacked() => "no slice has this layer".to_owned(),
                     (false, _) => format!("`{structure}` has no such tensor"),

@@ -20,21 +20,26 @@ impl Lowering<'_> {
             ".k_norm.weight",
             "norm.weight",
         ];
-        info.role == Role::Norm || SMALL.iter().any(|end| info.name.ends_with(end))
+        let vector = info.role == Role::Other && info.shape.len() <= 1;
+        info.role == Role::Norm || vector || SMALL.iter().any(|end| info.name.ends_with(end))
     }
 
     /// A blend by shares of the mother.
     pub(super) fn shares(&self, target: &Target<'_>, problems: &mut Problems) -> Option<Decision> {
         let shares = self.recipe.darwin.t.as_ref()?;
         let (father, mother) = self.parents?;
-        let own = self.part(&target.info)?;
-        let row_with_expert = own == Part::Router
+        let own = self.part(&target.info);
+        let row_with_expert = own == Some(Part::Router)
             && self.router_mode(target.info.layer).0 == RouterMode::RowWithExpert;
-        let part = if row_with_expert { Part::Routed } else { own };
+        let part = if row_with_expert { Some(Part::Routed) } else { own };
         let layer = target.info.layer.map(|layer| (layer, self.num_layers));
-        let (share, rule) = shares.resolve(part, layer);
+        let (share, rule) = match part {
+            Some(part) => shares.resolve(part, layer),
+            None => (shares.default, "default t"),
+        };
+        let part = part.map_or("no part of its own", Part::name);
         let t = share.get();
-        let linear = Self::is_small(&target.info) || own == Part::Router;
+        let linear = Self::is_small(&target.info) || own == Some(Part::Router);
         let method = if linear { self.linear } else { self.recipe.method };
         let densities = shares
             .density(layer)
@@ -44,11 +49,11 @@ impl Lowering<'_> {
         let (density_father, density_mother) = densities.unwrap_or((1.0, 1.0));
         let tasks = method.uses_task_vectors();
         let reason = match (row_with_expert, linear && self.recipe.method != self.linear) {
-            (true, _) => format!("router rows with their experts: {rule} of {}", part.name()),
+            (true, _) => format!("router rows with their experts: {rule} of {part}"),
             (_, true) => {
-                format!("{rule}: {}; linear for norms, routers and small tensors", part.name())
+                format!("{rule}: {part}; linear for norms, routers and small tensors")
             }
-            _ => format!("{rule}: {}", part.name()),
+            _ => format!("{rule}: {part}"),
         };
         let input = |source: usize| {
             target.inputs.iter().flatten().find(|input| input.source == source).copied()

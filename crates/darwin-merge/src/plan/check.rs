@@ -1,11 +1,13 @@
 //! What must agree between models before anything is merged.
 
+use super::depth::text;
 use super::{Input, Line};
 use crate::recipe::{Inputs, filter_matches};
 use crate::sources::Source;
 use crate::tokenizers::Vocabulary;
 use crate::{Numerics, Recipe, Sources};
 use darwin_checkpoint::{Problem, Role, TensorInfo};
+use serde_json::Value;
 
 pub(super) type Problems = Vec<Problem>;
 
@@ -67,6 +69,24 @@ fn same_tokens(first: &Source, other: &Source) -> Option<Problem> {
             one.difference(&first.model, &two, &other.model).map(|text| Problem::new(text, hint))
         }
         Err(error) => Some(Problem::new(error.to_string(), hint)),
+    }
+}
+
+/// A config must count the layers that are there: loaders believe it.
+pub(super) fn depth(source: &Source, problems: &mut Problems) {
+    let stated = text(source.tensors.config()).get("num_hidden_layers").and_then(Value::as_u64);
+    let has = source.tensors.manifest().num_layers();
+    if let Some(stated) = stated.filter(|stated| has > 0 && *stated != has as u64) {
+        let cause = if stated < has as u64 {
+            "set `num_hidden_layers`, or count layers of multi-token prediction in \
+             `num_nextn_predict_layers`"
+        } else {
+            "the checkpoint is incomplete: download it again"
+        };
+        problems.push(Problem::new(
+            format!("`{}`: config.json says {stated} layers, the files have {has}", source.model),
+            cause,
+        ));
     }
 }
 

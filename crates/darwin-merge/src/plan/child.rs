@@ -3,29 +3,26 @@
 use super::Line;
 use super::bind::Binding;
 use super::check::Problems;
-use darwin_checkpoint::{Layout, Manifest, Problem, Stored, TensorInfo};
-use darwin_core::LayerIdx;
-use serde_json::{Value, json};
+use super::depth;
+use darwin_checkpoint::{
+    ExpertLayout, ExpertNaming, Family, Layout, Manifest, Problem, Stored, TensorInfo,
+    text_only_name,
+};
+use serde_json::{Map, Value, json};
 
 /// Layout and config of the child.
 pub(super) struct Child {
     /// `None` where the structural parent is not a checkpoint on disk.
     pub(super) layout: Option<Layout>,
     pub(super) config: Value,
-}
-
-/// The kind of a decoder layer, as `layer_types` names it.
-pub(super) fn layer_kind(manifest: &Manifest, layer: usize) -> &'static str {
-    let linear = manifest
-        .tensors()
-        .iter()
-        .any(|t| t.layer == Some(LayerIdx(layer)) && t.name.contains(".linear_attn."));
-    if linear { "linear_attention" } else { "full_attention" }
+    pub(super) notes: Vec<String>,
 }
 
 pub(super) fn child(binding: &Binding<'_>, lines: &mut [Line], problems: &mut Problems) -> Child {
     let layout = layout(binding, lines, problems);
-    Child { layout, config: config(binding, lines) }
+    let mut notes = Vec::new();
+    let config = config(binding, &mut notes, problems);
+    Child { layout, config, notes }
 }
 
 /// The structural parent's names and pieces for the child's tensors.
@@ -47,7 +44,7 @@ fn layout(binding: &Binding<'_>, lines: &mut [Line], problems: &mut Problems) ->
     }
     let mut layout = Layout::default();
     let ids: Vec<_> = manifest.ids().collect();
-    for (line, id) in lines.iter_mut().zip(ids) {
+    for (line, id) in lines.iter().zip(ids) {
         let Some((template, rename)) = template(&line.info, of_parent) else {
             problems.push(Problem::new(
                 format!("the structural parent has no tensor like `{}`", line.info.name),
@@ -55,17 +52,52 @@ fn layout(binding: &Binding<'_>, lines: &mut [Line], problems: &mut Problems) ->
             ));
             continue;
         };
-        let own = &pieces[template];
-        for stored in own {
+        for stored in &pieces[template] {
             let name = match &rename {
                 Some((from, to)) => stored.name.replacen(from, to, 1),
                 None => stored.name.clone(),
             };
             layout.stored.push(Stored { name, id, ..(*stored).clone() });
         }
-        line.record.tensor = on_disk(&layout.stored[layout.stored.len() - own.len()..], &line.info);
+    }
+    let layout = arranged(binding, layout, &manifest, problems);
+    let mut of_line: Vec<Vec<&Stored>> = vec![Vec::new(); lines.len()];
+    for stored in &layout.stored {
+        of_line[stored.id.index()].push(stored);
+    }
+    for (line, pieces) in lines.iter_mut().zip(of_line) {
+        line.record.tensor = on_disk(&pieces, &line.info);
     }
     Some(layout)
+}
+
+/// The layout that the recipe asks for: experts fused or one by one, text-only names.
+fn arranged(
+    binding: &Binding<'_>,
+    mut layout: Layout,
+    manifest: &Manifest,
+    problems: &mut Problems,
+) -> Layout {
+    let darwin = &binding.recipe.darwin;
+    if let Some(experts) = darwin.layout {
+        let config = binding.sources[binding.structure].tensors.config();
+        let family = Family::of(config);
+        let naming = family.map_or(ExpertNaming::Projections, |family| family.experts);
+        if naming == ExpertNaming::FusedOnly && experts == ExpertLayout::PerExpert {
+            let name = family.map_or("", |family| family.name);
+            problems.push(Problem::new(
+                format!("`layout` is per-expert and experts of {name} are always fused"),
+                "leave `layout` out",
+            ));
+        }
+        layout = layout.with_experts(manifest, experts, naming);
+    }
+    if darwin.text_only {
+        for stored in &mut layout.stored {
+            stored.name = text_only_name(&stored.name);
+        }
+    }
+    layout
 }
 
 /// The parent's tensor whose pieces and names the child's tensor takes, with the layer's prefix
@@ -89,7 +121,7 @@ fn template(info: &TensorInfo, parent: &Manifest) -> Option<(usize, Option<(Stri
 }
 
 /// The name in the files; experts that lie one by one are one line.
-fn on_disk(pieces: &[Stored], info: &TensorInfo) -> String {
+fn on_disk(pieces: &[&Stored], info: &TensorInfo) -> String {
     match pieces {
         [one] => one.name.clone(),
         [first, ..] => match first.name.find(".experts.") {
@@ -103,33 +135,38 @@ fn on_disk(pieces: &[Stored], info: &TensorInfo) -> String {
     }
 }
 
-fn config(binding: &Binding<'_>, lines: &[Line]) -> Value {
-    let mut config = binding.sources[binding.structure].tensors.config().clone();
+fn config(binding: &Binding<'_>, notes: &mut Vec<String>, problems: &mut Problems) -> Value {
+    let structure = &binding.sources[binding.structure];
+    let mut config = structure.tensors.config().clone();
     let recipe = binding.recipe;
-    let dtype = recipe.out_dtype.or(recipe.dtype);
-    let kinds = binding.stacked().then(|| stacked_kinds(binding, lines));
-    edit(&mut config, |object| {
-        if let Some(dtype) = dtype {
+    if let Some(dtype) = recipe.out_dtype.or(recipe.dtype) {
+        edit(&mut config, |object| {
             for key in ["dtype", "torch_dtype"] {
                 if let Some(value) = object.get_mut(key) {
                     *value = json!(dtype.torch_name());
                 }
             }
-        }
-        if let Some(kinds) = &kinds {
-            if let Some(value) = object.get_mut("num_hidden_layers") {
-                *value = json!(kinds.len());
+        });
+    }
+    if structure.checkpoint.as_ref().is_some_and(|parent| parent.is_quantised()) {
+        edit(&mut config, |object| {
+            if object.shift_remove("quantization_config").is_some() {
+                notes
+                    .push("8-bit weights are written as bfloat16, without their scales".to_owned());
             }
-            if let Some(value) = object.get_mut("layer_types") {
-                *value = json!(kinds);
-            }
+        });
+    }
+    if let Some(text) = text_object(&mut config) {
+        if binding.stacked() {
+            depth::restack(text, &binding.origins(), binding.sources, problems);
         }
-    });
-    config
+        notes.extend(binding.extent.count_mtp(text));
+    }
+    if recipe.darwin.text_only { text_alone(config, problems) } else { config }
 }
 
 /// Applies an edit to the config and to its part for the text model.
-fn edit(config: &mut Value, edit: impl Fn(&mut serde_json::Map<String, Value>)) {
+fn edit(config: &mut Value, mut edit: impl FnMut(&mut Map<String, Value>)) {
     if let Some(object) = config.as_object_mut() {
         edit(object);
         if let Some(text) = object.get_mut("text_config").and_then(Value::as_object_mut) {
@@ -138,13 +175,47 @@ fn edit(config: &mut Value, edit: impl Fn(&mut serde_json::Map<String, Value>)) 
     }
 }
 
-fn stacked_kinds(binding: &Binding<'_>, lines: &[Line]) -> Vec<&'static str> {
-    (0..binding.num_layers)
-        .map(|layer| {
-            let linear = lines.iter().any(|line| {
-                line.info.layer == Some(LayerIdx(layer)) && line.info.name.contains(".linear_attn.")
-            });
-            if linear { "linear_attention" } else { "full_attention" }
-        })
-        .collect()
+fn text_object(config: &mut Value) -> Option<&mut Map<String, Value>> {
+    let key = "text_config";
+    if config.get(key).is_some() {
+        config.get_mut(key)?.as_object_mut()
+    } else {
+        config.as_object_mut()
+    }
+}
+
+/// What the config of a text-only class takes over from the whole model's.
+const SHARED_KEYS: [&str; 7] = [
+    "dtype",
+    "torch_dtype",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "transformers_version",
+];
+
+/// The config of the language model alone, with the class that loads it.
+fn text_alone(config: Value, problems: &mut Problems) -> Value {
+    let Some(text) = config.get("text_config").and_then(Value::as_object) else { return config };
+    let model_type = text.get("model_type").and_then(Value::as_str).unwrap_or("");
+    let Some(class) = Family::architecture(model_type) else {
+        problems.push(Problem::new(
+            format!("no text-only class is known for `model_type: {model_type}`"),
+            "leave `text_only` out; `darwin ls families` lists those that are known",
+        ));
+        return config;
+    };
+    let mut alone = Map::new();
+    alone.insert("architectures".to_owned(), json!([class]));
+    alone.extend(text.clone());
+    for key in SHARED_KEYS {
+        let of_whole = config.get(key).filter(|value| !value.is_null());
+        if let Some(value) =
+            of_whole.filter(|_| key.starts_with("tie") || alone.get(key).is_none_or(Value::is_null))
+        {
+            alone.insert(key.to_owned(), value.clone());
+        }
+    }
+    Value::Object(alone)
 }

@@ -186,8 +186,8 @@ impl<'r> Lowering<'r> {
         let role = target.info.role;
         let optional = matches!(role, Role::Vision | Role::Mtp | Role::Other);
         let blend = self.recipe.darwin.t.is_some();
-        if optional && blend {
-            let reason = "vision, MTP and unknown roles are the structural parent's, byte for byte";
+        if matches!(role, Role::Vision | Role::Mtp) && blend {
+            let reason = "vision and MTP are the structural parent's, byte for byte";
             return self.structural(target, reason.to_owned(), problems);
         }
         let missing = target.inputs.iter().position(Option::is_none);

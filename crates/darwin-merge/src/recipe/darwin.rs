@@ -3,7 +3,7 @@
 
 use super::LayerSpec;
 use crate::Numerics;
-use darwin_checkpoint::{Role, Unit};
+use darwin_checkpoint::{ExpertLayout, Role, Unit};
 use darwin_core::{Density, LayerIdx, Share};
 use std::collections::BTreeMap;
 
@@ -261,6 +261,10 @@ pub struct Darwin {
     pub seed: Option<u64>,
     /// Whose rounding, masks and dtype rules; native unless set.
     pub numerics: Option<Numerics>,
+    /// How routed experts are written; as in the structural parent unless set.
+    pub layout: Option<ExpertLayout>,
+    /// Only the language model is written, with names and config of its own class.
+    pub text_only: bool,
 }
 
 #[cfg(test)]

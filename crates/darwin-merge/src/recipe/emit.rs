@@ -175,6 +175,12 @@ fn darwin(out: &mut String, darwin: &Darwin) {
     if let Some(numerics) = darwin.numerics {
         line(out, 2, "numerics", numerics.name());
     }
+    if let Some(layout) = darwin.layout {
+        line(out, 2, "layout", layout.name());
+    }
+    if darwin.text_only {
+        line(out, 2, "text_only", "true");
+    }
 }
 
 fn shares(out: &mut String, shares: &Shares) {

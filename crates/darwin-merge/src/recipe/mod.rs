@@ -27,7 +27,7 @@ pub(crate) use parameters::filter_matches;
 pub use parameters::{Conditional, Parameters, Setting, Value};
 
 use crate::{Error, Method, Numerics};
-use darwin_checkpoint::Dtype;
+use darwin_checkpoint::{Dtype, ExpertLayout};
 use darwin_core::hash::sha256_hex;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -298,6 +298,25 @@ impl Recipe {
     pub fn with_numerics(&self, numerics: Numerics) -> Self {
         let mut changed = self.clone();
         changed.darwin.numerics = Some(numerics);
+        changed.text = None;
+        changed
+    }
+
+    /// The same recipe with routed experts written in one layout; `None` is the structural
+    /// parent's.
+    #[must_use]
+    pub fn with_layout(&self, layout: Option<ExpertLayout>) -> Self {
+        let mut changed = self.clone();
+        changed.darwin.layout = layout;
+        changed.text = None;
+        changed
+    }
+
+    /// The same recipe for the language model alone.
+    #[must_use]
+    pub fn text_only(&self) -> Self {
+        let mut changed = self.clone();
+        changed.darwin.text_only = true;
         changed.text = None;
         changed
     }

@@ -7,12 +7,24 @@ use super::{
     RouterRule, Shares,
 };
 use crate::Numerics;
-use darwin_checkpoint::Unit;
+use darwin_checkpoint::{ExpertLayout, Unit};
 use darwin_core::{Density, Share, nearest};
 use std::collections::BTreeMap;
 
-const KEYS: [&str; 10] =
-    ["structure", "father", "mother", "t", "density", "router", "unit", "copy", "seed", "numerics"];
+const KEYS: [&str; 12] = [
+    "structure",
+    "father",
+    "mother",
+    "t",
+    "density",
+    "router",
+    "unit",
+    "copy",
+    "seed",
+    "numerics",
+    "layout",
+    "text_only",
+];
 
 pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
     let fields = reader.fields(node, "`darwin`", &KEYS);
@@ -29,6 +41,11 @@ pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
         copy: fields.get("copy").map(|node| copies(reader, node)).unwrap_or_default(),
         seed: fields.get("seed").and_then(|node| seed(reader, node)),
         numerics: fields.get("numerics").and_then(|node| numerics(reader, node)),
+        layout: fields.get("layout").and_then(|node| layout(reader, node)),
+        text_only: fields
+            .get("text_only")
+            .and_then(|node| text_only(reader, node))
+            .unwrap_or(false),
     }
 }
 
@@ -205,6 +222,16 @@ fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
 
 fn unit(reader: &mut Reader<'_>, node: &Node) -> Option<Unit> {
     choice(reader, node, "unit", &[("tensor", Unit::Tensor), ("expert", Unit::Expert)])
+}
+
+fn layout(reader: &mut Reader<'_>, node: &Node) -> Option<ExpertLayout> {
+    let mut choices = vec![("parent", None)];
+    choices.extend(ExpertLayout::ALL.map(|(name, layout)| (name, Some(layout))));
+    choice(reader, node, "layout", &choices).flatten()
+}
+
+fn text_only(reader: &mut Reader<'_>, node: &Node) -> Option<bool> {
+    choice(reader, node, "text_only", &[("true", true), ("false", false)])
 }
 
 fn numerics(reader: &mut Reader<'_>, node: &Node) -> Option<Numerics> {

@@ -78,6 +78,12 @@ fn recipe(arguments: &MergeArgs) -> Result<Recipe, Failure> {
     if let Some(seed) = arguments.random_seed {
         recipe = recipe.with_seed(seed);
     }
+    if let Some(layout) = arguments.layout {
+        recipe = recipe.with_layout(layout.0);
+    }
+    if arguments.text_only {
+        recipe = recipe.text_only();
+    }
     if let Some(numerics) = arguments.numerics {
         recipe = recipe.with_numerics(numerics);
     }
