@@ -111,10 +111,11 @@ pub(crate) enum Command {
     #[command(after_help = "Example, after the one of `darwin evolve --help`:\n  \
         darwin report runs/first-light")]
     Report(ReportArgs),
-    /// List what there is: the merge methods
+    /// List what there is: merge methods, model families
     ///
     /// For each method what it does, whether it needs a base model, its parameters with their
     /// defaults (a star: each model has its own), the numerics it has, and where it comes from.
+    /// For each family its classes, and in which layouts its routed experts are read and written.
     #[command(after_help = "Example:\n  darwin ls methods")]
     Ls(LsArgs),
 }
@@ -317,6 +318,8 @@ pub(crate) struct LsArgs {
 pub(crate) enum LsTable {
     /// The merge methods
     Methods,
+    /// The model families known by name
+    Families,
 }
 
 /// `--layout`, where `parent` undoes what the recipe says.

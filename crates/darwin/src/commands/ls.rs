@@ -1,16 +1,54 @@
-//! `darwin ls methods`
+//! `darwin ls methods|families`
 
 use crate::cli::{LsArgs, LsTable};
 use crate::ui::Ui;
+use darwin_checkpoint::{ExpertNaming, FAMILIES, Family};
 use darwin_core::Failure;
 use darwin_merge::{METHODS, Method, Parameter};
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &LsArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     match arguments.table {
         LsTable::Methods => ui.say(methods(arguments.json)),
+        LsTable::Families => ui.say(families(arguments.json)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn families(json: bool) -> String {
+    if json {
+        return FAMILIES.iter().map(|family| format!("{}\n", family_as_json(family))).collect();
+    }
+    let mut text = String::new();
+    for family in &FAMILIES {
+        let classes: Vec<&str> = family.types.iter().map(|(_, class)| *class).collect();
+        let _ = writeln!(text, "{}\n  classes  {}", family.name, classes.join(", "));
+        let _ = writeln!(text, "  experts  {}", experts(family));
+        let parts = if family.parts.is_empty() { "a plain decoder" } else { family.parts };
+        let _ = writeln!(text, "  with     {parts}\n");
+    }
+    text + "Any other model is merged tensor by tensor, where the parents agree."
+}
+
+fn experts(family: &Family) -> &'static str {
+    match family.experts {
+        ExpertNaming::Dense => "none",
+        ExpertNaming::Projections | ExpertNaming::Mixtral => "fused, per-expert",
+        ExpertNaming::FusedOnly => "fused",
+    }
+}
+
+fn family_as_json(family: &Family) -> serde_json::Value {
+    let types = family.types.iter().map(
+        |(model_type, class)| serde_json::json!({"model_type": model_type, "architecture": class}),
+    );
+    serde_json::json!({
+        "name": family.name,
+        "types": types.collect::<Vec<_>>(),
+        "experts": experts(family),
+        "parts": family.parts,
+    })
 }
 
 fn methods(json: bool) -> String {
