@@ -194,7 +194,7 @@ def differences(ours, theirs):
 
 def reason(said):
     """What a refusal is about, without names and numbers."""
-    for words in ("sum to 0", "cancels exactly", "is missing", "allowed is", "comes twice", "needs a `base_model`"):
+    for words in ("sum to 0", "is missing", "allowed is", "comes twice", "needs a `base_model`"):
         if words in said:
             return words
     return said.strip().splitlines()[0][:90]

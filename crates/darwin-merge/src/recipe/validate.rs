@@ -52,6 +52,7 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
         missing::parameters(recipe, &mut findings);
     }
     recipe.notes.extend(notes(recipe));
+    recipe.notes.extend(cancelled(recipe));
     findings
 }
 
@@ -217,33 +218,30 @@ fn base(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
     let method = recipe.method;
     let slices_have_it = matches!(&recipe.inputs, Inputs::Slices(slices)
         if slices.iter().all(|slice| slice.base.is_some()));
-    let Some(base) = recipe.base.as_deref() else {
-        if needs_base(recipe) && !slices_have_it {
-            let text = format!("`{}` needs a `base_model`", method.name);
-            find("the recipe/merge_method", text, "write `base_model:` and the common ancestor");
-        }
-        return;
-    };
-    cancelled(recipe, base, find);
+    if recipe.base.is_none() && needs_base(recipe) && !slices_have_it {
+        let text = format!("`{}` needs a `base_model`", method.name);
+        find("the recipe/merge_method", text, "write `base_model:` and the common ancestor");
+    }
 }
 
-/// One task vector divided by its own weight: the weight has no effect (method 3.4).
-fn cancelled(recipe: &Recipe, base: &str, find: &mut impl FnMut(&str, String, &str)) {
-    let Inputs::Models(entries) = &recipe.inputs else { return };
+/// One task vector divided by its own weight: the weight has no effect (method 3.4). Recipes of
+/// mergekit's say so by default, so it is no error.
+fn cancelled(recipe: &Recipe) -> Option<String> {
+    let (Inputs::Models(entries), Some(base)) = (&recipe.inputs, &recipe.base) else { return None };
     if !recipe.method.uses_task_vectors() || recipe.darwin.t.is_some() {
-        return;
+        return None;
     }
-    let others: Vec<_> = entries.iter().filter(|entry| entry.model != base).collect();
-    let [other] = others[..] else { return };
+    let others: Vec<_> = entries.iter().filter(|entry| entry.model != *base).collect();
+    let [other] = others[..] else { return None };
     let normalize = recipe.parameters.find("normalize", "").map(|value| value.at(0.0));
     let default = recipe.method.parameter("normalize").and_then(|p| p.default);
-    if normalize.or(default) == Some(1.0) {
-        let text = format!(
-            "with `normalize: true` and one task vector, of `{}`, its weight cancels exactly",
+    (normalize.or(default) == Some(1.0)).then(|| {
+        format!(
+            "with `normalize: true` and one task vector, of `{}`, its weight cancels exactly; \
+             `normalize: false` makes it count",
             other.model
-        );
-        find("the recipe/merge_method", text, "write `normalize: false` under `parameters`");
-    }
+        )
+    })
 }
 
 fn scopes(recipe: &Recipe) -> Vec<&Parameters> {
