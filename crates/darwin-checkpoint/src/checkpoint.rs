@@ -1,5 +1,6 @@
 //! A checkpoint folder, opened from its headers alone.
 
+use crate::dtype::all_finite;
 use crate::layout::{Layout, Place, assemble};
 use crate::quantised::Scale;
 use crate::resume::SUMS;
@@ -252,8 +253,7 @@ impl Checkpoint {
     }
 
     fn check_finite(&self, stored: usize, first: usize, values: &[f32]) -> Result<(), Error> {
-        // A sum is finite-or-not faster than element tests; only then look for the culprit.
-        if values.iter().fold(0_u32, |bad, v| bad | u32::from(!v.is_finite())) == 0 {
+        if all_finite(values) {
             return Ok(());
         }
         let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
@@ -297,13 +297,18 @@ impl TensorSource for Checkpoint {
             ));
         }
         let cols = plan.cols;
-        let mut bytes = Vec::new();
+        // Small enough to be decoded in the first-level cache.
+        let mut bytes = [0; 1 << 14];
         self.for_pieces(plan.id, &rows, |stored, within, at| {
             let Place { dtype, scale, .. } = &self.places[stored];
-            bytes.resize(within.len() * cols * dtype.size(), 0);
-            self.read_stored(stored, (within.start * cols * dtype.size()) as u64, &mut bytes)?;
             let values = &mut out[at * cols..(at + within.len()) * cols];
-            dtype.decode(&bytes, values);
+            let mut skip = (within.start * cols * dtype.size()) as u64;
+            for values in values.chunks_mut(bytes.len() / dtype.size()) {
+                let bytes = &mut bytes[..values.len() * dtype.size()];
+                self.read_stored(stored, skip, bytes)?;
+                dtype.decode(bytes, values);
+                skip += bytes.len() as u64;
+            }
             if let Some(scale) = scale {
                 self.unscale(scale, &within, cols, values)?;
             }

@@ -192,6 +192,11 @@ fn e8m0(byte: u8) -> f32 {
     if byte == u8::MAX { f32::NAN } else { 2.0_f64.powi(i32::from(byte) - 127) as f32 }
 }
 
+/// Whether no value is infinite or no number. A sum over all is faster than to stop at the first.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    values.iter().fold(0_u32, |bad, v| bad | u32::from(!v.is_finite())) == 0
+}
+
 /// Rounds to bf16, ties to even; NaN stays NaN. Written without a branch so that it vectorises.
 #[inline]
 fn round_bf16(value: f32) -> f32 {

@@ -21,6 +21,7 @@ mod memory;
 mod names;
 mod quantised;
 mod resume;
+mod shard;
 mod shards;
 mod source;
 mod tapped;

@@ -146,7 +146,7 @@ fn scale(shard: usize, entry: &Entry, weight: &Entry, stated: Option<[usize; 2]>
         1 => Some(length.max(1)),
         _ if scales == length => Some(1),
         _ if length.div_ceil(block) == scales => Some(block),
-        _ if scales > 0 && length % scales == 0 => Some(length / scales),
+        _ if scales > 0 && length.is_multiple_of(scales) => Some(length / scales),
         _ => None,
     };
     let block = [size(grid[0], rows, block[0])?, size(grid[1], cols, block[1])?];

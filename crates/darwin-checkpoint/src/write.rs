@@ -1,19 +1,15 @@
 //! Writing any tensor source as a Hugging Face checkpoint.
 //!
-//! Shards are laid out first, so that every tile knows its place: tiles are read, rounded and
-//! written in any order by the threads of the pool that is installed, and the bytes do not depend
-//! on how many there are.
+//! Shards are laid out first, so that every tile knows its place; then one after the other is
+//! filled ([`crate::shard`]).
 
 use crate::resume::{Finished, SUMS};
-use crate::{Dtype, Error, Layout, Stored, TensorPlan, TensorSource};
+use crate::shard::{Filling, Shard, Slot};
+use crate::{Error, Layout, TensorSource};
 use darwin_core::fs::{AtomicDir, write_atomic};
-use darwin_core::hash::{sha256_file, sha256_hex};
+use darwin_core::hash::sha256_hex;
 use darwin_core::{Cancel, Progress};
-use rayon::prelude::*;
 use serde_json::{Map, Value, json};
-use std::fs::File;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -47,19 +43,6 @@ pub struct Written {
     pub shards: usize,
     /// Shards among them that an interrupted write had finished.
     pub kept: usize,
-}
-
-struct Slot<'a> {
-    stored: &'a Stored,
-    dtype: Dtype,
-    offset: u64,
-    bytes: u64,
-}
-
-struct Shard<'a> {
-    name: String,
-    header: Vec<u8>,
-    slots: Vec<Slot<'a>>,
 }
 
 /// Writes `source` in `layout` into a new folder, which bears its name only when it is whole, with
@@ -117,7 +100,7 @@ fn identity(options: &WriteOptions<'_>, shards: &[Shard<'_>]) -> String {
     sha256_hex(&text)
 }
 
-/// Writes the shards that are not there yet. Each is hashed while the next one is written.
+/// Writes the shards that are not there yet.
 fn write_shards(
     source: &dyn TensorSource,
     shards: &[Shard<'_>],
@@ -127,40 +110,23 @@ fn write_shards(
 ) -> Result<(), Error> {
     let total = shards.iter().map(Shard::tensor_bytes).sum();
     options.progress.start("write", total, "B");
-    let plans: Vec<OnceLock<TensorPlan>> =
-        source.manifest().tensors().iter().map(|_| OnceLock::new()).collect();
-    let hash = |shard: &Shard<'_>| {
-        let path = folder.join(&shard.name);
-        sha256_file(&path).map_err(|e| Error::io("read", &path, e))
+    let filling = Filling {
+        source,
+        plans: source.manifest().tensors().iter().map(|_| OnceLock::new()).collect(),
+        memory: options.memory,
+        progress: options.progress,
+        cancel: options.cancel,
     };
-    std::thread::scope(|scope| {
-        let mut last = None;
-        let mut written = Ok(());
-        for shard in shards {
-            if finished.has(&shard.name, shard.bytes()) {
-                options.progress.advance(shard.tensor_bytes());
-                continue;
-            }
-            written = write_shard(source, shard, folder, &plans, options);
-            record(finished, &mut last)?;
-            if written.is_err() {
-                break;
-            }
-            last = Some((shard, scope.spawn(move || hash(shard))));
+    for shard in shards {
+        if finished.has(&shard.name, shard.bytes()) {
+            options.progress.advance(shard.tensor_bytes());
+        } else {
+            let sha256 = filling.fill(shard, &folder.join(&shard.name))?;
+            finished.add(&shard.name, sha256)?;
         }
-        record(finished, &mut last)?;
-        options.progress.finish();
-        written
-    })
-}
-
-type Hashing<'s, 'a> = (&'s Shard<'a>, std::thread::ScopedJoinHandle<'s, Result<String, Error>>);
-
-/// Waits for the hash of the shard before, and records that it is whole.
-fn record(finished: &mut Finished, last: &mut Option<Hashing<'_, '_>>) -> Result<(), Error> {
-    let Some((shard, hashing)) = last.take() else { return Ok(()) };
-    let hash = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    finished.add(&shard.name, hash)
+    }
+    options.progress.finish();
+    Ok(())
 }
 
 fn write_document(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
@@ -238,127 +204,4 @@ fn index_json(shards: &[Shard<'_>]) -> Value {
     }
     let total: u64 = shards.iter().map(Shard::tensor_bytes).sum();
     json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
-}
-
-impl Shard<'_> {
-    /// Bytes of the file.
-    fn bytes(&self) -> u64 {
-        self.header.len() as u64 + self.tensor_bytes()
-    }
-
-    /// Bytes of its tensors.
-    fn tensor_bytes(&self) -> u64 {
-        self.slots.iter().map(|s| s.bytes).sum()
-    }
-}
-
-/// One tile of a shard: a slot and rows of its logical tensor.
-type Tile<'a> = (&'a Slot<'a>, Range<usize>);
-
-fn write_shard(
-    source: &dyn TensorSource,
-    shard: &Shard<'_>,
-    folder: &Path,
-    plans: &[OnceLock<TensorPlan>],
-    options: &WriteOptions<'_>,
-) -> Result<(), Error> {
-    let path = folder.join(&shard.name);
-    let file = File::create(&path).map_err(|e| Error::io("create", &path, e))?;
-    let io = |e| Error::io("write", &path, e);
-    file.set_len(shard.bytes()).map_err(io)?;
-    file.write_all_at(&shard.header, 0).map_err(io)?;
-    let tiles = tiles(source, shard, options.memory);
-    tiles.par_iter().try_for_each(|(slot, rows)| {
-        if options.cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let bytes = tile_bytes(source, slot, rows.clone(), plans)?;
-        let row_bytes = slot.bytes / (slot.stored.rows.len().max(1) as u64);
-        let at = shard.header.len() as u64
-            + slot.offset
-            + (rows.start - slot.stored.rows.start) as u64 * row_bytes;
-        file.write_all_at(&bytes, at).map_err(io)?;
-        options.progress.advance(bytes.len() as u64);
-        Ok(())
-    })?;
-    file.sync_all().map_err(io)
-}
-
-/// Cuts a shard into tiles of at most 1 Mi elements, fewer under a tight memory budget (a tile
-/// costs its f32 values and its bytes, for each thread and each of about three models).
-fn tiles<'a>(source: &dyn TensorSource, shard: &'a Shard<'a>, memory: u64) -> Vec<Tile<'a>> {
-    let threads = rayon::current_num_threads() as u64;
-    let elements = (memory / threads.max(1) / 24).clamp(1 << 10, 1 << 20) as usize;
-    let mut tiles = Vec::new();
-    for slot in &shard.slots {
-        let cols = source.manifest().get(slot.stored.id).cols();
-        let step = (elements / cols.max(1)).max(1);
-        let mut start = slot.stored.rows.start;
-        while start < slot.stored.rows.end {
-            let end = (start + step).min(slot.stored.rows.end);
-            tiles.push((slot, start..end));
-            start = end;
-        }
-    }
-    tiles
-}
-
-fn tile_bytes(
-    source: &dyn TensorSource,
-    slot: &Slot<'_>,
-    rows: Range<usize>,
-    plans: &[OnceLock<TensorPlan>],
-) -> Result<Vec<u8>, Error> {
-    let id = slot.stored.id;
-    let mut bytes = Vec::new();
-    if source.read_raw(id, rows.clone(), &mut bytes)? {
-        check_raw(source, slot, &rows, &bytes)?;
-        return Ok(bytes);
-    }
-    let plan = match plans[id.index()].get() {
-        Some(plan) => plan,
-        None => {
-            let plan = source.prepare(id)?;
-            plans[id.index()].get_or_init(|| plan)
-        }
-    };
-    let mut values = vec![0.0; rows.len() * plan.cols];
-    source.read_tile(plan, rows.clone(), &mut values)?;
-    finite(source, slot, &rows, &values)?;
-    bytes.resize(values.len() * slot.dtype.size(), 0);
-    slot.dtype.encode(&values, &mut bytes);
-    Ok(bytes)
-}
-
-fn check_raw(
-    source: &dyn TensorSource,
-    slot: &Slot<'_>,
-    rows: &Range<usize>,
-    bytes: &[u8],
-) -> Result<(), Error> {
-    if !slot.dtype.is_mergeable() {
-        return Ok(());
-    }
-    let mut values = vec![0.0; bytes.len() / slot.dtype.size()];
-    slot.dtype.decode(bytes, &mut values);
-    finite(source, slot, rows, &values)
-}
-
-fn finite(
-    source: &dyn TensorSource,
-    slot: &Slot<'_>,
-    rows: &Range<usize>,
-    values: &[f32],
-) -> Result<(), Error> {
-    if values.iter().all(|v| v.is_finite()) {
-        return Ok(());
-    }
-    let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
-    let cols = source.manifest().get(slot.stored.id).cols();
-    Err(Error::NotFinite {
-        file: PathBuf::from(source.name()),
-        tensor: slot.stored.name.clone(),
-        element: (rows.start - slot.stored.rows.start) * cols + at,
-        value: values[at],
-    })
 }

@@ -27,6 +27,23 @@ pub fn sha256_file(path: &Path) -> std::io::Result<String> {
     }
 }
 
+/// SHA-256 of bytes that come piece by piece.
+#[derive(Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// More bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all bytes, 64 hex digits.
+    #[must_use]
+    pub fn finish(self) -> String {
+        to_hex(&self.0.finalize())
+    }
+}
+
 fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, b| {

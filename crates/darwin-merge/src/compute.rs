@@ -125,10 +125,10 @@ impl<'a> Work<'a> {
         statistics: &[f64],
         rows: Range<usize>,
         out: &mut [f32],
+        scratch: &mut Scratch,
     ) -> Result<(), Error> {
         let units = self.rows.checked_div(self.rows_per_unit).unwrap_or(1).max(1);
         let stride = statistics.len() / units;
-        let mut scratch = Scratch::default();
         let mut start = rows.start;
         while start < rows.end {
             let unit = start.checked_div(self.rows_per_unit).unwrap_or(0);
@@ -137,8 +137,8 @@ impl<'a> Work<'a> {
             let numbers = &statistics[unit * stride..(unit + 1) * stride];
             let (rows, out) = (start..end, &mut out[part]);
             match self.line.rounding {
-                Rounding::Once => self.compute(numbers, &rows, out, &mut scratch)?,
-                Rounding::EachStep(_) => self.stepwise(numbers, &rows, out, &mut scratch)?,
+                Rounding::Once => self.compute(numbers, &rows, out, scratch)?,
+                Rounding::EachStep(_) => self.stepwise(numbers, &rows, out, scratch)?,
             }
             start = end;
         }

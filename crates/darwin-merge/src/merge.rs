@@ -1,6 +1,6 @@
 //! A merge that nobody has written yet, as a tensor source.
 
-use crate::compute::Work;
+use crate::compute::{Scratch, Work};
 use crate::masks::{Chance, MaskSource};
 use crate::plan::{Line, Operation, Plan, plan};
 use crate::side::Side;
@@ -10,7 +10,7 @@ use crate::twister::Twister;
 use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Checkpoint, Manifest, TensorId, TensorPlan, TensorSource};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A recipe bound to opened models: the child as a [`TensorSource`].
 ///
@@ -27,6 +27,8 @@ pub struct Merge {
     masks: Option<Arc<dyn MaskSource>>,
     chance: Chance,
     statistics: Vec<Statistics>,
+    /// Working memory of the threads that read tiles.
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 impl Merge {
@@ -66,6 +68,7 @@ impl Merge {
             side,
             masks: None,
             chance,
+            scratch: Mutex::default(),
         })
     }
 
@@ -115,6 +118,10 @@ impl Merge {
         self.sources.iter().filter_map(|source| source.checkpoint.as_deref())
     }
 
+    fn scratch(&self) -> MutexGuard<'_, Vec<Scratch>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn line(&self, id: TensorId) -> &Line {
         &self.plan.lines[id.index()]
     }
@@ -157,7 +164,10 @@ impl TensorSource for Merge {
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), darwin_checkpoint::Error> {
-        self.work(self.line(plan.id))?.tile(&plan.statistics, rows, out)
+        let mut scratch = self.scratch().pop().unwrap_or_default();
+        let done = self.work(self.line(plan.id))?.tile(&plan.statistics, rows, out, &mut scratch);
+        self.scratch().push(scratch);
+        done
     }
 
     fn read_raw(

@@ -1,7 +1,7 @@
 //! Checkpoints of given names, shapes and bytes.
 
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
-#![allow(dead_code, reason = "not every test needs all of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "shared by tests")]
 
 use serde_json::{Map, Value, json};
 use std::io::Write;
