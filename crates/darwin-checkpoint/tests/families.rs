@@ -1,6 +1,8 @@
 //! Every family's tensors have roles, and its two expert layouts are the same model under the
 //! names that transformers uses (`tools/oracle/families.py`).
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use common::{shapes, write_counting};

@@ -1,6 +1,8 @@
 //! Floats of 8 bits are read as torch reads them, with scales as transformers applies them
 //! (`tools/oracle/float8.py`).
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use common::write;

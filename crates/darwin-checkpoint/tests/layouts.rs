@@ -1,55 +1,34 @@
 //! Fused and per-expert layouts are one; what is written is what was read; a 35B is inspected from
 //! headers alone.
 
-#![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
+mod common;
 
 use darwin_checkpoint::{
     Checkpoint, Dtype, TensorSource, WriteOptions, inspect, read_tensor, write_checkpoint,
 };
 use darwin_core::{Cancel, NoProgress};
-use serde_json::{Map, Value, json};
+use darwin_testkit::{qwen35_35b, write_sparse};
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 
 type Tensor = (String, Dtype, Vec<usize>);
 
-/// Writes a checkpoint whose elements count upwards; with `sparse` no data at all is written.
-fn write(folder: &Path, config: &Value, tensors: &[Tensor], sparse: bool) {
-    std::fs::create_dir_all(folder).expect("create");
-    std::fs::write(folder.join("config.json"), config.to_string()).expect("write");
-    let mut header = Map::new();
-    let mut offset = 0;
-    for (name, dtype, shape) in tensors {
-        let size = shape.iter().product::<usize>() * dtype.size();
-        header.insert(
-            name.clone(),
-            json!({"dtype": dtype.name(), "shape": shape, "data_offsets": [offset, offset + size]}),
-        );
-        offset += size;
-    }
-    let text = Value::Object(header).to_string();
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(text.as_bytes());
-    let path = folder.join("model.safetensors");
-    let length = bytes.len() + offset;
-    if !sparse {
-        for (name, dtype, shape) in tensors {
+/// Writes a checkpoint whose elements count upwards.
+fn write(folder: &Path, config: &Value, tensors: &[Tensor]) {
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|(name, dtype, shape)| {
             // Values depend on the logical place, so that both layouts hold the same model.
-            let n = shape.iter().product::<usize>();
             let first = name.bytes().map(f32::from).sum::<f32>();
-            let values: Vec<f32> = (0..n).map(|i| first + i as f32).collect();
-            let at = bytes.len();
-            bytes.resize(at + n * dtype.size(), 0);
-            dtype.encode(&values, &mut bytes[at..]);
-        }
-    }
-    std::fs::write(&path, bytes).expect("write");
-    std::fs::File::options()
-        .write(true)
-        .open(path)
-        .expect("open")
-        .set_len(length as u64)
-        .expect("grow");
+            let elements = shape.iter().product::<usize>();
+            let values: Vec<f32> = (0..elements).map(|i| first + i as f32).collect();
+            let mut bytes = vec![0; elements * dtype.size()];
+            dtype.encode(&values, &mut bytes);
+            (name.clone(), dtype.name(), shape.clone(), bytes)
+        })
+        .collect();
+    common::write(folder, config, &tensors);
 }
 
 fn options<'a>(memory: u64, cancel: &'a Cancel) -> WriteOptions<'a> {
@@ -75,7 +54,7 @@ fn per_expert_reads_as_fused_and_is_written_back_as_it_was() {
         }
     }
     tensors.push(("model.layers.0.linear_attn.A_log".to_owned(), Dtype::F32, vec![3]));
-    write(&dir.path().join("split"), &json!({}), &tensors, false);
+    write(&dir.path().join("split"), &json!({}), &tensors);
     let split = Checkpoint::open(dir.path().join("split")).expect("opens");
     let fused = split.manifest().find("layers.0.mlp.experts.gate_up_proj").expect("fused");
     assert_eq!(split.manifest().get(fused).shape, [3, 4, 4]);
@@ -114,7 +93,7 @@ fn per_expert_reads_as_fused_and_is_written_back_as_it_was() {
 #[test]
 fn a_cancelled_write_leaves_nothing() {
     let dir = tempfile::tempdir().expect("tempdir");
-    write(&dir.path().join("in"), &json!({}), &[("a".to_owned(), Dtype::F32, vec![4])], false);
+    write(&dir.path().join("in"), &json!({}), &[("a".to_owned(), Dtype::F32, vec![4])]);
     let source = Checkpoint::open(dir.path().join("in")).expect("opens");
     let cancel = Cancel::default();
     cancel.cancel();
@@ -123,63 +102,11 @@ fn a_cancelled_write_leaves_nothing() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 1);
 }
 
-/// The real shapes of Qwen3.5-35B-A3B (qwen35-moe.md), without vision.
-fn qwen35_35b() -> (Value, Vec<Tensor>) {
-    let p = "model.language_model.layers";
-    let mut t: Vec<Tensor> = vec![
-        ("model.language_model.embed_tokens.weight".to_owned(), Dtype::Bf16, vec![248_320, 2048]),
-        ("model.language_model.norm.weight".to_owned(), Dtype::Bf16, vec![2048]),
-        ("lm_head.weight".to_owned(), Dtype::Bf16, vec![248_320, 2048]),
-    ];
-    let mut kinds = Vec::new();
-    for l in 0..40 {
-        let mut add = |name: &str, shape: &[usize]| {
-            t.push((format!("{p}.{l}.{name}"), Dtype::Bf16, shape.to_vec()));
-        };
-        add("input_layernorm.weight", &[2048]);
-        add("post_attention_layernorm.weight", &[2048]);
-        if l % 4 == 3 {
-            kinds.push("full_attention");
-            add("self_attn.q_proj.weight", &[8192, 2048]);
-            add("self_attn.k_proj.weight", &[512, 2048]);
-            add("self_attn.v_proj.weight", &[512, 2048]);
-            add("self_attn.o_proj.weight", &[2048, 4096]);
-            add("self_attn.q_norm.weight", &[256]);
-            add("self_attn.k_norm.weight", &[256]);
-        } else {
-            kinds.push("linear_attention");
-            add("linear_attn.in_proj_qkv.weight", &[8192, 2048]);
-            add("linear_attn.in_proj_z.weight", &[4096, 2048]);
-            add("linear_attn.in_proj_b.weight", &[32, 2048]);
-            add("linear_attn.in_proj_a.weight", &[32, 2048]);
-            add("linear_attn.conv1d.weight", &[8192, 1, 4]);
-            add("linear_attn.A_log", &[32]);
-            add("linear_attn.dt_bias", &[32]);
-            add("linear_attn.norm.weight", &[128]);
-            add("linear_attn.out_proj.weight", &[2048, 4096]);
-        }
-        add("mlp.gate.weight", &[256, 2048]);
-        add("mlp.experts.gate_up_proj", &[256, 1024, 2048]);
-        add("mlp.experts.down_proj", &[256, 2048, 512]);
-        for part in ["gate_proj", "up_proj"] {
-            add(&format!("mlp.shared_expert.{part}.weight"), &[512, 2048]);
-        }
-        add("mlp.shared_expert.down_proj.weight", &[2048, 512]);
-        add("mlp.shared_expert_gate.weight", &[1, 2048]);
-    }
-    let config = json!({
-        "architectures": ["Qwen3_5MoeForConditionalGeneration"],
-        "model_type": "qwen3_5_moe",
-        "text_config": {"num_experts": 256, "num_experts_per_tok": 8, "layer_types": kinds},
-    });
-    (config, t)
-}
-
 #[test]
 fn a_35b_is_inspected_within_a_second_from_a_sparse_file() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let (config, tensors) = qwen35_35b();
-    write(dir.path(), &config, &tensors, true);
+    let (config, tensors) = qwen35_35b(40);
+    write_sparse(dir.path(), &config, &tensors);
     let start = Instant::now();
     let model = Checkpoint::open(dir.path()).expect("opens");
     model.check_known().expect("every tensor is known");

@@ -13,10 +13,12 @@
 //! ```
 
 mod disk;
+mod sparse;
 mod text;
 mod tiny;
 
 pub use darwin_checkpoint::ExpertLayout;
 pub use disk::write_model;
+pub use sparse::{qwen35_35b, write_sparse};
 pub use text::{TINY_VOCAB, write_tiny_text};
 pub use tiny::{Tiny, edited, sibling, tiny_qwen35};
