@@ -44,6 +44,9 @@ rm -rf target/golden
 step "the child loads in transformers, every parameter equal to its file"
 "$transformers" tools/oracle/child_loads.py "$run/child" examples/parents/father
 
+step "children of every family load in transformers, in every layout, and compute the same"
+"$transformers" tools/oracle/layouts_load.py target/release/darwin
+
 step "merges against mergekit 0.1.5"
 "$mergekit" tools/parity/compare.py target/release/darwin
 
@@ -52,8 +55,12 @@ step "engine against transformers, same cores, float32"
     | tail -n 1 >target/peer.json
 cargo bench --locked -p darwin-engine --bench engine -- examples/parents/father --peer "$PWD/target/peer.json"
 
-step "merge against reading and writing once"
-cargo bench --locked -p darwin-merge --bench merge
+step "merges against reading and writing once, and mergekit"
+for shape in llama moe; do
+    "$mergekit" tools/bench/merge.py target/release/darwin target/bench --shape "$shape" \
+        --gigabytes 0.5 --rounds 3 --peer "$(dirname "$mergekit")/mergekit-yaml" --slow-peer
+done
+rm -rf target/bench
 
 step "an evaluated candidate against a plain scoring pass"
 cargo bench --locked -p darwin-evolve --bench candidate

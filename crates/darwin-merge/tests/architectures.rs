@@ -3,7 +3,7 @@
 //! transformers writes (`tools/oracle/families.py`); numbers such as #669 are threads of
 //! mergekit.md 6.
 
-#![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 #[path = "../../darwin-checkpoint/tests/common/mod.rs"]
 mod files;
