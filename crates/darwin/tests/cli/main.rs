@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
+mod layouts;
 mod mergekit;
 
 use darwin_checkpoint::{Dtype, MemorySource};
