@@ -5,6 +5,7 @@
 
 mod layouts;
 mod mergekit;
+mod preflight;
 
 use darwin_checkpoint::{Dtype, MemorySource};
 use darwin_testkit::{ExpertLayout, Tiny, edited, sibling, tiny_qwen35, write_model};
