@@ -3,7 +3,7 @@
 use super::parse::Reader;
 use super::yaml::{Node, NodeKind};
 use super::{
-    Blocks, CopyRule, Darwin, Densities, LayerShares, LayerSpec, Parent, Part, RouterMode,
+    Align, Blocks, CopyRule, Darwin, Densities, LayerShares, LayerSpec, Parent, Part, RouterMode,
     RouterRule, Shares,
 };
 use crate::Numerics;
@@ -11,8 +11,19 @@ use darwin_checkpoint::Unit;
 use darwin_core::{Density, Share, nearest};
 use std::collections::BTreeMap;
 
-const KEYS: [&str; 10] =
-    ["structure", "father", "mother", "t", "density", "router", "unit", "copy", "seed", "numerics"];
+const KEYS: [&str; 11] = [
+    "structure",
+    "father",
+    "mother",
+    "t",
+    "density",
+    "router",
+    "unit",
+    "align",
+    "copy",
+    "seed",
+    "numerics",
+];
 
 pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
     let fields = reader.fields(node, "`darwin`", &KEYS);
@@ -26,6 +37,7 @@ pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
         density: fields.get("density").and_then(|node| densities(reader, node)),
         router: fields.get("router").map(|node| routers(reader, node)).unwrap_or_default(),
         unit: fields.get("unit").and_then(|node| unit(reader, node)),
+        align: fields.get("align").and_then(|node| align(reader, node)),
         copy: fields.get("copy").map(|node| copies(reader, node)).unwrap_or_default(),
         seed: fields.get("seed").and_then(|node| seed(reader, node)),
         numerics: fields.get("numerics").and_then(|node| numerics(reader, node)),
@@ -175,8 +187,11 @@ fn densities(reader: &mut Reader<'_>, node: &Node) -> Option<Densities> {
 }
 
 fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
-    let modes: Vec<(&str, RouterMode)> =
-        RouterMode::ALL.iter().map(|(mode, name)| (*name, *mode)).collect();
+    let modes: Vec<(&str, RouterMode)> = RouterMode::ALL
+        .iter()
+        .map(|(mode, name)| (*name, *mode))
+        .chain([("row-with-expert", RouterMode::RowWithExpert)])
+        .collect();
     if node.text().is_some() {
         let mode = choice(reader, node, "router", &modes);
         return mode
@@ -205,6 +220,10 @@ fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
 
 fn unit(reader: &mut Reader<'_>, node: &Node) -> Option<Unit> {
     choice(reader, node, "unit", &[("tensor", Unit::Tensor), ("expert", Unit::Expert)])
+}
+
+fn align(reader: &mut Reader<'_>, node: &Node) -> Option<Align> {
+    choice(reader, node, "align", &Align::ALL.map(|(align, name)| (name, align)))
 }
 
 fn numerics(reader: &mut Reader<'_>, node: &Node) -> Option<Numerics> {
