@@ -55,10 +55,8 @@ EXPLAINED = {
     "e": "native: mergekit's float32 is itself off. Accepted only within the limits of mergekit's run of the same "
     "recipe and values in float64.",
     "f": "native: mergekit writes float32 whatever it read (mergekit.md 2.8); we write the dtype of the models.",
-    "h": "mergekit, experts one by one on disk: mergekit draws their masks in the order in which a Python set gives up its "
+    "g": "mergekit, experts one by one on disk: mergekit draws their masks in the order in which a Python set gives up its "
     "tasks (layers 6 to 11, then 0 to 5, of twelve). Accepted only where mergekit's masks give the same bits.",
-    "g": "native: norms below mergekit's floors. Model Stock takes a product of two norms below 1e-6 for 1e-6; we take "
-    "it as it is. Accepted only where the floor acts (checked by hand in float64).",
 }
 
 
@@ -172,14 +170,6 @@ def same_names(got, want):
     return lost + [f"extra {k}" for k in sorted(got.keys() - want.keys())]
 
 
-def floored(name, inputs, row_wise):
-    """Whether a product of two lengths of differences from the base is below 1e-6 (float64)."""
-    base = inputs["base"][name].double()
-    rows = base.shape[-1] if row_wise and base.ndim > 1 else base.numel()
-    lengths = [(inputs[m][name].double() - base).reshape(-1, rows).norm(dim=1) for m in inputs if m != "base"]
-    return any((a * b < 1e-6).any() for i, a in enumerate(lengths) for b in lengths[i + 1 :])
-
-
 class Case:
     """One recipe in one pair."""
 
@@ -228,7 +218,7 @@ class Case:
         trims = self.method in TRIMS
         unordered = self.method.startswith("dare") and self.per_expert
         if unordered:
-            row.explained.add("h")
+            row.explained.add("g")
         runs = [self.run("mergekit", self.masks() if trims or unordered else None)]
         if trims:
             runs.append(self.untied("mergekit"))
@@ -350,8 +340,6 @@ class Case:
         """Who is right where mergekit's float32 differs: mergekit in float64."""
         if wider is not None and worst(got, wider[name], got.dtype) <= limit(got.dtype):
             row.explained.add("e")
-        elif self.method == "model_stock" and floored(name, self.inputs, "filter_wise" in self.config.get("parameters", {})):
-            row.explained.add("g")
         else:
             row.problems.append(problem)
 

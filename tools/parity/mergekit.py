@@ -247,17 +247,17 @@ LLAMA_ONLY = {
 
 
 
-def qwen3_moe(vocab_size=40, hidden_size=16, moe_intermediate_size=6):
+def qwen3_moe(vocab_size=40, hidden_size=16, moe_intermediate_size=6, num_hidden_layers=2, num_experts=4, head_dim=8):
     config = transformers.Qwen3MoeConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=24,
         moe_intermediate_size=moe_intermediate_size,
-        num_hidden_layers=2,
+        num_hidden_layers=num_hidden_layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=8,
-        num_experts=4,
+        head_dim=head_dim,
+        num_experts=num_experts,
         num_experts_per_tok=2,
         max_position_embeddings=64,
         tie_word_embeddings=False,
@@ -370,14 +370,14 @@ def run_case(recipe, config, trimmed):
 
 def run_pair(folder, pair, dtype):
     folder.mkdir(parents=True)
-    write_inputs(folder, pair["build"](), dtype, pair["seed"])
+    write_inputs(folder, pair["build"](), dtype, pair["seed"], per_expert=pair.get("per_expert", False))
     (folder / "cases").mkdir()
     os.chdir(folder)
     base = load_file("base/model.safetensors")
     about = {}
     for name, config in pair["cases"].items():
         tensors, masks, layers = run_case(f"cases/{name}.yml", config, trimmed=dtype == "bfloat16")
-        if "slices" not in config:
+        if "slices" not in config and not pair.get("per_expert"):
             assert tensors.keys() == base.keys(), f"{name}: mergekit lost {base.keys() - tensors.keys()}"
         assert all(torch.isfinite(t.float()).all() for t in tensors.values()), name
         save_file(tensors, f"cases/{name}.safetensors")

@@ -4,47 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
+#[path = "common/experts.rs"]
+mod experts;
 
 use common::{bytes, layout, write};
 use darwin_checkpoint::{Dtype, MemorySource, TensorSource, read_tensor};
 use darwin_core::keyed::{Key, Rng};
-use darwin_core::{Cancel, NoProgress};
-use darwin_merge::{Merge, MergeOptions, Recipe, Sources, merge_to};
+use darwin_core::{Cancel, Diagnose, NoProgress, Share};
+use darwin_merge::{Align, Merge, MergeOptions, Recipe, Sources, merge_to};
+use experts::model;
 use std::path::Path;
 use std::sync::Arc;
-
-const HIDDEN: usize = 12;
-const WIDTH: usize = 6;
-
-/// Two layers and a MTP layer with experts, routers and correction biases.
-fn model(seed: u64, drift: f64, experts: usize) -> MemorySource {
-    let (b, h) = (Dtype::Bf16, HIDDEN);
-    let mut list = vec![
-        ("embed_tokens.weight".to_owned(), b, vec![10, h]),
-        ("norm.weight".to_owned(), b, vec![h]),
-        ("lm_head.weight".to_owned(), b, vec![10, h]),
-    ];
-    for block in ["layers.0", "layers.1", "mtp.layers.0"] {
-        let mut push = |name: &str, dtype, shape: &[usize]| {
-            list.push((format!("{block}.{name}"), dtype, shape.to_vec()));
-        };
-        push("input_layernorm.weight", b, &[h]);
-        push("self_attn.q_proj.weight", b, &[8, h]);
-        push("mlp.gate.weight", b, &[experts, h]);
-        push("mlp.gate.e_score_correction_bias", Dtype::F32, &[experts]);
-        push("mlp.experts.gate_up_proj", b, &[experts, 2 * WIDTH, h]);
-        push("mlp.experts.down_proj", b, &[experts, h, WIDTH]);
-        push("mlp.shared_expert_gate.weight", b, &[1, h]);
-    }
-    let tensors = list.into_iter().map(|(name, dtype, shape)| {
-        let n: usize = shape.iter().product();
-        let mut base = Rng::new(Key::new(0, &[&name]), 0);
-        let mut own = Rng::new(Key::new(seed, &["drift", &name]), 0);
-        let values = (0..n).map(|_| (base.normal() + drift * own.normal()) as f32).collect();
-        (name, dtype, shape, values)
-    });
-    MemorySource::new("model", common::config(false), tensors.collect()).unwrap()
-}
 
 /// The same model with its experts in another order in each block.
 fn shuffled(model: &MemorySource) -> MemorySource {
@@ -106,16 +76,17 @@ const ONE_SHARD: (usize, u64, u64) = (1, 1 << 40, 1 << 26);
 
 /// Recipes with a place for more lines of `darwin:`.
 fn recipes() -> Vec<String> {
+    let both = "models: [{model: father}, {model: mother}]\n";
     let blend = "darwin:\n  father: father\n  mother: mother\n  t: {default: 0.4, components: {routed: 0.7}}\n";
     vec![
-        format!("merge_method: linear\n{blend}"),
-        format!("merge_method: slerp\n{blend}  router: mother\n  unit: expert\n"),
-        format!("merge_method: dare_ties\nbase_model: father\n{blend}  density: 0.6\n  seed: 3\n  router: blend\n"),
-        format!("merge_method: linear\n{blend}  copy: [{{filter: experts, from: mother}}]\n  router: row_with_expert\n"),
-        "merge_method: ties\nbase_model: father\nmodels:\n  - {model: father}\n  - {model: mother, \
+        format!("merge_method: linear\n{both}{blend}"),
+        format!("merge_method: slerp\n{both}{blend}  router: mother\n  unit: expert\n"),
+        format!("merge_method: dare_ties\nbase_model: father\n{both}{blend}  density: 0.6\n  seed: 3\n  router: blend\n"),
+        format!("merge_method: linear\n{both}{blend}  copy: [{{filter: experts, from: mother}}]\n  router: row_with_expert\n"),
+        "merge_method: ties\nbase_model: father\nparameters: {normalize: false}\nmodels:\n  - {model: father}\n  - {model: mother, \
          parameters: {weight: 0.5, density: 0.5}}\ndarwin:\n  structure: father\n"
             .to_owned(),
-        "merge_method: della\nbase_model: father\nmodels:\n  - {model: mother, parameters: {weight: 0.5, \
+        "merge_method: della\nbase_model: father\nparameters: {normalize: false}\nmodels:\n  - {model: mother, parameters: {weight: 0.5, \
          density: 0.5}}\ndarwin:\n  structure: father\n"
             .to_owned(),
     ]
@@ -136,7 +107,7 @@ fn shuffled_experts_merge_as_if_they_stood_in_order() {
             for options in [ONE_SHARD, (3, 700, 1 << 12)] {
                 let found = merged(moved.path(), &aligned, options);
                 assert_eq!(found.tensors, wanted.tensors, "{recipe}");
-                let said = "experts of `mother` are moved in 3 of 3 blocks";
+                let said = "experts of `mother` are moved in 5 of 5 blocks";
                 assert!(found.notes.iter().any(|n| n.contains(said)), "{:?}", found.notes);
             }
         }
@@ -150,7 +121,7 @@ fn large_experts_are_found_by_a_sample() {
     let (plain, moved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_parents(plain.path(), &father, &mother, true);
     write_parents(moved.path(), &father, &shuffled(&mother), true);
-    let recipe = "merge_method: linear\ndarwin: {father: father, mother: mother, t: {default: 0.3}, align: experts}\n";
+    let recipe = "merge_method: linear\nmodels: [{model: father}, {model: mother}]\ndarwin: {father: father, mother: mother, t: {default: 0.3}, align: experts}\n";
     let wanted = merged(plain.path(), recipe, ONE_SHARD);
     assert_eq!(merged(moved.path(), recipe, ONE_SHARD).tensors, wanted.tensors);
 }
@@ -162,7 +133,7 @@ fn planned(father: MemorySource, mother: MemorySource, text: &str) -> Result<Mer
     Merge::new(&Recipe::parse(text).unwrap(), &sources).map_err(|e| e.to_string())
 }
 
-const BLEND: &str = "merge_method: linear\ndarwin: {father: father, mother: mother, t: {default: 0.5}, align: experts}\n";
+const BLEND: &str = "merge_method: linear\nmodels: [{model: father}, {model: mother}]\ndarwin: {father: father, mother: mother, t: {default: 0.5}, align: experts}\n";
 
 #[test]
 fn the_manifest_says_what_moved() {
@@ -170,11 +141,13 @@ fn the_manifest_says_what_moved() {
     let merge = planned(model(0, 0.0, 8), shuffled(&mother), BLEND).unwrap();
     let manifest = merge.plan().manifest();
     let blocks: Vec<&str> = manifest.aligned["mother"].keys().map(String::as_str).collect();
-    assert_eq!(blocks, ["layers.0.mlp", "layers.1.mlp", "mtp.layers.0.mlp"]);
+    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks[3..], ["layers.3.mlp", "mtp.layers.0.mlp"]);
     let order = &manifest.aligned["mother"]["layers.1.mlp"];
     let moved = order.iter().enumerate().filter(|(i, j)| i != *j).count();
     let text = format!("{moved} of 8 experts of `mother` moved");
-    let line = |name: &str| manifest.tensors.iter().find(|line| line.tensor.contains(name)).unwrap();
+    let line =
+        |name: &str| manifest.tensors.iter().find(|line| line.tensor.contains(name)).unwrap();
     assert!(line("layers.1.mlp.experts.down_proj").reason.ends_with(&text));
     assert!(!line("layers.1.self_attn.q_proj").reason.contains("moved"));
     let described = merge.plan().describe().join("\n");
@@ -207,6 +180,10 @@ fn siblings_stay_as_they_are() {
     assert_ne!(a.sha256(), b.sha256());
     assert_eq!(Recipe::parse(&a.to_yaml()).unwrap(), a);
     assert!(a.to_yaml().contains("  align: experts\n"));
+    let half = Share::new(0.5).unwrap();
+    let built =
+        Recipe::blend("linear", "father", "mother").default_share(half).align(Align::Experts);
+    assert_eq!(built.build().unwrap().sha256(), a.sha256());
 }
 
 #[test]
@@ -214,22 +191,27 @@ fn what_cannot_be_aligned_is_refused() {
     // Copies alone would let models of other sizes through.
     let all = "copy: [{layers: all, from: father}], align";
     let error = planned(model(0, 0.0, 8), model(1, 0.4, 6), &BLEND.replace("align", all)).err();
-    insta::assert_snapshot!(error.unwrap(), @r"
-    `layers.0.mlp` has 6 experts in `mother` and 8 in `father`, so that they cannot be aligned (merge models with equally many experts)
-    `layers.1.mlp` has 6 experts in `mother` and 8 in `father`, so that they cannot be aligned (merge models with equally many experts)
-    `mtp.layers.0.mlp` has 6 experts in `mother` and 8 in `father`, so that they cannot be aligned (merge models with equally many experts)
-    ");
-    let refused = |text: &str| Recipe::parse(text).unwrap_err().to_string();
-    insta::assert_snapshot!(refused(&BLEND.replace("align: experts", "align: expert")), @"");
-    let slices = "merge_method: linear\nslices:\n  - sources:\n      - {model: a, layer_range: [0, 1], parameters: {weight: 1}}\ndarwin: {align: experts}\n";
-    insta::assert_snapshot!(refused(slices), @"");
+    let refused = |text: &str| {
+        let error = Recipe::parse(text).unwrap_err();
+        format!("{error}\n  hint: {}", error.hint().unwrap_or_default())
+    };
+    let slices = "merge_method: linear\nslices:\n  - sources:\n      - {model: a, layer_range: [0, 1], \
+                  parameters: {weight: 1}}\ndarwin: {align: experts}\n";
+    let said = [
+        error.unwrap(),
+        refused(&BLEND.replace("align: experts", "align: expert")),
+        refused(&BLEND.replace("align: experts", "aling: experts")),
+        refused(slices),
+    ];
+    insta::assert_snapshot!("align_refused", said.join("\n"));
 }
 
 /// A model without a router, and one with experts in no block of the other.
 #[test]
 fn dense_models_have_nothing_to_align() {
     let dense = || {
-        let tensors = vec![("embed_tokens.weight".to_owned(), Dtype::F32, vec![2, 2], vec![1.0; 4])];
+        let tensors =
+            vec![("embed_tokens.weight".to_owned(), Dtype::F32, vec![2, 2], vec![1.0; 4])];
         MemorySource::new("dense", common::config(true), tensors).unwrap()
     };
     let merge = planned(dense(), dense(), BLEND).unwrap();

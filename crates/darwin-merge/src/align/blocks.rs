@@ -17,29 +17,24 @@ pub(super) struct Block {
     pub(super) all: Vec<TensorId>,
 }
 
-impl Block {
-    /// The block that a tensor is permuted with (`layers.3.mlp`); `None` for others.
-    pub(super) fn of(name: &str) -> Option<&str> {
-        if let Some(at) = name.find(".experts.") {
-            return Some(&name[..at]);
-        }
-        const ROUTER: [&str; 3] = [".gate.", ".router.", ".e_score_correction_bias"];
-        ROUTER.iter().find_map(|part| name.find(part)).map(|at| &name[..at])
-    }
+/// The block that a tensor of experts or of a router belongs to (`layers.3.mlp`); `None` for others.
+pub(crate) fn block_of(name: &str) -> Option<&str> {
+    const PARTS: [&str; 4] = [".experts.", ".gate.", ".router.", ".e_score_correction_bias"];
+    PARTS.iter().find_map(|part| name.find(part)).map(|at| &name[..at])
 }
 
 /// The blocks of a model by name.
 pub(super) fn blocks(manifest: &Manifest) -> BTreeMap<String, Block> {
     let mut found: BTreeMap<String, Block> = BTreeMap::new();
     for (id, info) in manifest.ids().zip(manifest.tensors()) {
-        if let (Some(experts), Some(prefix)) = (info.experts(), Block::of(&info.name)) {
+        if let (Some(experts), Some(prefix)) = (info.experts(), block_of(&info.name)) {
             let block = found.entry(prefix.to_owned()).or_default();
             block.experts = experts;
             block.weights.push(id);
         }
     }
     for (id, info) in manifest.ids().zip(manifest.tensors()) {
-        let block = Block::of(&info.name).and_then(|prefix| found.get_mut(prefix));
+        let block = block_of(&info.name).and_then(|prefix| found.get_mut(prefix));
         let Some(block) = block else { continue };
         if info.shape.first() == Some(&block.experts) {
             block.all.push(id);
@@ -73,7 +68,7 @@ mod tests {
             ("layers.3.mlp.shared_expert_gate.weight", None),
             ("layers.3.mlp.shared_expert.up_proj.weight", None),
         ] {
-            assert_eq!(Block::of(name), block, "{name}");
+            assert_eq!(block_of(name), block, "{name}");
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::recipe::Align;
 use crate::sources::{Source, Sources};
 use crate::{Error, Recipe};
 use aligned::Aligned;
-use blocks::{Block, blocks};
+pub(crate) use blocks::block_of;
+use blocks::blocks;
 use darwin_checkpoint::{Problem, TensorSource};
 use darwin_core::stats::assignment;
 use similarity::similarities;
@@ -166,7 +167,7 @@ impl Alignment {
             let text = format!("{moved} of {} experts of `{model}` moved", order.len());
             plan.notes.push(format!("align: {prefix}: {text}"));
             for line in plan.lines.iter_mut().filter(|line| {
-                Block::of(&line.info.name) == Some(prefix.as_str())
+                block_of(&line.info.name) == Some(prefix.as_str())
                     && line.record.sources.iter().any(|source| source.model == *model)
             }) {
                 line.record.reason.push_str("; ");
