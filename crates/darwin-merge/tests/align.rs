@@ -9,6 +9,7 @@ mod experts;
 
 use common::{bytes, layout, write};
 use darwin_checkpoint::{Dtype, MemorySource, TensorSource, read_tensor};
+use darwin_core::fs::write_atomic;
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::{Cancel, Diagnose, NoProgress, Share};
 use darwin_merge::{Align, Merge, MergeOptions, Recipe, Sources, merge_to};
@@ -53,7 +54,7 @@ struct Written {
 fn merged(folder: &Path, text: &str, options: (usize, u64, u64)) -> Written {
     let (threads, max_shard_bytes, memory) = options;
     let yaml = folder.join("recipe.yml");
-    std::fs::write(&yaml, text).unwrap();
+    write_atomic(&yaml, text.as_bytes()).unwrap();
     let recipe = Recipe::load(&yaml).unwrap();
     let merge = Merge::new(&recipe, &Sources::open(&recipe).unwrap()).unwrap();
     let out = folder.join("out");

@@ -11,6 +11,7 @@ mod fixtures;
 
 use common::{layout, write};
 use darwin_checkpoint::{Checkpoint, Dtype, TensorSource, read_tensor};
+use darwin_core::fs::write_atomic;
 use darwin_core::{Cancel, NoProgress};
 use darwin_merge::{Merge, MergeOptions, Recipe, Sources, merge_to};
 use serde_json::Value;
@@ -33,7 +34,7 @@ fn check(per_expert: [bool; 2]) {
     let yaml = folder.path().join("recipe.yml");
     let text = "merge_method: linear\nbase_model: base\nmodels:\n  - {model: base, parameters: {weight: 0.2}}\n  \
                 - {model: a, parameters: {weight: 0.6}}\n";
-    std::fs::write(&yaml, text).unwrap();
+    write_atomic(&yaml, text.as_bytes()).unwrap();
     let recipe = Recipe::load(&yaml).unwrap();
     let merge = Merge::new(&recipe, &Sources::open(&recipe).unwrap()).unwrap();
     assert!(merge.plan().left_out().is_empty());

@@ -186,14 +186,17 @@ fn densities(reader: &mut Reader<'_>, node: &Node) -> Option<Densities> {
     Some(Densities { father: father?, mother: mother? })
 }
 
+fn router_mode(reader: &mut Reader<'_>, node: &Node, key: &str) -> Option<RouterMode> {
+    // As method 2.2 spells it.
+    if node.text() == Some("row-with-expert") {
+        return Some(RouterMode::RowWithExpert);
+    }
+    choice(reader, node, key, &RouterMode::ALL.map(|(mode, name)| (name, mode)))
+}
+
 fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
-    let modes: Vec<(&str, RouterMode)> = RouterMode::ALL
-        .iter()
-        .map(|(mode, name)| (*name, *mode))
-        .chain([("row-with-expert", RouterMode::RowWithExpert)])
-        .collect();
     if node.text().is_some() {
-        let mode = choice(reader, node, "router", &modes);
+        let mode = router_mode(reader, node, "router");
         return mode
             .map(|from| RouterRule { layers: LayerSpec::all(), from })
             .into_iter()
@@ -203,7 +206,7 @@ fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
     for item in reader.items(node, "router") {
         let fields = reader.fields(item, "an entry of `darwin.router`", &["layers", "from"]);
         let from = match fields.get("from") {
-            Some(node) => choice(reader, node, "from", &modes),
+            Some(node) => router_mode(reader, node, "from"),
             None => {
                 let hint = "write `from: father`, `mother`, `blend` or `row_with_expert`";
                 reader.problem(item.mark, "this entry has no `from`", hint);
