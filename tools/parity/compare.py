@@ -43,6 +43,11 @@ TRIMS = ("ties", "breadcrumbs", "breadcrumbs_ties")
 DROPS = (*TRIMS, "dare_linear", "dare_ties", "della", "della_linear")
 ROUNDED = "native: within one unit of mergekit's float32 run; mergekit's own bfloat16 is off, since it rounds "
 
+COLUMNS = """\
+wide: units in the last place of bfloat16 from mergekit's run in float32, rounded once; at most 1.
+own: the distance to what mergekit wrote, relative in float32 (at most 1e-6), else units in the last place.
+differ: elements that are not equal to mergekit's. tied: elements of equal magnitude at a cut, not compared."""
+
 EXPLAINED = {
     "a": ROUNDED + "deltas, weights, products, sums and quotients to bfloat16 one after the other (`own` > 1).",
     "b": "native, `out_dtype` wider than `dtype`: mergekit rounds the result to `dtype` and then widens it; we round "
@@ -392,6 +397,7 @@ def main():
     print(f"{'pair':24} {'recipe':26} {'method':16} {'numerics':9} {'wide':>5} {'own':>8} {'differ':>7} {'tied':>5}")
     for folder in sorted(p.parent for p in args.golden.resolve().glob("*/references")):
         table(str(args.binary.resolve()), folder, tally)
+    print(COLUMNS)
     for letter, reason in EXPLAINED.items():
         print(f"{letter}: {reason}")
     fine = tally["compared"] - tally["failed"] - tally["explained"]
