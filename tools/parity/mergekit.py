@@ -1,6 +1,6 @@
 """Golden merges: mergekit 0.1.5 run on small pairs of models.
 
-    python tools/parity/mergekit.py [OUT] [--large]
+    python tools/parity/mergekit.py [OUT]
 
 Writes, for every pair and dtype, OUT/<pair>-<dtype>/{base,a,b}/{config.json,model.safetensors},
 cases/<name>.yml (relative model paths), cases/<name>.safetensors (the tensors mergekit wrote),
@@ -245,20 +245,55 @@ LLAMA_ONLY = {
     ),
 }
 
+
+
+def qwen3_moe(vocab_size=40, hidden_size=16, moe_intermediate_size=6, num_hidden_layers=2, num_experts=4, head_dim=8):
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=24,
+        moe_intermediate_size=moe_intermediate_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=head_dim,
+        num_experts=num_experts,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return transformers.Qwen3MoeForCausalLM(config)
+
+
 PAIRS = {
     "llama": dict(build=llama, cases=COMMON | LLAMA_ONLY, seed=1),
     "moe": dict(build=qwen35_moe, cases=COMMON, seed=2),
 }
-# tensors of up to 307,200 elements; 360 MB, not kept
-LARGE = {"llama-large": dict(build=lambda: llama(1200, 256, 520, 64), cases=COMMON | LLAMA_ONLY, seed=1)}
 
 
-def write_inputs(folder, model, dtype, seed):
+def one_by_one(tensors):
+    """Fused experts as `experts.<j>.{gate,up,down}_proj.weight`."""
+    out = {}
+    for name, value in tensors.items():
+        head, _, part = name.rpartition(".experts.")
+        if part not in ("gate_up_proj", "down_proj"):
+            out[name] = value
+            continue
+        for j, expert in enumerate(value):
+            pieces = expert.chunk(2) if part == "gate_up_proj" else [expert]
+            for kind, piece in zip(("gate", "up") if len(pieces) == 2 else ("down",), pieces):
+                out[f"{head}.experts.{j}.{kind}_proj.weight"] = piece.contiguous()
+    return out
+
+
+def write_inputs(folder, model, dtype, seed, tuned="ab", per_expert=False):
     """base: random; a, b: the base plus noise of a third of its size, and left alone in a few tensors."""
     gen = torch.Generator().manual_seed(seed)
     noise = lambda like: torch.randn(like.shape, generator=gen)  # noqa: E731
     base = {k: noise(v) * (v.shape[-1] ** -0.5 if v.ndim > 1 else 0.3) for k, v in model.named_parameters()}
-    tuned = {m: {k: v + noise(v) * 0.3 * v.std() for k, v in base.items()} for m in "ab"}
+    tuned = {m: {k: v + noise(v) * 0.3 * v.std() for k, v in base.items()} for m in tuned}
     for name in base:
         if "layers.0.post_attention_layernorm" in name or name.startswith("model.visual.patch_embed"):
             tuned["b"][name] = base[name].clone()  # not tuned: a task vector of zeros
@@ -272,6 +307,8 @@ def write_inputs(folder, model, dtype, seed):
         out = {}
         for key, value in weights.items():
             out[key] = value if key.endswith(qwen35.F32_ISLANDS) else value.to(getattr(torch, dtype))
+        if per_expert:
+            out = one_by_one(out)
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         save_file(out, folder / name / "model.safetensors", metadata={"format": "pt"})
@@ -314,10 +351,10 @@ class MaskRecorder:
         torch.bernoulli, gta.sparsify, gta.GeneralizedTaskArithmeticMerge.merge_group = self.saved
 
 
-def run_case(name, config, trimmed):
+def run_case(recipe, config, trimmed):
     """(output tensors, masks, layers): mergekit on one YAML, from inside the pair's folder."""
     text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=110)
-    Path("cases", f"{name}.yml").write_text(text)
+    Path(recipe).write_text(text)
     options = MergeOptions(
         random_seed=SEED, num_threads=1, copy_tokenizer=False, write_model_card=False, quiet=True, device="cpu"
     )
@@ -333,14 +370,14 @@ def run_case(name, config, trimmed):
 
 def run_pair(folder, pair, dtype):
     folder.mkdir(parents=True)
-    write_inputs(folder, pair["build"](), dtype, pair["seed"])
+    write_inputs(folder, pair["build"](), dtype, pair["seed"], per_expert=pair.get("per_expert", False))
     (folder / "cases").mkdir()
     os.chdir(folder)
     base = load_file("base/model.safetensors")
     about = {}
     for name, config in pair["cases"].items():
-        tensors, masks, layers = run_case(name, config, trimmed=dtype == "bfloat16")
-        if "slices" not in config:
+        tensors, masks, layers = run_case(f"cases/{name}.yml", config, trimmed=dtype == "bfloat16")
+        if "slices" not in config and not pair.get("per_expert"):
             assert tensors.keys() == base.keys(), f"{name}: mergekit lost {base.keys() - tensors.keys()}"
         assert all(torch.isfinite(t.float()).all() for t in tensors.values()), name
         save_file(tensors, f"cases/{name}.safetensors")
@@ -361,13 +398,9 @@ def main():
     transformers.logging.set_verbosity_error()
     if sys.argv[1:2] == ["--one"]:
         _, _, name, dtype, folder = sys.argv
-        return run_pair(Path(folder), (PAIRS | LARGE)[name], dtype)
-    large = "--large" in sys.argv
-    given = [a for a in sys.argv[1:] if a != "--large"]
-    if large and not given:
-        sys.exit("--large needs OUT: its pair is too large to keep")
-    out = Path(given[0] if given else DEFAULT_OUT).resolve()
-    for name in LARGE if large else PAIRS:
+        return run_pair(Path(folder), PAIRS[name], dtype)
+    out = Path(sys.argv[1] if sys.argv[1:] else DEFAULT_OUT).resolve()
+    for name in PAIRS:
         for dtype in ("float32", "bfloat16"):
             folder = out / f"{name}-{dtype}"
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,9 @@
 """Golden merges of the methods beyond mergekit.py's seven.
 
-    python tools/parity/methods.py [OUT]
+    python tools/parity/methods.py [OUT [PAIR ...]]
 
-As mergekit.py, on smaller pairs, into crates/darwin-testkit/fixtures/golden/methods. Masks are recorded for DELLA
+As mergekit.py, on smaller pairs, into crates/darwin-testkit/fixtures/golden/methods; every method
+on `qwen3_moe`, whose experts lie one by one on disk. Masks are recorded for DELLA
 (which draws) and, in bfloat16, for breadcrumbs (whose unstable sort decides between equal magnitudes).
 
 mergekit stops where DELLA meets a convolution of shape [C, 1, k]; its recipe gives these the density 1.
@@ -64,7 +65,18 @@ CASES = {
     "arcee_fusion": recipe("arcee_fusion", dict(a=None)),
 }
 WIDE = ("della", "nuslerp-rows", "sce-topk", "karcher", "ramplus_tl")
-NARROW = ("model_stock", "multislerp", "ram")
+NARROW = ("breadcrumbs", "nearswap", "arcee_fusion")
+
+
+# every method once
+EVERY = {}
+for name, case in (golden.COMMON | CASES).items():
+    if all(case["merge_method"] != other["merge_method"] for other in EVERY.values()):
+        EVERY[name] = case
+
+
+def tiny_moe():
+    return golden.qwen3_moe(6, 8, 3, num_hidden_layers=1, num_experts=3, head_dim=4)
 
 
 def some(names):
@@ -76,6 +88,8 @@ PAIRS = {
     "llama-bfloat16": dict(build=lambda: golden.llama(12, 8, 12, 4), cases=CASES, seed=1),
     "moe-float32": dict(build=golden.qwen35_moe, cases=some(WIDE), seed=2),
     "moe-bfloat16": dict(build=golden.qwen35_moe, cases=some(NARROW), seed=2),
+    "qwen3_moe-float32": dict(build=tiny_moe, cases=EVERY, seed=3, per_expert=True),
+    "qwen3_moe-bfloat16": dict(build=tiny_moe, cases=EVERY, seed=3, per_expert=True),
 }
 
 
@@ -86,7 +100,7 @@ def main():
         _, _, name, folder = sys.argv
         return golden.run_pair(Path(folder), PAIRS[name], name.split("-")[1])
     out = Path(sys.argv[1] if sys.argv[1:] else DEFAULT_OUT).resolve()
-    for name in PAIRS:
+    for name in sys.argv[2:] or PAIRS:
         shutil.rmtree(out / name, ignore_errors=True)
         # a process each, as in mergekit.py
         subprocess.run([sys.executable, __file__, "--one", name, str(out / name)], check=True)

@@ -197,7 +197,12 @@ mod tests {
         {
             assert_eq!(canonical_name(name), "layers.3.mlp.gate.weight");
         }
-        assert_eq!(role_of("layers.3.mlp.gate.weight"), (Role::Router, Some(LayerIdx(3))));
+        for router in
+            ["gate.weight", "gate.e_score_correction_bias", "router.weight", "router.bias"]
+        {
+            let role = role_of(&format!("layers.3.mlp.{router}"));
+            assert_eq!(role, (Role::Router, Some(LayerIdx(3))), "{router}");
+        }
         assert_eq!(
             role_of(&canonical_name("model.visual.blocks.0.attn.qkv.weight")).0,
             Role::Vision

@@ -5,6 +5,7 @@
 //! checkpoint: the engine evaluates it in memory, [`merge_to`] writes it, and both see the same
 //! bits.
 
+mod align;
 mod compute;
 mod draws;
 mod error;
@@ -29,7 +30,7 @@ pub use methods::{METHODS, Method, Parameter};
 pub use numerics::Numerics;
 pub use plan::Plan;
 pub use recipe::{
-    Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition,
+    Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition,
     LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder,
     RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenizerSource, Value,
 };

@@ -1,5 +1,6 @@
 //! A merge that nobody has written yet, as a tensor source.
 
+use crate::align::align;
 use crate::compute::{Scratch, Work};
 use crate::masks::{Chance, MaskSource};
 use crate::plan::{Line, Operation, Plan, plan};
@@ -32,7 +33,8 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Plans the merge from headers alone.
+    /// Plans the merge from headers alone; where the recipe asks for aligned experts, a sample of
+    /// their weights is read the first time.
     ///
     /// # Errors
     /// [`Error::Plan`] with everything that does not fit.
@@ -40,6 +42,7 @@ impl Merge {
         let side = Side::new(recipe, sources);
         let mut plan = plan(recipe, sources)?;
         plan.notes.extend(side.note()?);
+        let list = align(recipe, sources, &mut plan)?;
         let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
         let manifest = Manifest::new(infos).map_err(|name| {
             Error::plan(format!("two output tensors are both `{name}`"), "name each layer once")
@@ -63,7 +66,7 @@ impl Merge {
             statistics: plan.lines.iter().map(|_| Statistics::default()).collect(),
             manifest,
             plan,
-            sources: sources.list.clone(),
+            sources: list,
             structure: sources.checkpoint(recipe.structure()).cloned(),
             side,
             masks: None,

@@ -1,5 +1,6 @@
 //! The opened models of a recipe.
 
+use crate::align::Alignments;
 use crate::draws::Draws;
 use crate::{Error, Recipe};
 use darwin_checkpoint::{Checkpoint, TensorSource};
@@ -23,6 +24,7 @@ pub(crate) struct Source {
 pub struct Sources {
     pub(crate) list: Vec<Source>,
     pub(crate) draws: Arc<Draws>,
+    pub(crate) alignments: Arc<Alignments>,
 }
 
 impl Sources {
@@ -98,6 +100,7 @@ impl Sources {
     }
 
     fn put(&mut self, source: Source) {
+        self.alignments = Arc::default();
         match self.position(&source.model) {
             Some(at) => self.list[at] = source,
             None => self.list.push(source),

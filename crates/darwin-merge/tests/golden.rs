@@ -13,7 +13,7 @@ mod fixtures;
 
 use darwin_checkpoint::{Checkpoint, Dtype, TensorSource, canonical_name, read_tensor};
 use darwin_merge::{MaskFile, MaskSource, Merge, Recipe, Sources};
-use fixtures::{cases, pair, read_file};
+use fixtures::{cases, each_pair, pair, read_file};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -158,22 +158,4 @@ fn check_pair(name: &str) {
     assert_eq!(failed, 0, "cases beyond the limit");
 }
 
-#[test]
-fn llama_float32() {
-    check_pair("llama-float32");
-}
-
-#[test]
-fn llama_bfloat16() {
-    check_pair("llama-bfloat16");
-}
-
-#[test]
-fn moe_float32() {
-    check_pair("moe-float32");
-}
-
-#[test]
-fn moe_bfloat16() {
-    check_pair("moe-bfloat16");
-}
+each_pair!(check_pair; llama_float32, llama_bfloat16, moe_float32, moe_bfloat16);

@@ -11,7 +11,7 @@ mod fixtures;
 
 use darwin_checkpoint::{Checkpoint, Dtype, TensorSource, canonical_name, read_tensor};
 use darwin_merge::{Error, MaskFile, Merge, Numerics, Recipe, Sources};
-use fixtures::{cases, pair, read_file};
+use fixtures::{cases, each_pair, pair, read_file};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,22 +89,4 @@ fn seeds_that_mergekit_cannot_take_are_refused() {
     assert!(error.to_string().contains("the seed is 4294967296"), "{error}");
 }
 
-#[test]
-fn llama_float32() {
-    check_pair("llama-float32");
-}
-
-#[test]
-fn llama_bfloat16() {
-    check_pair("llama-bfloat16");
-}
-
-#[test]
-fn moe_float32() {
-    check_pair("moe-float32");
-}
-
-#[test]
-fn moe_bfloat16() {
-    check_pair("moe-bfloat16");
-}
+each_pair!(check_pair; llama_float32, llama_bfloat16, moe_float32, moe_bfloat16);

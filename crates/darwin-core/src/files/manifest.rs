@@ -83,6 +83,10 @@ pub struct MergeManifest {
     /// Input tensors that are not in the output, with the reason; nothing is dropped silently.
     #[serde(default)]
     pub left_out: BTreeMap<String, String>,
+    /// By model and block of experts (`layers.3.mlp`), which of the model's experts was taken for
+    /// each of the output's; blocks whose order is the model's own are not named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aligned: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
 }
 
 /// What manifests without the entry were computed with.

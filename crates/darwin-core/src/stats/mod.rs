@@ -4,16 +4,18 @@
 //! [`mcnemar_exact`], [`minimum_detectable_effect`]. Means: [`mean_se`], [`paired_bootstrap`],
 //! [`equivalence_p`], [`quantile`]. Clusters: [`design_effect`], [`pooled_design_effect`].
 //! Ranks and several tests at once: [`spearman`], [`holm`]. Others: [`entropy_bits`],
-//! [`normal_cdf`], [`two_sided_p`].
+//! [`normal_cdf`], [`two_sided_p`], [`assignment`].
 //!
 //! What is undefined is `None` or not a number, never 0; a value that is not a number is written
 //! to JSON as `null` and read back as what it was.
 
+mod assignment;
 mod clusters;
 mod means;
 mod proportions;
 mod ranks;
 
+pub use assignment::assignment;
 pub use clusters::{design_effect, pooled_design_effect};
 pub use means::{
     Difference, Estimate, entropy_bits, equivalence_p, mean_se, normal_cdf, paired_bootstrap,

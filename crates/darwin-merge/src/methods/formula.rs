@@ -1,7 +1,8 @@
 //! Methods that look at all inputs at once: what they need of a whole unit, and how a tile of the
 //! output is computed from tiles of the inputs. Everything is computed in f64 and rounded once.
 
-use super::span::{Gram, Span, add_products, products};
+use super::axis::{Axis, add_columns, by_column, by_row, coefficients};
+use super::span::{Span, add_products, products};
 use super::sparsify::Edge;
 use super::{fusion, ram, sce};
 use crate::methods::kernels::combine;
@@ -9,8 +10,8 @@ use crate::methods::kernels::combine;
 /// One of the methods, with its parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Formula {
-    /// A linear combination by lengths and angles, of whole units or row by row.
-    Span { rule: Span, by_row: bool },
+    /// A linear combination by lengths and angles.
+    Span { rule: Span, axis: Axis },
     /// Towards the other model where it is near: `t / |a - b|` of the way, at most all of it
     /// (mergekit.md 2.6). Nearer than 1e-6 counts as 1e-6.
     NearSwap { t: f64 },
@@ -36,7 +37,7 @@ pub(crate) struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    fn split(&self) -> (Option<&'a [f32]>, &'a [Vec<f32>]) {
+    pub(super) fn split(&self) -> (Option<&'a [f32]>, &'a [Vec<f32>]) {
         match self.inputs.split_first() {
             Some((base, models)) if self.anchored => (Some(&base[..]), models),
             _ => (None, self.inputs),
@@ -50,7 +51,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    fn models(&self) -> Vec<&'a [f32]> {
+    pub(super) fn models(&self) -> Vec<&'a [f32]> {
         self.split().1.iter().map(Vec::as_slice).collect()
     }
 
@@ -77,12 +78,18 @@ pub(crate) enum Next {
 }
 
 impl Formula {
+    /// Whether every column has sums of its own.
+    pub(crate) fn by_column(&self) -> bool {
+        matches!(self, Self::Span { axis: Axis::Columns(_), .. })
+    }
+
     /// What a unit of `n` elements needs first; `None` where tiles are computed without.
     pub(crate) fn begin(&self, n: usize) -> Option<Next> {
         let sums = |stage| Some(Next::Sums { stage, numbers: Vec::new() });
         match self {
-            Self::Span { by_row: false, .. } | Self::Ram { plus: Some(_), .. } => sums(0),
-            Self::Span { .. } | Self::NearSwap { .. } | Self::Ram { .. } => None,
+            Self::Span { axis: Axis::Rows, .. } | Self::NearSwap { .. } => None,
+            Self::Span { .. } | Self::Ram { plus: Some(_), .. } => sums(0),
+            Self::Ram { .. } => None,
             Self::Sce { select } if *select < 1.0 => sums(0),
             Self::Sce { .. } => sums(1),
             Self::Fusion => Some(Next::Select(fusion::quartiles(n).to_vec())),
@@ -92,7 +99,7 @@ impl Formula {
     /// How many sums a pass has for `k` models.
     pub(crate) fn width(&self, stage: u8, k: usize) -> usize {
         match self {
-            Self::Span { .. } => products(k),
+            Self::Span { axis, .. } => products(k) * axis.vectors(),
             Self::Ram { .. } => 2 * k,
             Self::Sce { .. } if stage == 0 => 1,
             _ => k,
@@ -103,6 +110,7 @@ impl Formula {
     pub(crate) fn add(&self, stage: u8, numbers: &[f64], tile: Tile<'_>, sums: &mut [f64]) {
         let (base, models) = tile.base_and_models();
         match self {
+            Self::Span { axis: Axis::Columns(count), .. } => add_columns(*count, tile, sums),
             Self::Span { .. } => add_products(&tile.models(), tile.split().0, sums),
             Self::Ram { epsilon, .. } => ram::add_counts(base, models, *epsilon, sums),
             Self::Sce { .. } if stage == 0 => {
@@ -117,7 +125,7 @@ impl Formula {
     /// What follows a pass for `k` models.
     pub(crate) fn after(&self, stage: u8, numbers: Vec<f64>, sums: &[f64], k: usize) -> Next {
         match self {
-            Self::Span { rule, .. } => Next::Done(rule.coefficients(&Gram::new(sums, k))),
+            Self::Span { rule, .. } => Next::Done(coefficients(rule, sums, k)),
             Self::Ram { epsilon, plus } => {
                 let plus = plus.unwrap_or([0.0, 0.0]);
                 Next::Done(ram::factors(sums, *epsilon, plus))
@@ -160,7 +168,8 @@ impl Formula {
     pub(crate) fn fill(&self, numbers: &[f64], tile: Tile<'_>, out: &mut [f32]) {
         let (base, models) = tile.base_and_models();
         match self {
-            Self::Span { rule, by_row: true } => by_row(rule, tile, out),
+            Self::Span { rule, axis: Axis::Rows } => by_row(rule, tile, out),
+            Self::Span { axis: Axis::Columns(count), .. } => by_column(*count, numbers, tile, out),
             Self::Span { .. } => combine(&tile.models(), tile.split().0, numbers, out),
             Self::NearSwap { t } => {
                 for (at, out) in out.iter_mut().enumerate() {
@@ -179,20 +188,5 @@ impl Formula {
                 fusion::fill(base, &models[0], numbers[0], out);
             }
         }
-    }
-}
-
-/// Each row by its own lengths and angles.
-fn by_row(rule: &Span, tile: Tile<'_>, out: &mut [f32]) {
-    let (base, models) = (tile.split().0, tile.models());
-    let mut sums = vec![0.0; products(models.len())];
-    for (row, out) in out.chunks_exact_mut(tile.cols).enumerate() {
-        let part = row * tile.cols..(row + 1) * tile.cols;
-        let base = base.map(|base| &base[part.clone()]);
-        let models: Vec<&[f32]> = models.iter().map(|model| &model[part.clone()]).collect();
-        sums.fill(0.0);
-        add_products(&models, base, &mut sums);
-        let coefficients = rule.coefficients(&Gram::new(&sums, models.len()));
-        combine(&models, base, &coefficients, out);
     }
 }

@@ -1,5 +1,6 @@
 //! The merge methods, one entry of [`METHODS`] each.
 
+pub(crate) mod axis;
 pub(crate) mod formula;
 mod fusion;
 pub(crate) mod kernels;

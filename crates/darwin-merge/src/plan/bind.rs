@@ -300,6 +300,7 @@ impl<'r> Binding<'r> {
         });
         Plan {
             left_out,
+            aligned: BTreeMap::new(),
             notes,
             inputs: identities.collect(),
             recipe_sha256: self.recipe.sha256(),

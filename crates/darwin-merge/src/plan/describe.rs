@@ -71,7 +71,8 @@ fn settings(settings: &BTreeMap<String, Setting>) -> String {
     items.join(", ")
 }
 
-fn size(bytes: u64) -> String {
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

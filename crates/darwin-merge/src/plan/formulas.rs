@@ -5,11 +5,15 @@ use super::lower::{Lowering, Target};
 use super::weights::Row;
 use super::{Input, Operation, TaskVector};
 use crate::methods::Rule;
+use crate::methods::axis::Axis;
 use crate::methods::formula::Formula;
 use crate::methods::span::Span;
-use darwin_checkpoint::Problem;
+use darwin_checkpoint::{Problem, Unit};
 use darwin_core::files::Setting;
 use std::collections::BTreeMap;
+
+/// Columns of a unit whose products are held in memory: 9 MiB in each of the blocks of a pass.
+const MAX_COLUMNS: usize = 1 << 17;
 
 impl Lowering<'_> {
     pub(super) fn formula(
@@ -44,23 +48,18 @@ impl Lowering<'_> {
         let mut value = |name: &str| self.shared(target, name, settings, problems);
         let formula = match rule {
             Rule::ModelStock => {
-                Formula::Span { rule: Span::ModelStock, by_row: value("filter_wise")? != 0.0 }
+                let axis = if value("filter_wise")? != 0.0 { Axis::Rows } else { Axis::Whole };
+                Formula::Span { rule: Span::ModelStock, axis }
             }
             Rule::Nuslerp => {
                 let flatten = value("nuslerp_flatten")? != 0.0;
-                if value("nuslerp_row_wise")? != 0.0 && !flatten {
-                    problems.push(Problem::new(
-                        format!(
-                            "`nuslerp` of `{}`: `nuslerp_row_wise: true` takes angles between \
-                             columns, which is not supported",
-                            target.info.name
-                        ),
-                        "write `nuslerp_row_wise: false`, which takes them between rows",
-                    ));
-                    return None;
-                }
+                let axis = match (flatten, value("nuslerp_row_wise")? != 0.0) {
+                    (true, _) => Axis::Whole,
+                    (false, false) => Axis::Rows,
+                    (false, true) => self.columns(target, problems)?,
+                };
                 let weights = [rows.first()?.weight, rows.get(1)?.weight];
-                Formula::Span { rule: Span::nuslerp(weights), by_row: !flatten }
+                Formula::Span { rule: Span::nuslerp(weights), axis }
             }
             Rule::Multislerp => {
                 let eps = value("eps")?;
@@ -75,11 +74,11 @@ impl Lowering<'_> {
                 }
                 let divisor = if normalize { sum } else { 1.0 };
                 let weights = rows.iter().map(|row| row.weight / divisor).collect();
-                Formula::Span { rule: Span::Multislerp { weights, eps }, by_row: false }
+                Formula::Span { rule: Span::Multislerp { weights, eps }, axis: Axis::Whole }
             }
             Rule::Karcher => {
                 let (max_iter, tol) = (value("max_iter")? as usize, value("tol")?);
-                Formula::Span { rule: Span::Karcher { max_iter, tol }, by_row: false }
+                Formula::Span { rule: Span::Karcher { max_iter, tol }, axis: Axis::Whole }
             }
             Rule::NearSwap => Formula::NearSwap { t: value("t")? },
             Rule::Ram => Formula::Ram { epsilon: value("epsilon")?, plus: None },
@@ -91,6 +90,29 @@ impl Lowering<'_> {
             Rule::Fusion => Formula::Fusion,
         };
         Some(formula)
+    }
+
+    /// The columns of a unit: runs along its first dimension. A coefficient each is held in memory.
+    fn columns(&self, target: &Target<'_>, problems: &mut Problems) -> Option<Axis> {
+        let info = &target.info;
+        let of_expert = info.experts().is_some() && self.recipe.darwin.unit == Some(Unit::Expert);
+        let shape = &info.shape[usize::from(of_expert)..];
+        let columns = match shape {
+            [] | [_] => 1,
+            [_, rest @ ..] => rest.iter().product::<usize>().max(1),
+        };
+        if columns <= MAX_COLUMNS {
+            return Some(Axis::Columns(columns));
+        }
+        problems.push(Problem::new(
+            format!(
+                "`nuslerp` of `{}` with `nuslerp_row_wise: true` has {columns} columns across its \
+                 first dimension, at most {MAX_COLUMNS} are possible",
+                info.name
+            ),
+            "for routed experts write `darwin: {unit: expert}`, else `nuslerp_row_wise: false`",
+        ));
+        None
     }
 
     /// Chances of `density - epsilon` to `density + epsilon` lie between 0 and 1.

@@ -21,6 +21,7 @@ use darwin_core::files::{ManifestLine, MergeManifest, SCHEMA};
 use std::collections::BTreeMap;
 
 pub(crate) use bind::plan;
+pub(crate) use describe::size;
 
 /// A tensor of one of the sources.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,8 @@ pub(crate) struct Line {
 pub struct Plan {
     pub(crate) lines: Vec<Line>,
     pub(crate) left_out: BTreeMap<String, String>,
+    /// Orders of experts that are not the models' own, by model and block.
+    pub(crate) aligned: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
     pub(crate) notes: Vec<String>,
     pub(crate) inputs: BTreeMap<String, String>,
     pub(crate) recipe_sha256: String,
@@ -135,6 +138,7 @@ impl Plan {
             inputs: self.inputs.clone(),
             tensors: self.lines.iter().map(|line| line.record.clone()).collect(),
             left_out: self.left_out.clone(),
+            aligned: self.aligned.clone(),
         }
     }
 

@@ -5,10 +5,13 @@ use super::check::Problems;
 use super::lower::{Decision, Lowering, Target, setting};
 use super::{Input, Operation, TaskVector};
 use crate::Numerics;
+use crate::align::block_of;
 use crate::methods::torch_sum::few;
 use crate::methods::{Kind, Sparsifier};
-use darwin_checkpoint::Problem;
+use crate::recipe::RouterMode;
+use darwin_checkpoint::{Problem, Role};
 use darwin_core::files::Setting;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// A tensor with the coefficients of its model.
@@ -46,6 +49,9 @@ impl Lowering<'_> {
             per_model: Vec::new(),
             reason: format!("merge_method: {}", method.name),
         };
+        if self.goes_with_experts(target) {
+            decision.reason.push_str(", router rows with their experts");
+        }
         let mut rows = Vec::new();
         for (source, input) in target.scope.sources.iter().zip(&inputs) {
             let is_base = target.scope.base == Some(source.source);
@@ -224,7 +230,8 @@ impl Lowering<'_> {
         problems: &mut Problems,
     ) -> Option<f64> {
         let scopes = [target.scope.parameters, &self.recipe.parameters];
-        let given = scopes.into_iter().find_map(|scope| scope.find(name, &target.info.name));
+        let tensor = self.decisive(target, &target.info.name);
+        let given = scopes.into_iter().find_map(|scope| scope.find(name, &tensor));
         self.value(target, name, given.map(|v| v.at(target.position)), None, settings, problems)
     }
 
@@ -238,11 +245,25 @@ impl Lowering<'_> {
         settings: &mut BTreeMap<String, Setting>,
         problems: &mut Problems,
     ) -> Option<f64> {
-        let tensor = &self.info(input).name;
+        let tensor = self.decisive(target, &self.info(input).name);
         let scopes = [source.parameters, target.scope.parameters, &self.recipe.parameters];
-        let given = scopes.into_iter().find_map(|scope| scope.find(name, tensor));
+        let given = scopes.into_iter().find_map(|scope| scope.find(name, &tensor));
         let model = Some(self.sources[source.source].model.as_str());
         self.value(target, name, given.map(|v| v.at(target.position)), model, settings, problems)
+    }
+
+    /// Whether a router's rows move with its experts (method 2.2).
+    fn goes_with_experts(&self, target: &Target<'_>) -> bool {
+        target.info.role == Role::Router
+            && self.router_mode(target.info.layer).0 == RouterMode::RowWithExpert
+    }
+
+    /// The name that filters see: the experts' own for a router whose rows move with them.
+    fn decisive<'n>(&self, target: &Target<'_>, name: &'n str) -> Cow<'n, str> {
+        match block_of(name).filter(|_| self.goes_with_experts(target)) {
+            Some(block) => Cow::Owned(format!("{block}.experts.gate_up_proj")),
+            None => Cow::Borrowed(name),
+        }
     }
 
     fn value(

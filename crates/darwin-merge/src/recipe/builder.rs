@@ -1,8 +1,8 @@
 //! Recipes built in code, as the evolution does for every candidate.
 
 use super::{
-    Blocks, CopyRule, Darwin, Densities, Inputs, LayerShares, LayerSpec, ModelEntry, Parameters,
-    Part, Recipe, RouterMode, RouterRule, Shares, validate,
+    Align, Blocks, CopyRule, Darwin, Densities, Inputs, LayerShares, LayerSpec, ModelEntry,
+    Parameters, Part, Recipe, RouterMode, RouterRule, Shares, validate,
 };
 use crate::{Error, Method, Numerics, RecipeProblem};
 use darwin_checkpoint::{Dtype, Unit};
@@ -156,6 +156,13 @@ impl RecipeBuilder {
     #[must_use]
     pub fn out_dtype(mut self, dtype: Dtype) -> Self {
         self.out_dtype = Some(dtype);
+        self
+    }
+
+    /// What is put into the father's order before the merge.
+    #[must_use]
+    pub fn align(mut self, align: Align) -> Self {
+        self.darwin.align = Some(align);
         self
     }
 

@@ -238,6 +238,26 @@ pub struct Densities {
     pub mother: Density,
 }
 
+/// What is put into the structural parent's order before models are merged (method 1.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Routed experts, with their router rows and biases.
+    Experts,
+}
+
+impl Align {
+    /// All choices with the names used in recipes.
+    pub const ALL: [(Self, &'static str); 1] = [(Self::Experts, "experts")];
+
+    /// The name used in recipes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Experts => "experts",
+        }
+    }
+}
+
 /// The whole namespace `darwin:`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Darwin {
@@ -255,6 +275,8 @@ pub struct Darwin {
     pub router: Vec<RouterRule>,
     /// What norms, angles, thresholds are taken over.
     pub unit: Option<Unit>,
+    /// What is aligned before the merge.
+    pub align: Option<Align>,
     /// Copies; the first rule that holds a tensor decides.
     pub copy: Vec<CopyRule>,
     /// Seed of the masks.

@@ -163,6 +163,9 @@ fn darwin(out: &mut String, darwin: &Darwin) {
     if let Some(unit) = darwin.unit {
         line(out, 2, "unit", unit.name());
     }
+    if let Some(align) = darwin.align {
+        line(out, 2, "align", align.name());
+    }
     if !darwin.copy.is_empty() {
         out.push_str("  copy:\n");
         for rule in &darwin.copy {

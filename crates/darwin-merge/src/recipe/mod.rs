@@ -20,7 +20,8 @@ mod yaml;
 pub use builder::RecipeBuilder;
 pub use child::{ChatTemplate, TokenizerSource};
 pub use darwin::{
-    Blocks, CopyRule, Darwin, Densities, LayerShares, Parent, Part, RouterMode, RouterRule, Shares,
+    Align, Blocks, CopyRule, Darwin, Densities, LayerShares, Parent, Part, RouterMode, RouterRule,
+    Shares,
 };
 pub use layers::{LayerPosition, LayerSpec};
 pub(crate) use parameters::filter_matches;

@@ -3,7 +3,7 @@
 use super::parse::Reader;
 use super::yaml::{Node, NodeKind};
 use super::{
-    Blocks, CopyRule, Darwin, Densities, LayerShares, LayerSpec, Parent, Part, RouterMode,
+    Align, Blocks, CopyRule, Darwin, Densities, LayerShares, LayerSpec, Parent, Part, RouterMode,
     RouterRule, Shares,
 };
 use crate::Numerics;
@@ -11,7 +11,7 @@ use darwin_checkpoint::{ExpertLayout, Unit};
 use darwin_core::{Density, Share, nearest};
 use std::collections::BTreeMap;
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "structure",
     "father",
     "mother",
@@ -19,6 +19,7 @@ const KEYS: [&str; 12] = [
     "density",
     "router",
     "unit",
+    "align",
     "copy",
     "seed",
     "numerics",
@@ -38,6 +39,7 @@ pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
         density: fields.get("density").and_then(|node| densities(reader, node)),
         router: fields.get("router").map(|node| routers(reader, node)).unwrap_or_default(),
         unit: fields.get("unit").and_then(|node| unit(reader, node)),
+        align: fields.get("align").and_then(|node| align(reader, node)),
         copy: fields.get("copy").map(|node| copies(reader, node)).unwrap_or_default(),
         seed: fields.get("seed").and_then(|node| seed(reader, node)),
         numerics: fields.get("numerics").and_then(|node| numerics(reader, node)),
@@ -191,11 +193,17 @@ fn densities(reader: &mut Reader<'_>, node: &Node) -> Option<Densities> {
     Some(Densities { father: father?, mother: mother? })
 }
 
+fn router_mode(reader: &mut Reader<'_>, node: &Node, key: &str) -> Option<RouterMode> {
+    // As method 2.2 spells it.
+    if node.text() == Some("row-with-expert") {
+        return Some(RouterMode::RowWithExpert);
+    }
+    choice(reader, node, key, &RouterMode::ALL.map(|(mode, name)| (name, mode)))
+}
+
 fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
-    let modes: Vec<(&str, RouterMode)> =
-        RouterMode::ALL.iter().map(|(mode, name)| (*name, *mode)).collect();
     if node.text().is_some() {
-        let mode = choice(reader, node, "router", &modes);
+        let mode = router_mode(reader, node, "router");
         return mode
             .map(|from| RouterRule { layers: LayerSpec::all(), from })
             .into_iter()
@@ -205,7 +213,7 @@ fn routers(reader: &mut Reader<'_>, node: &Node) -> Vec<RouterRule> {
     for item in reader.items(node, "router") {
         let fields = reader.fields(item, "an entry of `darwin.router`", &["layers", "from"]);
         let from = match fields.get("from") {
-            Some(node) => choice(reader, node, "from", &modes),
+            Some(node) => router_mode(reader, node, "from"),
             None => {
                 let hint = "write `from: father`, `mother`, `blend` or `row_with_expert`";
                 reader.problem(item.mark, "this entry has no `from`", hint);
@@ -232,6 +240,10 @@ fn layout(reader: &mut Reader<'_>, node: &Node) -> Option<ExpertLayout> {
 
 fn text_only(reader: &mut Reader<'_>, node: &Node) -> Option<bool> {
     choice(reader, node, "text_only", &[("true", true), ("false", false)])
+}
+
+fn align(reader: &mut Reader<'_>, node: &Node) -> Option<Align> {
+    choice(reader, node, "align", &Align::ALL.map(|(align, name)| (name, align)))
 }
 
 fn numerics(reader: &mut Reader<'_>, node: &Node) -> Option<Numerics> {

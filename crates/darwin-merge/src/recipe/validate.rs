@@ -35,6 +35,14 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
         let text = "`darwin.density` is given without `darwin.t`".to_owned();
         find("`darwin`/density", text, "give each model its `density` under `parameters`");
     }
+    if recipe.darwin.align.is_some() && matches!(recipe.inputs, Inputs::Slices(_)) {
+        let text = "`darwin.align` is given with `slices`".to_owned();
+        find(
+            "`darwin`/align",
+            text,
+            "layers that slices put together need not correspond: write `models`",
+        );
+    }
     let rules = !recipe.darwin.router.is_empty() || !recipe.darwin.copy.is_empty();
     if rules && (recipe.father().is_none() || recipe.mother().is_none()) {
         let text = "`darwin.router` and `darwin.copy` need two parents".to_owned();

@@ -14,6 +14,9 @@ use std::ops::Range;
 /// Elements of a block.
 const BLOCK: usize = 1 << 18;
 
+/// Blocks of a unit whose columns have sums of their own.
+const COLUMN_BLOCKS: usize = 8;
+
 /// One tensor's units, blocks and passes.
 pub(super) struct Collect<'a> {
     pub(super) work: &'a Work<'a>,
@@ -22,7 +25,14 @@ pub(super) struct Collect<'a> {
 
 impl Collect<'_> {
     fn block_rows(&self) -> usize {
-        (BLOCK / self.work.cols.max(1)).max(1)
+        let rows = (BLOCK / self.work.cols.max(1)).max(1);
+        match &self.work.line.operation {
+            // Each block has sums of its own for all columns: few and large ones.
+            Operation::Formula { formula, .. } if formula.by_column() => {
+                rows.max(self.work.rows_per_unit.div_ceil(COLUMN_BLOCKS))
+            }
+            _ => rows,
+        }
     }
 
     /// How many blocks a pass over a unit has.

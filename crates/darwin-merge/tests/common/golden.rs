@@ -1,9 +1,21 @@
 //! The golden merges of `tools/parity/mergekit.py`.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "shared by tests")]
+#![allow(dead_code, unused_imports, unused_macros, clippy::unwrap_used, reason = "shared by tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// A test for each pair: `each_pair!(check; llama_float32, ...)` calls `check("llama-float32")`.
+macro_rules! each_pair {
+    ($check:path; $($pair:ident),+ $(,)?) => {$(
+        #[test]
+        fn $pair() {
+            let (shape, dtype) = stringify!($pair).rsplit_once('_').unwrap();
+            $check(&format!("{shape}-{dtype}"));
+        }
+    )+};
+}
+pub(crate) use each_pair;
 
 /// The folder of a pair.
 pub(crate) fn pair(name: &str) -> PathBuf {
