@@ -35,8 +35,9 @@ impl Merge {
     /// # Errors
     /// [`Error::Plan`] with everything that does not fit.
     pub fn new(recipe: &Recipe, sources: &Sources) -> Result<Self, Error> {
-        let side = Side::new(recipe, sources);
-        let mut plan = plan(recipe, sources)?;
+        let (mut plan, vocabulary) = plan(recipe, sources)?;
+        let side = Side::new(recipe, sources, vocabulary.as_ref());
+        let aligned = vocabulary.as_ref().map_or(sources, |vocabulary| &vocabulary.sources);
         plan.notes.extend(side.note()?);
         let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
         let manifest = Manifest::new(infos).map_err(|name| {
@@ -44,7 +45,7 @@ impl Merge {
         })?;
         let seed = recipe.darwin().seed.unwrap_or(0);
         let chance = match recipe.numerics() {
-            Numerics::Native => Chance::Keyed { seed, draws: Arc::clone(&sources.draws) },
+            Numerics::Native => Chance::Keyed { seed, draws: Arc::clone(&aligned.draws) },
             Numerics::Mergekit => {
                 let seed = u32::try_from(seed).map_err(|_| {
                     Error::plan(
@@ -61,7 +62,7 @@ impl Merge {
             statistics: plan.lines.iter().map(|_| Statistics::default()).collect(),
             manifest,
             plan,
-            sources: sources.list.clone(),
+            sources: aligned.list.clone(),
             structure: sources.checkpoint(recipe.structure()).cloned(),
             side,
             masks: None,

@@ -3,6 +3,7 @@
 use super::Line;
 use super::bind::Binding;
 use super::check::Problems;
+use crate::vocabulary::is_of_tokens;
 use darwin_checkpoint::{Layout, Manifest, Problem, Stored, TensorInfo};
 use darwin_core::LayerIdx;
 use serde_json::{Value, json};
@@ -61,7 +62,11 @@ fn layout(binding: &Binding<'_>, lines: &mut [Line], problems: &mut Problems) ->
                 Some((from, to)) => stored.name.replacen(from, to, 1),
                 None => stored.name.clone(),
             };
-            layout.stored.push(Stored { name, id, ..(*stored).clone() });
+            let mut stored = Stored { name, id, ..(*stored).clone() };
+            if let ([_], true) = (&own[..], is_of_tokens(&line.info)) {
+                (stored.rows, stored.shape) = (0..line.info.rows(), line.info.shape.clone());
+            }
+            layout.stored.push(stored);
         }
         line.record.tensor = on_disk(&layout.stored[layout.stored.len() - own.len()..], &line.info);
     }
@@ -72,7 +77,7 @@ fn layout(binding: &Binding<'_>, lines: &mut [Line], problems: &mut Problems) ->
 /// to exchange where it is of another layer.
 fn template(info: &TensorInfo, parent: &Manifest) -> Option<(usize, Option<(String, String)>)> {
     if let Some(id) = parent.find(&info.name)
-        && parent.get(id).shape == info.shape
+        && (parent.get(id).shape == info.shape || is_of_tokens(info))
     {
         return Some((id.index(), None));
     }
