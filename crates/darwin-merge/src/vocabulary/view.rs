@@ -96,7 +96,7 @@ impl<'a> Table<'a> {
         while at < rows.end {
             // Rows that lie behind each other in the model, too, come in one piece.
             let run = (at..rows.end)
-                .take_while(|i| own[*i] != NONE && (own[*i] - own[at]) as usize == i - at)
+                .take_while(|i| own[*i] != NONE && own[*i] as usize == own[at] as usize + i - at)
                 .count();
             let end = at + run.max(1);
             let part = (at - rows.start) * self.cols..(end - rows.start) * self.cols;
