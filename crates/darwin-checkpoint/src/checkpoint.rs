@@ -192,6 +192,14 @@ impl Checkpoint {
         crate::license::of_folder(&self.folder)
     }
 
+    /// The name on the Hub that the model gives itself in its config or README, if any.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a README that is there cannot be read.
+    pub fn hub_name(&self) -> Result<Option<String>, Error> {
+        crate::license::hub_name(&self.folder, &self.config)
+    }
+
     fn read_stored(&self, stored: usize, skip: u64, out: &mut [u8]) -> Result<(), Error> {
         let place = &self.places[stored];
         let (path, file) = &self.shards[place.shard];
