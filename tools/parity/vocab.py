@@ -141,6 +141,9 @@ CASES = {
             )
         )
     ),
+    "union-bfloat16": linear(
+        dict(tokenizer=dict(source="union", pad_to_multiple_of=32), dtype="bfloat16"), base=None
+    ),
     "null-forced": linear(dict(tokenizer=dict(source="base", tokens={"<s>": dict(force=True)}))),
     "slerp-union": dict(
         merge_method="slerp", base_model="base", models=PAIR, parameters=dict(t=0.4), tokenizer_source="union"

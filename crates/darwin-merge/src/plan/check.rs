@@ -42,9 +42,10 @@ pub(super) fn tokenizers(recipe: &Recipe, sources: &Sources, problems: &mut Prob
 }
 
 /// What to do about tensors of other shapes.
-pub(super) fn shape_hint(target: &TensorInfo) -> &'static str {
+pub(super) fn shape_hint(target: &TensorInfo, other: &[usize]) -> &'static str {
+    let width = target.shape.get(1..) == other.get(1..);
     match target.role {
-        Role::Embedding | Role::Head => {
+        Role::Embedding | Role::Head if width => {
             "the vocabularies are of different sizes: write `tokenizer_source: union` for the \
              tokens of all models, or `base`"
         }
@@ -96,7 +97,7 @@ pub(super) fn mergeable(
                     "tensor `{}` is {:?} in `{model}` and {:?} in `{}`",
                     target.name, first.shape, info.shape, source.model
                 ),
-                shape_hint(target),
+                shape_hint(info, &first.shape),
             )),
             Some(_) => {}
         }

@@ -136,7 +136,7 @@ impl<'r> Lowering<'r> {
                 first.shape,
                 self.sources[inputs[0].source].model
             ),
-            shape_hint(&target.info),
+            shape_hint(&target.info, &first.shape),
         ));
         false
     }

@@ -70,6 +70,7 @@ pub(crate) fn align(
     }
     let before = problems.len();
     read(&mut parts, giver, problems);
+    check_tensors(&parts, problems);
     if problems.len() > before {
         return None;
     }
@@ -79,6 +80,10 @@ pub(crate) fn align(
     }
     let mut notes = strip(&mut parts, giver, block);
     let mut changes = Changes { any: !notes.is_empty(), notes: Vec::new() };
+    notes.extend(parts.iter().filter(|part| part.tokenizer.is_none()).map(|part| {
+        let (name, giver) = (part.name(), parts[giver].name());
+        format!("`{name}` has no tokenizer.json: its tokens are taken to be those of `{giver}`")
+    }));
     let child = child(block, &parts, giver, &mut changes);
     notes.append(&mut changes.notes);
     let size = size(block, &child, parts[giver].rows);
@@ -211,6 +216,33 @@ fn read(parts: &mut [Part<'_>], giver: usize, problems: &mut Vec<Problem>) {
                 ),
                 "merge models whose tokenizers are of one kind",
             ));
+        }
+    }
+}
+
+/// Rows can be moved between tensors that are numbers and of one width.
+fn check_tensors(parts: &[Part<'_>], problems: &mut Vec<Problem>) {
+    let mut widths: BTreeMap<&str, (&[usize], &str)> = BTreeMap::new();
+    for part in parts {
+        for info in part.tensors.iter().map(|id| part.source.tensors.manifest().get(*id)) {
+            if !info.dtype.is_mergeable() {
+                problems.push(Problem::new(
+                    format!("`{}`: tensor `{}` is {}", part.name(), info.name, info.dtype),
+                    "only rows of F32, F16 and BF16 can be moved: convert the model first",
+                ));
+            }
+            let width = info.shape.get(1..).unwrap_or_default();
+            let (first, model) = *widths.entry(&info.name).or_insert((width, part.name()));
+            if first != width || info.shape.is_empty() {
+                problems.push(Problem::new(
+                    format!(
+                        "tensor `{}` has rows of {first:?} in `{model}` and of {width:?} in `{}`",
+                        info.name,
+                        part.name()
+                    ),
+                    "merge models of one width",
+                ));
+            }
         }
     }
 }
