@@ -7,6 +7,7 @@ use crate::side::Side;
 use crate::sources::Source;
 use crate::statistics::Statistics;
 use crate::twister::Twister;
+use crate::vocabulary;
 use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Checkpoint, Manifest, TensorId, TensorPlan, TensorSource};
 use std::ops::Range;
@@ -35,9 +36,14 @@ impl Merge {
     /// # Errors
     /// [`Error::Plan`] with everything that does not fit.
     pub fn new(recipe: &Recipe, sources: &Sources) -> Result<Self, Error> {
-        let (mut plan, vocabulary) = plan(recipe, sources)?;
+        let mut problems = Vec::new();
+        let mut vocabulary = vocabulary::align(recipe, sources, &mut problems);
+        let aligned = vocabulary.as_ref().map_or(sources, |of| &of.sources).clone();
+        let mut plan = plan(recipe, &aligned, problems)?;
+        if let Some(vocabulary) = &mut vocabulary {
+            vocabulary.finish(&mut plan);
+        }
         let side = Side::new(recipe, sources, vocabulary.as_ref());
-        let aligned = vocabulary.as_ref().map_or(sources, |vocabulary| &vocabulary.sources);
         plan.notes.extend(side.note()?);
         let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
         let manifest = Manifest::new(infos).map_err(|name| {
@@ -62,7 +68,7 @@ impl Merge {
             statistics: plan.lines.iter().map(|_| Statistics::default()).collect(),
             manifest,
             plan,
-            sources: aligned.list.clone(),
+            sources: aligned.list,
             structure: sources.checkpoint(recipe.structure()).cloned(),
             side,
             masks: None,

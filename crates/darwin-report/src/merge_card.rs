@@ -106,8 +106,7 @@ fn common_license(models: &[CardModel]) -> Option<&str> {
 /// Name, part, parameters and licence.
 fn row(model: &CardModel, manifest: &MergeManifest) -> [String; 4] {
     let license = model.license.as_deref().unwrap_or("its files state none");
-    [&model.title, &model.part, &parameters(&model.name, &manifest.tensors), license]
-        .map(markdown)
+    [&model.title, &model.part, &parameters(&model.name, &manifest.tensors), license].map(markdown)
 }
 
 /// A model's parameters: a value where all tensors share it, else from the least to the largest.

@@ -5,7 +5,6 @@ use super::lower::{Lowering, Target};
 use super::{Input, Line, Plan, child, order};
 use crate::recipe::{Inputs, Parameters};
 use crate::sources::Source;
-use crate::vocabulary::{self, Vocabulary};
 use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Manifest, Problem, Role, TensorInfo};
 use darwin_core::LayerIdx;
@@ -39,11 +38,9 @@ impl Scope<'_> {
 
 static NO_PARAMETERS: Parameters = Parameters(BTreeMap::new());
 
-/// Plans a merge; every problem that headers can show is reported at once.
-pub(crate) fn plan(
-    recipe: &Recipe,
-    sources: &Sources,
-) -> Result<(Plan, Option<Vocabulary>), Error> {
+/// Plans a merge; every problem that headers can show is reported at once, with those `found`
+/// before.
+pub(crate) fn plan(recipe: &Recipe, sources: &Sources, found: Problems) -> Result<Plan, Error> {
     let mut problems = Vec::new();
     for model in recipe.models() {
         if sources.position(model).is_none() {
@@ -54,10 +51,8 @@ pub(crate) fn plan(
     if !problems.is_empty() {
         return Err(Error::Plan(problems));
     }
+    problems.extend(found);
     check::tokenizers(recipe, sources, &mut problems);
-    let mut vocabulary = vocabulary::align(recipe, sources, &mut problems);
-    let aligned = vocabulary.as_ref().map(|vocabulary| vocabulary.sources.clone());
-    let sources = aligned.as_ref().unwrap_or(sources);
     check::modules(recipe, sources, &mut problems);
     let binding = Binding::new(recipe, sources);
     binding.check_depths(&mut problems);
@@ -77,13 +72,7 @@ pub(crate) fn plan(
     if !problems.is_empty() {
         return Err(Error::Plan(problems));
     }
-    let mut plan = binding.finish(lines, child);
-    if let Some(vocabulary) = &mut vocabulary {
-        vocabulary.edit_config(&mut plan.config);
-        vocabulary.mark(&mut plan.lines);
-        plan.notes.append(&mut vocabulary.notes);
-    }
-    Ok((plan, vocabulary))
+    Ok(binding.finish(lines, child))
 }
 
 /// Everything that planning looks at.

@@ -199,6 +199,12 @@ impl Recipe {
         }
     }
 
+    /// What the recipe says of the child's vocabulary.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
     /// The child's chat template, where it is not the tokenizer's own.
     #[must_use]
     pub fn chat_template(&self) -> Option<&ChatTemplate> {

@@ -26,6 +26,9 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     if arguments.no_copy_tokenizer && recipe.chat_template().is_some() {
         ui.warn("`chat_template` is not written: it belongs to a tokenizer");
     }
+    if arguments.no_copy_tokenizer && recipe.vocabulary().is_some() {
+        ui.warn("the tokenizer that the recipe asks for is not written, the rows follow it");
+    }
     if arguments.json {
         let json = serde_json::to_string_pretty(&merge.plan().manifest())
             .map_err(|e| Failure::user(format!("cannot print JSON: {e}")))?;

@@ -77,11 +77,12 @@ fn the_tokenizer_is_copied_unless_the_last_flag_says_no() {
         assert_eq!((code, stderr.as_str()), (0, ""));
         assert_eq!(folder.path().join(out).join("tokenizer.json").exists(), there);
     }
-    let text = format!("{RECIPE}chat_template: chatml\n");
+    let text = format!("{RECIPE}chat_template: chatml\ntokenizer_source: union\n");
     std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
     let line = ["-q", "merge", "merge.yaml", "three", "--no-copy-tokenizer"];
     let (code, _, stderr) = darwin(folder.path(), &line);
     assert!(code == 0 && stderr.contains("`chat_template` is not written"), "{stderr}");
+    assert!(stderr.contains("the tokenizer that the recipe asks for is not written"), "{stderr}");
 }
 
 /// The front matter of a card as YAML.
