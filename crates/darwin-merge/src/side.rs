@@ -86,6 +86,7 @@ impl Side {
         let mut documents = Vec::new();
         if self.bare {
             files.retain(|path| !is_one_of(path, &TOKENIZER_FILES));
+            self.replace(&mut files, &mut documents)?;
             return Ok(SideFiles { files, documents });
         }
         if let Some(donor) = &self.tokenizer {

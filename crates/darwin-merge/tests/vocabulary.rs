@@ -45,6 +45,11 @@ fn bound(text: &str, folder: &Path) -> Result<Merge, Error> {
 /// Merges models of a folder into `out`.
 fn written(text: &str, folder: &Path, out: &Path) -> Merge {
     let merge = bound(text, folder).unwrap();
+    write(&merge, out);
+    merge
+}
+
+fn write(merge: &Merge, out: &Path) {
     let options = MergeOptions {
         max_shard_bytes: 1 << 30,
         memory: 1 << 20,
@@ -52,8 +57,7 @@ fn written(text: &str, folder: &Path, out: &Path) -> Merge {
         progress: &NoProgress,
         cancel: &Cancel::default(),
     };
-    merge_to(&merge, out, &options).unwrap();
-    merge
+    merge_to(merge, out, &options).unwrap();
 }
 
 /// A copy of a model to change.
@@ -287,6 +291,12 @@ fn special_ids_name_the_same_tokens_under_another_tokenizer() {
     }
     let notes = merge.plan().notes().join("\n");
     assert!(notes.contains("config.json: `video_token_id` of `base` names a token"), "{notes}");
+    // Without a tokenizer beside the weights the ids are the same.
+    let bare = dir.path().join("bare");
+    write(&bound(&text, &models).unwrap().without_tokenizer(), &bare);
+    assert!(!bare.join("tokenizer.json").exists());
+    let file = "generation_config.json";
+    assert_eq!(json_of(&bare.join(file)), json_of(&out.join(file)));
 }
 
 /// Thread #425: padding stays, unless the recipe says how much there should be.
@@ -431,14 +441,7 @@ fn tokens_without_rows_are_left_out() {
     assert_eq!(rows(&merge, HEAD).len(), 60);
     let notes = merge.plan().notes().join("\n");
     assert!(notes.contains("4 tokens of `base` lie beyond the 60 rows"), "{notes}");
-    let options = MergeOptions {
-        max_shard_bytes: 1 << 30,
-        memory: 1 << 20,
-        documents: Vec::new(),
-        progress: &NoProgress,
-        cancel: &Cancel::default(),
-    };
-    merge_to(&merge, &dir.path().join("out"), &options).unwrap();
+    write(&merge, &dir.path().join("out"));
     let child = tokenizer(&dir.path().join("out"));
     assert_eq!(child.get_vocab_size(true), 60);
     assert_eq!(child.token_to_id("Ġbridge"), None);

@@ -171,6 +171,9 @@ fn child(block: &Block, parts: &[Part<'_>], giver: usize, changes: &mut Changes)
         child.join(&others, changes);
     }
     child.name(block.tokens.iter().map(|(token, _)| token.as_str()), changes);
+    if changes.any {
+        child.spell_out_all();
+    }
     child
 }
 

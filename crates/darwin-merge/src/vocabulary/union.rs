@@ -84,6 +84,11 @@ impl Tokenizer {
         }
     }
 
+    /// Writes the tokens that are left so that a loader gives each its id.
+    pub(super) fn spell_out_all(&mut self) {
+        self.spell_out(&BTreeMap::new());
+    }
+
     /// Gives a token the next free id.
     fn push(&mut self, token: &str) -> u32 {
         let id = self.tokens.last_key_value().map_or(0, |(id, _)| id + 1);
