@@ -205,6 +205,14 @@ impl Checkpoint {
         self.places[stored].dtype
     }
 
+    /// The name on the Hub that the model gives itself in its config or README, if any.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a README that is there cannot be read.
+    pub fn hub_name(&self) -> Result<Option<String>, Error> {
+        crate::license::hub_name(&self.folder, &self.config)
+    }
+
     fn read_stored(&self, stored: usize, skip: u64, out: &mut [u8]) -> Result<(), Error> {
         let place = &self.places[stored];
         self.read_at(place.shard, place.bytes.start + skip, out)

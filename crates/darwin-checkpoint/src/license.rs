@@ -1,6 +1,7 @@
-//! The licence that a model's folder states.
+//! The licence that a model's folder states, and the name it gives itself.
 
 use crate::Error;
+use serde_json::Value;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -33,6 +34,27 @@ pub(crate) fn of_folder(folder: &Path) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
+/// The name on the Hub that a model gives itself: `_name_or_path` of its config, else `model_name`
+/// of the README's front matter. Folders of other machines are no names.
+pub(crate) fn hub_name(folder: &Path, config: &Value) -> Result<Option<String>, Error> {
+    let stated = config["_name_or_path"].as_str();
+    if let Some(name) = stated.filter(|name| is_hub_name(name)) {
+        return Ok(Some(name.to_owned()));
+    }
+    let readme = read(&folder.join("README.md"))?;
+    let named = readme.and_then(|readme| scalar(&readme, "model_name"));
+    Ok(named.filter(|name| is_hub_name(name)))
+}
+
+/// `owner/name` in the characters that the Hub allows.
+fn is_hub_name(name: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}
+
 fn read(path: &Path) -> Result<Option<String>, Error> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -43,18 +65,22 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// The scalar `license` between the two lines `---`; `license_name` where that is `other`.
+/// `license`; `license_name` where that is `other`.
 fn front_matter(readme: &str) -> Option<String> {
+    let license = scalar(readme, "license")?;
+    let named = || scalar(readme, "license_name");
+    if license == "other" { named().or(Some(license)) } else { Some(license) }
+}
+
+/// A scalar of the front matter, between the two lines `---`.
+fn scalar(readme: &str, key: &str) -> Option<String> {
     let mut lines = readme.trim_start_matches('\u{feff}').lines();
     (lines.next()?.trim_end() == "---").then_some(())?;
-    let lines: Vec<&str> = lines.take_while(|line| line.trim_end() != "---").collect();
-    let of = |key: &str| {
-        let value = lines.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-        let value = value.split(" #").next()?.trim().trim_matches(['"', '\'']);
-        (!value.is_empty() && !value.starts_with(['[', '{'])).then(|| value.to_owned())
-    };
-    let license = of("license")?;
-    if license == "other" { of("license_name").or(Some(license)) } else { Some(license) }
+    let value = lines
+        .take_while(|line| line.trim_end() != "---")
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let value = value.split(" #").next()?.trim().trim_matches(['"', '\'']);
+    (!value.is_empty() && !value.starts_with(['[', '{'])).then(|| value.to_owned())
 }
 
 fn by_text(text: &str) -> &'static str {
@@ -67,6 +93,7 @@ fn by_text(text: &str) -> &'static str {
 #[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests may be plain")]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn the_readme_comes_first_then_the_licences_text() {
@@ -88,5 +115,21 @@ mod tests {
         assert_eq!(found().as_deref(), Some("tongyi-qianwen"));
         write("README.md", "---\nlicense:\n  - mit\n---\n");
         assert_eq!(found().as_deref(), Some("apache-2.0"));
+    }
+
+    #[test]
+    fn names_are_the_hubs() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |config: Value| hub_name(dir.path(), &config).unwrap();
+        assert_eq!(
+            named(json!({"_name_or_path": "Qwen/Qwen3-8B"})).as_deref(),
+            Some("Qwen/Qwen3-8B")
+        );
+        for odd in ["/home/me/model", "./model", "model", "a/b/c", "a/../b", "a/b c", "", "a/"] {
+            assert_eq!(named(json!({"_name_or_path": odd})), None, "{odd}");
+        }
+        let readme = "---\nmodel_name: me/mine # as saved\n---\n";
+        std::fs::write(dir.path().join("README.md"), readme).unwrap();
+        assert_eq!(named(json!({})).as_deref(), Some("me/mine"));
     }
 }

@@ -19,8 +19,8 @@ mod recipe;
 mod side;
 mod sources;
 mod statistics;
-mod tokenizers;
 mod twister;
+mod vocabulary;
 
 pub use error::{Error, RecipeProblem};
 pub use execute::{MergeOptions, merge_to};
@@ -32,6 +32,7 @@ pub use plan::Plan;
 pub use recipe::{
     Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition,
     LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder,
-    RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenizerSource, Value,
+    RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenName, TokenRow, TokenRule,
+    Tokenizer, TokenizerSource, Value,
 };
 pub use sources::Sources;

@@ -8,6 +8,7 @@ use crate::side::Side;
 use crate::sources::Source;
 use crate::statistics::Statistics;
 use crate::twister::Twister;
+use crate::vocabulary;
 use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Checkpoint, Manifest, TensorId, TensorPlan, TensorSource};
 use std::ops::Range;
@@ -39,17 +40,23 @@ impl Merge {
     /// # Errors
     /// [`Error::Plan`] with everything that does not fit.
     pub fn new(recipe: &Recipe, sources: &Sources) -> Result<Self, Error> {
-        let side = Side::new(recipe, sources);
-        let mut plan = plan(recipe, sources)?;
+        let mut problems = Vec::new();
+        let mut vocabulary = vocabulary::align(recipe, sources, &mut problems);
+        let aligned = vocabulary.as_ref().map_or(sources, |of| &of.sources).clone();
+        let mut plan = plan(recipe, &aligned, problems)?;
+        if let Some(vocabulary) = &mut vocabulary {
+            vocabulary.finish(&mut plan);
+        }
+        let side = Side::new(recipe, sources, vocabulary.as_ref());
         plan.notes.extend(side.note()?);
-        let list = align(recipe, sources, &mut plan)?;
+        let list = align(recipe, &aligned, &mut plan)?;
         let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
         let manifest = Manifest::new(infos).map_err(|name| {
             Error::plan(format!("two output tensors are both `{name}`"), "name each layer once")
         })?;
         let seed = recipe.darwin().seed.unwrap_or(0);
         let chance = match recipe.numerics() {
-            Numerics::Native => Chance::Keyed { seed, draws: Arc::clone(&sources.draws) },
+            Numerics::Native => Chance::Keyed { seed, draws: Arc::clone(&aligned.draws) },
             Numerics::Mergekit => {
                 let seed = u32::try_from(seed).map_err(|_| {
                     Error::plan(

@@ -1,6 +1,7 @@
 //! The child's side files: whose tokenizer it gets, and which chat template.
 
-use crate::recipe::{ChatTemplate, TokenizerSource};
+use crate::recipe::ChatTemplate;
+use crate::vocabulary::{Files, Vocabulary};
 use crate::{Error, Recipe, Sources};
 use darwin_checkpoint::Checkpoint;
 use serde_json::Value;
@@ -8,12 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const TEMPLATE: &str = "chat_template.jinja";
+const GENERATION: &str = "generation_config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// What belongs to a tokenizer.
-const TOKENIZER_FILES: [&str; 9] = [
+const TOKENIZER_FILES: [&str; 12] = [
     "tokenizer.json",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
@@ -28,6 +33,10 @@ const TOKENIZER_FILES: [&str; 9] = [
 pub(crate) struct Side {
     /// Whose tokenizer, where it is not the structural parent's.
     tokenizer: Option<Arc<Checkpoint>>,
+    /// What follows from a vocabulary of its own.
+    files: Files,
+    /// Names that vocabulary.
+    vocabulary: String,
     template: Option<ChatTemplate>,
     /// All models of the recipe, for the template that most of them have.
     models: Vec<Arc<Checkpoint>>,
@@ -48,11 +57,13 @@ pub(crate) struct SideFiles {
 }
 
 impl Side {
-    pub(crate) fn new(recipe: &Recipe, sources: &Sources) -> Self {
-        let chosen: Option<&TokenizerSource> = recipe.tokenizer.as_ref();
-        let other = chosen.filter(|_| recipe.tokenizer() != recipe.structure());
+    pub(crate) fn new(recipe: &Recipe, sources: &Sources, vocabulary: Option<&Vocabulary>) -> Self {
+        let other = recipe.tokenizer.as_ref();
+        let other = other.filter(|_| recipe.tokenizer() != recipe.structure());
         Self {
             tokenizer: other.and_then(|_| sources.checkpoint(recipe.tokenizer()).cloned()),
+            files: vocabulary.map(|of| of.files.clone()).unwrap_or_default(),
+            vocabulary: vocabulary.map(|of| of.digest.clone()).unwrap_or_default(),
             template: recipe.chat_template.clone(),
             models: match recipe.chat_template {
                 Some(ChatTemplate::Auto) => {
@@ -63,6 +74,11 @@ impl Side {
             bare: false,
             text_only: recipe.darwin.text_only,
         }
+    }
+
+    /// Names the child's vocabulary, where it is not that of all models.
+    pub(crate) fn vocabulary(&self) -> &str {
+        &self.vocabulary
     }
 
     /// What has no effect.
@@ -80,6 +96,7 @@ impl Side {
         }
         if self.bare {
             files.retain(|path| !is_one_of(path, &TOKENIZER_FILES));
+            self.replace(&mut files, &mut documents)?;
             return Ok(SideFiles { files, documents });
         }
         if let Some(donor) = &self.tokenizer {
@@ -87,19 +104,27 @@ impl Side {
             let theirs = donor.side_files()?;
             files.extend(theirs.into_iter().filter(|path| is_one_of(path, &TOKENIZER_FILES)));
         }
+        self.replace(&mut files, &mut documents)?;
         if let Some(text) = self.template()? {
             files.retain(|path| !is_one_of(path, &[TEMPLATE, "chat_template.json"]));
             // The child has one template, not two.
-            let config = files.iter().position(|path| is_one_of(path, &[TOKENIZER_CONFIG]));
-            if let Some(at) = config
-                && let Some(bytes) = without_template(&read(&files[at])?)
-            {
-                files.remove(at);
-                documents.push((TOKENIZER_CONFIG.to_owned(), bytes));
-            }
+            replace(&mut files, &mut documents, |name, bytes| {
+                (name == TOKENIZER_CONFIG).then(|| without_template(bytes)).flatten()
+            })?;
             documents.push((TEMPLATE.to_owned(), text.into_bytes()));
         }
         Ok(SideFiles { files, documents })
+    }
+
+    /// Writes anew what no longer agrees with the vocabulary.
+    fn replace(
+        &self,
+        files: &mut Vec<PathBuf>,
+        documents: &mut Vec<(String, Vec<u8>)>,
+    ) -> Result<(), Error> {
+        replace(files, documents, |name, bytes| self.files.replaced(name, bytes))?;
+        documents.retain(|(_, bytes)| !bytes.is_empty());
+        Ok(())
     }
 
     /// The template that the recipe asks for; `None` leaves the tokenizer's own.
@@ -121,6 +146,31 @@ impl Side {
             }
         })
     }
+}
+
+/// Turns files into documents of other content, and gives documents other content, where `other`
+/// has it.
+fn replace(
+    files: &mut Vec<PathBuf>,
+    documents: &mut Vec<(String, Vec<u8>)>,
+    other: impl Fn(&str, &[u8]) -> Option<Vec<u8>>,
+) -> Result<(), Error> {
+    for (name, bytes) in documents.iter_mut() {
+        if let Some(new) = other(name, bytes) {
+            *bytes = new;
+        }
+    }
+    let mut kept = Vec::new();
+    for path in std::mem::take(files) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("").to_owned();
+        let known = TOKENIZER_FILES.contains(&name.as_str()) || name == GENERATION;
+        match if known { other(&name, &read(&path)?) } else { None } {
+            Some(new) => documents.push((name, new)),
+            None => kept.push(path),
+        }
+    }
+    *files = kept;
+    Ok(())
 }
 
 fn is_one_of(path: &Path, names: &[&str]) -> bool {

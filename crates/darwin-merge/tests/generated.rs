@@ -171,7 +171,17 @@ impl Tape {
             }
         }
         if self.flag() {
-            let lines = ["tokenizer_source: base", "tokenizer: {source: a}", "tokenizer_source: a"];
+            let lines = [
+                "tokenizer_source: base",
+                "tokenizer_source: union",
+                "tokenizer: {source: a}",
+                "tokenizer: {pad_to_multiple_of: 0x40}",
+                "tokenizer: {source: base, tokens: {\"x\\n\": {source: a, force: yes}, y: {}}}",
+                "tokenizer: {tokens: {x: {source: {kind: model_token, model: a, token_id: 1}}}}",
+                "tokenizer: {tokens: {x: {source: {kind: model_token, model: {path: a}, token: z}}}}",
+                "tokenizer: {tokens: {x: {source: {kind: zero}}}}",
+                "tokenizer_source: a",
+            ];
             let _ = writeln!(text, "{}", self.one(&lines));
         }
         if self.flag() {

@@ -1,6 +1,7 @@
 //! The child's model card: Hugging Face metadata, recipe, results, what got worse, lineage.
 
-use crate::error::{ReportError, Result};
+use crate::error::Result;
+use crate::markdown::{self, fenced, markdown, quoted};
 use crate::run::Run;
 use crate::sections::lineage::{Hash, family, hashes};
 use crate::sections::results::{detectable, losses};
@@ -9,7 +10,6 @@ use crate::sections::verdict::{limits, verdict, verdict_word};
 use crate::size::size;
 use crate::words::{grouped, p_value, points};
 use darwin_core::files::{Finding, Severity};
-use minijinja::Environment;
 use serde::Serialize;
 
 /// Everything that the template sees. Strings of `yaml` are quoted for YAML, the others escaped
@@ -46,13 +46,7 @@ struct Metadata {
 
 /// Renders the card.
 pub(crate) fn render(run: &Run) -> Result<String> {
-    let failed = |source| ReportError::Template { name: "card.md", source };
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_keep_trailing_newline(true);
-    environment.add_template("card.md", include_str!("templates/card.md")).map_err(failed)?;
-    environment.get_template("card.md").and_then(|t| t.render(card(run))).map_err(failed)
+    markdown::render("card.md", include_str!("templates/card.md"), card(run))
 }
 
 fn card(run: &Run) -> Card {
@@ -184,44 +178,4 @@ fn findings(all: &[Finding]) -> Vec<String> {
 
 fn escaped(hash: Hash) -> Hash {
     Hash { what: hash.what, of: markdown(&hash.of), sha256: markdown(&hash.sha256) }
-}
-
-/// A YAML double-quoted scalar: JSON's strings are a subset.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// Text that stands for itself in Markdown and its HTML, in a table too.
-fn markdown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' => {
-                out.push('\\');
-                out.push(c);
-            }
-            '\n' | '\r' => out.push(' '),
-            _ => out.push(c),
-        }
-    }
-    out
-}
-
-/// Text for a fenced block, which it must not close.
-fn fenced(text: &str) -> String {
-    text.trim_end().replace("```", "'''")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_stand_for_themselves() {
-        assert_eq!(markdown("<b>|a_b"), "&lt;b&gt;\\|a\\_b");
-        assert_eq!(quoted("a\"b: c"), r#""a\"b: c""#);
-    }
 }

@@ -12,6 +12,8 @@
 //! | `best.yaml`, `child/manifest.json`, `child/config.json` | the recipe and what it did (method 4) |
 //! | `run.json` | free: `title`, `created`, `darwin`, `command`, `child` (arm), `licenses` (of the parents), budgets, … |
 //!
+//! [`merge_card`] is the card of a single merge, from what its caller knows of it.
+//!
 //! A file that is missing, or that cannot be read, makes its section say so in a sentence.
 //!
 //! ```
@@ -25,6 +27,8 @@ mod card;
 mod error;
 mod figure;
 mod ink;
+mod markdown;
+mod merge_card;
 mod page;
 mod run;
 mod sections;
@@ -33,6 +37,7 @@ mod size;
 mod words;
 
 pub use error::{ReportError, Result};
+pub use merge_card::{CardModel, MergeCard, merge_card};
 
 use run::Run;
 use std::path::{Path, PathBuf};

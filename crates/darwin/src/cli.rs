@@ -177,6 +177,12 @@ pub(crate) struct MergeArgs {
     /// Leave tokenizer and chat template out
     #[arg(long, overrides_with_all = ["copy_tokenizer", "no_copy_tokenizer"])]
     pub(crate) no_copy_tokenizer: bool,
+    /// Write a model card, README.md (the default)
+    #[arg(long, hide = true, overrides_with_all = ["write_model_card", "no_write_model_card"])]
+    pub(crate) write_model_card: bool,
+    /// Write no model card
+    #[arg(long, overrides_with_all = ["write_model_card", "no_write_model_card"])]
+    pub(crate) no_write_model_card: bool,
     /// Largest shard in bytes, e.g. 5GB, 500MiB, or as mergekit writes it: 5B, 200M, 10k
     #[arg(long, value_parser = bytes, default_value = "5GB")]
     pub(crate) out_shard_size: u64,

@@ -40,8 +40,9 @@ impl Scope<'_> {
 
 static NO_PARAMETERS: Parameters = Parameters(BTreeMap::new());
 
-/// Plans a merge; every problem that headers can show is reported at once.
-pub(crate) fn plan(recipe: &Recipe, sources: &Sources) -> Result<Plan, Error> {
+/// Plans a merge; every problem that headers can show is reported at once, with those `found`
+/// before.
+pub(crate) fn plan(recipe: &Recipe, sources: &Sources, found: Problems) -> Result<Plan, Error> {
     let mut problems = Vec::new();
     for model in recipe.models() {
         if sources.position(model).is_none() {
@@ -52,6 +53,7 @@ pub(crate) fn plan(recipe: &Recipe, sources: &Sources) -> Result<Plan, Error> {
     if !problems.is_empty() {
         return Err(Error::Plan(problems));
     }
+    problems.extend(found);
     check::tokenizers(recipe, sources, &mut problems);
     check::modules(recipe, sources, &mut problems);
     let binding = Binding::new(recipe, sources);

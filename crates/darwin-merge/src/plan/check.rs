@@ -4,7 +4,6 @@ use super::depth::text;
 use super::{Input, Line};
 use crate::recipe::{Inputs, filter_matches};
 use crate::sources::Source;
-use crate::tokenizers::Vocabulary;
 use crate::{Numerics, Recipe, Sources};
 use darwin_checkpoint::{Problem, Role, TensorInfo};
 use serde_json::Value;
@@ -22,53 +21,37 @@ pub(super) fn numerics(recipe: &Recipe, problems: &mut Problems) {
     }
 }
 
-/// Token ids must mean the same in all models.
+/// Token ids must mean the same in all models, where the recipe does not say whose to take.
 pub(super) fn tokenizers(recipe: &Recipe, sources: &Sources, problems: &mut Problems) {
+    if recipe.tokenizer.is_some() {
+        return;
+    }
     let models = recipe.models();
     let used = sources.list.iter().filter(|s| models.contains(&s.model.as_str()));
-    let chosen = sources.list.iter().find(|source| source.model == recipe.tokenizer());
-    if let Some(source) = chosen.filter(|_| recipe.tokenizer.is_some())
-        && source.checkpoint.is_some()
-        && source.tokenizer.is_none()
-    {
-        problems.push(Problem::new(
-            format!("`{}` is to give its tokenizer and has no tokenizer.json", source.model),
-            "choose another model of the merge under `tokenizer_source`",
-        ));
-    }
     let known: Vec<(&Source, &str)> =
         used.filter_map(|s| s.tokenizer.as_deref().map(|hash| (s, hash))).collect();
     let Some(((first, expected), rest)) = known.split_first() else { return };
-    for (other, found) in rest {
-        if found != expected && recipe.tokenizer.is_some() {
-            problems.extend(same_tokens(first, other));
-        } else if found != expected {
-            problems.push(Problem::new(
-                format!(
-                    "`{}` and `{}` have different tokenizers: tokenizer.json is {} and {}",
-                    first.model,
-                    other.model,
-                    &expected[..12],
-                    &found[..12]
-                ),
-                "merge models of one tokenizer; if equal ids mean equal tokens, say whose to take, \
-                 such as `tokenizer_source: base`",
-            ));
-        }
+    for (other, _) in rest.iter().filter(|(_, found)| found != expected) {
+        problems.push(Problem::new(
+            format!(
+                "`{}` and `{}` have different tokenizers: their tokenizer.json differ",
+                first.model, other.model
+            ),
+            "say whose vocabulary the child gets: `tokenizer_source: union` for the tokens of all \
+             models, or `base`",
+        ));
     }
 }
 
-/// The problem of two tokenizers that are not equal to the byte: tokens with other ids.
-fn same_tokens(first: &Source, other: &Source) -> Option<Problem> {
-    let folder = |source: &Source| source.checkpoint.as_ref().map(|c| c.folder().to_owned());
-    let (one, two) = folder(first).zip(folder(other))?;
-    let read = Vocabulary::read(&one).and_then(|one| Ok((one, Vocabulary::read(&two)?)));
-    let hint = "merge models of one vocabulary; rows of the vocabulary are not moved yet";
-    match read {
-        Ok((one, two)) => {
-            one.difference(&first.model, &two, &other.model).map(|text| Problem::new(text, hint))
+/// What to do about tensors of other shapes.
+pub(super) fn shape_hint(target: &TensorInfo, other: &[usize]) -> &'static str {
+    let width = target.shape.get(1..) == other.get(1..);
+    match target.role {
+        Role::Embedding | Role::Head if width => {
+            "the vocabularies are of different sizes: write `tokenizer_source: union` for the \
+             tokens of all models, or `base`"
         }
-        Err(error) => Some(Problem::new(error.to_string(), hint)),
+        _ => "merge models of one shape (same size, vocabulary and number of experts)",
     }
 }
 
@@ -134,7 +117,7 @@ pub(super) fn mergeable(
                     "tensor `{}` is {:?} in `{model}` and {:?} in `{}`",
                     target.name, first.shape, info.shape, source.model
                 ),
-                "merge models of one shape (same size, vocabulary and number of experts)",
+                shape_hint(info, &first.shape),
             )),
             Some(_) => {}
         }

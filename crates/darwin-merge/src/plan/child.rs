@@ -4,6 +4,7 @@ use super::Line;
 use super::bind::Binding;
 use super::check::Problems;
 use super::depth;
+use crate::vocabulary::is_of_tokens;
 use darwin_checkpoint::{
     ExpertLayout, ExpertNaming, Family, Layout, Manifest, Problem, Stored, TensorInfo,
     text_only_name,
@@ -52,12 +53,17 @@ fn layout(binding: &Binding<'_>, lines: &mut [Line], problems: &mut Problems) ->
             ));
             continue;
         };
-        for stored in &pieces[template] {
+        let own = &pieces[template];
+        for stored in own {
             let name = match &rename {
                 Some((from, to)) => stored.name.replacen(from, to, 1),
                 None => stored.name.clone(),
             };
-            layout.stored.push(Stored { name, id, ..(*stored).clone() });
+            let mut stored = Stored { name, id, ..(*stored).clone() };
+            if let ([_], true) = (&own[..], is_of_tokens(&line.info)) {
+                (stored.rows, stored.shape) = (0..line.info.rows(), line.info.shape.clone());
+            }
+            layout.stored.push(stored);
         }
     }
     let layout = arranged(binding, layout, &manifest, problems);
@@ -104,7 +110,7 @@ fn arranged(
 /// to exchange where it is of another layer.
 fn template(info: &TensorInfo, parent: &Manifest) -> Option<(usize, Option<(String, String)>)> {
     if let Some(id) = parent.find(&info.name)
-        && parent.get(id).shape == info.shape
+        && (parent.get(id).shape == info.shape || is_of_tokens(info))
     {
         return Some((id.index(), None));
     }

@@ -43,8 +43,8 @@ impl Recipe {
                 line(what, dtype.torch_name().to_owned());
             }
         }
-        if self.tokenizer.is_some() {
-            line("tokenizer", self.tokenizer().to_owned());
+        if let Some(tokenizer) = &self.tokenizer {
+            line("tokenizer", tokenizer.describe(self.tokenizer()));
         }
         if let Some(template) = &self.chat_template {
             let text = match template {

@@ -2,7 +2,7 @@
 
 use super::{
     Conditional, CopyRule, Darwin, Densities, Inputs, LayerShares, Parameters, Part, Recipe,
-    Setting, Shares, TokenizerSource, Value,
+    Setting, Shares, Value,
 };
 use darwin_core::Share;
 use std::collections::BTreeMap;
@@ -31,12 +31,8 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     if let Some(dtype) = recipe.out_dtype {
         line(&mut out, 0, "out_dtype", dtype.torch_name());
     }
-    match &recipe.tokenizer {
-        Some(TokenizerSource::Base) => line(&mut out, 0, "tokenizer_source", "base"),
-        Some(TokenizerSource::Model(name)) => {
-            line(&mut out, 0, "tokenizer_source", &model_of_tokenizer(name));
-        }
-        None => {}
+    if let Some(tokenizer) = &recipe.tokenizer {
+        tokenizer.emit(&mut out);
     }
     if let Some(template) = &recipe.chat_template {
         line(&mut out, 0, "chat_template", &template.emit());
@@ -48,7 +44,7 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     out
 }
 
-fn line(out: &mut String, indent: usize, key: &str, value: &str) {
+pub(super) fn line(out: &mut String, indent: usize, key: &str, value: &str) {
     let _ = writeln!(out, "{:indent$}{key}: {value}", "");
 }
 
@@ -66,7 +62,7 @@ fn model(path: &str) -> String {
 }
 
 /// The same, where a folder may be called like one of the words that stand there.
-fn model_of_tokenizer(path: &str) -> String {
+pub(super) fn model_of_tokenizer(path: &str) -> String {
     match path {
         "base" | "union" => format!("{{model: {{path: {}}}}}", quote(path)),
         _ => model(path),

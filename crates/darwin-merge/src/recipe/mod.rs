@@ -14,11 +14,12 @@ mod parse_darwin;
 mod parse_inputs;
 mod parse_model;
 mod parse_parameters;
+mod tokenizer;
 mod validate;
 mod yaml;
 
 pub use builder::RecipeBuilder;
-pub use child::{ChatTemplate, TokenizerSource};
+pub use child::ChatTemplate;
 pub use darwin::{
     Align, Blocks, CopyRule, Darwin, Densities, LayerShares, Parent, Part, RouterMode, RouterRule,
     Shares,
@@ -26,6 +27,7 @@ pub use darwin::{
 pub use layers::{LayerPosition, LayerSpec};
 pub(crate) use parameters::filter_matches;
 pub use parameters::{Conditional, Parameters, Setting, Value};
+pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 
 use crate::{Error, Method, Numerics};
 use darwin_checkpoint::{Dtype, ExpertLayout};
@@ -106,7 +108,7 @@ pub struct Recipe {
     pub(crate) module: Option<String>,
     pub(crate) dtype: Option<Dtype>,
     pub(crate) out_dtype: Option<Dtype>,
-    pub(crate) tokenizer: Option<TokenizerSource>,
+    pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) chat_template: Option<ChatTemplate>,
     pub(crate) darwin: Darwin,
     /// The text as read, for `mergekit_config.yml`.
@@ -187,15 +189,21 @@ impl Recipe {
         &self.darwin
     }
 
-    /// Whose tokenizer the child gets: a model that `tokenizer_source` names, else the structural
-    /// parent.
+    /// Whose tokenizer the child gets: a model that `tokenizer_source` names; for `base` and
+    /// `union`, whose first tokens are the base's, the base; else the structural parent.
     #[must_use]
     pub fn tokenizer(&self) -> &str {
-        match &self.tokenizer {
+        match self.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
             Some(TokenizerSource::Model(model)) => model,
-            Some(TokenizerSource::Base) => self.base.as_deref().unwrap_or(self.structure()),
+            Some(_) => self.base.as_deref().unwrap_or(self.structure()),
             None => self.structure(),
         }
+    }
+
+    /// What the recipe says of the child's vocabulary.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
     }
 
     /// The child's chat template, where it is not the tokenizer's own.
@@ -344,8 +352,8 @@ impl Recipe {
             }
         }
         self.base.iter_mut().for_each(&mut rename);
-        if let Some(TokenizerSource::Model(model)) = &mut self.tokenizer {
-            rename(model);
+        if let Some(tokenizer) = &mut self.tokenizer {
+            tokenizer.rename(&mut rename);
         }
         let darwin = &mut self.darwin;
         darwin.structure.iter_mut().for_each(&mut rename);

@@ -4,7 +4,7 @@ use super::parse_darwin::darwin;
 use super::parse_inputs::{TEXT_MODULE, inputs, stacked};
 use super::parse_parameters::parameters;
 use super::yaml::{self, Mark, Node, NodeKind};
-use super::{Recipe, child, validate};
+use super::{Recipe, child, tokenizer, validate};
 use crate::{Error, METHODS, Method, RecipeProblem};
 use darwin_checkpoint::Dtype;
 use darwin_core::nearest;
@@ -169,7 +169,7 @@ fn top(reader: &mut Reader<'_>, root: &Node) -> Option<Recipe> {
     let parameters = parameters.unwrap_or_default();
     let dtype = fields.get("dtype").and_then(|node| reader.dtype(node, "dtype"));
     let out_dtype = fields.get("out_dtype").and_then(|node| reader.dtype(node, "out_dtype"));
-    let tokenizer = child::tokenizer(reader, &fields);
+    let tokenizer = tokenizer::tokenizer(reader, &fields);
     let template = fields.get("chat_template").filter(|node| !node.is_null());
     let chat_template = template.and_then(|node| child::chat_template(reader, node));
     let darwin = fields.get("darwin").map(|node| darwin(reader, node)).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What a recipe's parts must hold together, whether it was read or built.
 
-use super::{Inputs, Parameters, Recipe, Slice, TokenizerSource, missing};
+use super::{Inputs, Parameters, Recipe, Slice, missing};
 use crate::methods::{Kind, Rule, Sparsifier};
 use crate::{METHODS, RecipeProblem};
 
@@ -49,12 +49,12 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
         find("the recipe/darwin", text, "write `father:` and `mother:` under `darwin`");
     }
     base(recipe, &mut find);
-    if let Some(TokenizerSource::Model(model)) = &recipe.tokenizer
-        && !recipe.models().contains(&model.as_str())
-    {
-        let key = "the recipe/tokenizer_source";
-        let text = format!("`{model}` gives its tokenizer and is no model of the merge");
-        find(key, text, "name one of the models, or `base`");
+    for model in recipe.tokenizer.iter().flat_map(|tokenizer| tokenizer.models()) {
+        if !recipe.models().contains(&model) {
+            let key = "the recipe/tokenizer_source";
+            let text = format!("`{model}` gives tokens and is no model of the merge");
+            find(key, text, "name one of the models, `base` or `union`");
+        }
     }
     if findings.is_empty() {
         missing::parameters(recipe, &mut findings);

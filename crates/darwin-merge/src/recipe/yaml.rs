@@ -52,15 +52,6 @@ impl Node {
             if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// Whether it is a mapping or a list without entries.
-    pub(super) fn is_empty(&self) -> bool {
-        match &self.kind {
-            NodeKind::Scalar(..) => false,
-            NodeKind::Sequence(items) => items.is_empty(),
-            NodeKind::Mapping(entries) => entries.is_empty(),
-        }
-    }
-
     /// A whole number from 0.
     pub(super) fn index(&self) -> Option<usize> {
         let value = self.number()?;

@@ -15,7 +15,7 @@ enum Takes {
 }
 
 /// mergekit.md 3.3.
-const IGNORED: [(&str, &str, Takes); 15] = [
+const IGNORED: [(&str, &str, Takes); 14] = [
     ("cuda", "no-cuda", Takes::Switch),
     ("device", "", Takes::Value),
     ("low-cpu-memory", "no-low-cpu-memory", Takes::Switch),
@@ -27,7 +27,6 @@ const IGNORED: [(&str, &str, Takes); 15] = [
     ("async-write", "no-async-write", Takes::Switch),
     ("write-threads", "", Takes::Value),
     ("safe-serialization", "no-safe-serialization", Takes::Switch),
-    ("write-model-card", "no-write-model-card", Takes::Switch),
     ("transformers-cache", "", Takes::Value),
     ("lora-merge-cache", "", Takes::Value),
     ("lora-merge-dtype", "", Takes::Value),
@@ -51,7 +50,7 @@ const REFUSED: [(&str, &str, &str, &str); 3] = [
         "unsafe-truncate-embeddings",
         "no-unsafe-truncate-embeddings",
         "cut vocabularies give tokens the rows of other tokens",
-        "merge models of one vocabulary, and choose whose files the child gets with `tokenizer_source`",
+        "write `tokenizer_source: union` for the tokens of all models, or `base`",
     ),
 ];
 

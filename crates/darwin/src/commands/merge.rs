@@ -5,6 +5,7 @@ use crate::table::human_bytes;
 use crate::ui::Ui;
 use darwin_core::Failure;
 use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sources, merge_to};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,12 +18,16 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     }
     super::use_threads(arguments.threads)?;
     let recipe = recipe(arguments)?;
-    let merge = merge(arguments, &recipe)?;
+    let sources = Sources::open(&recipe)?;
+    let merge = merge(arguments, &recipe, &sources)?;
     for note in merge.plan().notes() {
         ui.warn(note);
     }
     if arguments.no_copy_tokenizer && recipe.chat_template().is_some() {
         ui.warn("`chat_template` is not written: it belongs to a tokenizer");
+    }
+    if arguments.no_copy_tokenizer && recipe.vocabulary().is_some() {
+        ui.warn("the tokenizer that the recipe asks for is not written, the rows follow it");
     }
     if arguments.json {
         let json = serde_json::to_string_pretty(&merge.plan().manifest())
@@ -37,7 +42,7 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
         memory: arguments.memory,
-        documents: Vec::new(),
+        documents: documents(arguments, &recipe, &sources, &merge, out)?,
         progress: ui.progress(),
         cancel: ui.cancel(),
     };
@@ -56,9 +61,23 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn merge(arguments: &MergeArgs, recipe: &Recipe) -> Result<Merge, Failure> {
-    let sources = Sources::open(recipe)?;
-    let mut merge = Merge::new(recipe, &sources)?;
+/// The model card, unless it is not wanted; the last flag on the line holds.
+fn documents(
+    arguments: &MergeArgs,
+    recipe: &Recipe,
+    sources: &Sources,
+    merge: &Merge,
+    out: &Path,
+) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    if arguments.no_write_model_card && !arguments.write_model_card {
+        return Ok(Vec::new());
+    }
+    let card = super::card::card(recipe, sources, merge, out)?;
+    Ok(vec![("README.md".to_owned(), card.into_bytes())])
+}
+
+fn merge(arguments: &MergeArgs, recipe: &Recipe, sources: &Sources) -> Result<Merge, Failure> {
+    let mut merge = Merge::new(recipe, sources)?;
     if let Some(masks) = &arguments.masks {
         merge = merge.with_masks(Arc::new(MaskFile::read(masks)?));
     }

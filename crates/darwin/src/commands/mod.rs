@@ -1,5 +1,6 @@
 //! One module per subcommand: arguments in, a validated job, a result on stdout.
 
+mod card;
 mod check;
 mod compare;
 mod evolve;

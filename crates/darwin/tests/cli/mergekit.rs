@@ -7,7 +7,7 @@ fn flags_without_a_meaning_get_one_warning() {
     let folder = siblings();
     let line = "-q merge merge.yaml child --cuda --device auto --low-cpu-memory --no-lazy-unpickle \
         --clone-tensors --read-to-gpu --multi-gpu --gpu-rich --async-write --write-threads 4 \
-        --no-safe-serialization --write-model-card --transformers-cache t --lora-merge-cache l \
+        --no-safe-serialization --transformers-cache t --lora-merge-cache l \
         --lora-merge-dtype float16 --no-allow-crimes --num-threads 2 --random-seed 7 \
         --out-shard-size 20k --copy-tokenizer";
     let arguments: Vec<&str> = line.split_whitespace().collect();
@@ -17,7 +17,7 @@ fn flags_without_a_meaning_get_one_warning() {
         stderr,
         "warning: --cuda, --device, --low-cpu-memory, --no-lazy-unpickle, --clone-tensors, \
          --read-to-gpu, --multi-gpu, --gpu-rich, --async-write, --write-threads, \
-         --no-safe-serialization, --write-model-card, --transformers-cache, --lora-merge-cache, \
+         --no-safe-serialization, --transformers-cache, --lora-merge-cache, \
          --lora-merge-dtype have no effect here\n"
     );
     let shards: usize = stdout
@@ -44,7 +44,7 @@ fn dangerous_flags_are_refused_with_the_reason() {
     for (flag, words) in [
         ("--allow-crimes", ["different architectures", "`slices`"]),
         ("--trust-remote-code", ["no code of a model is ever run", "leave the flag out"]),
-        ("--unsafe-truncate-embeddings", ["rows of other tokens", "`tokenizer_source`"]),
+        ("--unsafe-truncate-embeddings", ["rows of other tokens", "`tokenizer_source: union`"]),
     ] {
         let (code, _, stderr) = darwin(folder.path(), &["merge", "merge.yaml", "child", flag]);
         assert_eq!(code, 2, "{stderr}");
@@ -77,11 +77,76 @@ fn the_tokenizer_is_copied_unless_the_last_flag_says_no() {
         assert_eq!((code, stderr.as_str()), (0, ""));
         assert_eq!(folder.path().join(out).join("tokenizer.json").exists(), there);
     }
-    let text = format!("{RECIPE}chat_template: chatml\n");
+    let text = format!("{RECIPE}chat_template: chatml\ntokenizer_source: union\n");
     std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
     let line = ["-q", "merge", "merge.yaml", "three", "--no-copy-tokenizer"];
     let (code, _, stderr) = darwin(folder.path(), &line);
     assert!(code == 0 && stderr.contains("`chat_template` is not written"), "{stderr}");
+    assert!(stderr.contains("the tokenizer that the recipe asks for is not written"), "{stderr}");
+}
+
+/// The front matter of a card as YAML.
+fn front_matter(card: &str) -> serde_json::Value {
+    let yaml = card.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---\n"));
+    serde_saphyr::from_str(yaml.expect("front matter").0).expect("YAML")
+}
+
+#[test]
+fn a_model_card_is_written_unless_the_last_flag_says_no() {
+    let folder = siblings();
+    let at = |path: &str| folder.path().join(path);
+    let write = |path: &str, text: &str| std::fs::write(at(path), text).expect("write");
+    write("father/README.md", "---\nlicense: mit\nmodel_name: us/father\n---\n# The father\n");
+    write("mother/README.md", "---\nlicense: mit\n---\n# The mother\n");
+    let card = |out: &str, flags: &[&str]| {
+        let mut line = vec!["-q", "merge", "merge.yaml", out];
+        line.extend(flags);
+        let (code, _, stderr) = darwin(folder.path(), &line);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        std::fs::read_to_string(at(out).join("README.md")).ok()
+    };
+    assert_eq!(card("none", &["--write-model-card", "--no-write-model-card"]), None);
+    let text =
+        card("out|<b>_#\"", &["--no-write-model-card", "--write-model-card"]).expect("a card");
+    let yaml = front_matter(&text);
+    assert_eq!(yaml["license"], "mit");
+    assert_eq!(yaml["base_model"], serde_json::json!(["mother", "us/father"]));
+    assert_eq!(yaml["base_model_relation"], "merge");
+    assert_eq!(yaml["library_name"], "transformers");
+    assert_eq!(yaml["tags"], serde_json::json!(["merge", "darwin"]));
+    let sha256 = darwin_merge::Recipe::load(&at("merge.yaml")).expect("a recipe").sha256();
+    for words in [
+        "# out\\|&lt;b&gt;\\_\\#\"\n",
+        "no score is claimed",
+        "**linear**: the weighted mean. Source: arXiv 2203.05482.",
+        "| us/father | ",
+        "| weight 0.5 | mit |",
+        "merge_method: linear",
+        "rounded once",
+        &sha256,
+    ] {
+        assert!(text.contains(words), "`{words}` is not in:\n{text}");
+    }
+    assert!(!text.contains("The father"), "the parent's own card is not the child's");
+    assert!(!text.contains("mergekit.md"), "{text}");
+
+    // Both say that they come from one model: each has its folder's name.
+    write("mother/README.md", "---\nlicense: mit\nmodel_name: us/father\n---\n");
+    let yaml = front_matter(&card("same", &[]).expect("a card"));
+    assert_eq!(yaml["base_model"], serde_json::json!(["father", "mother"]));
+
+    // Two licences, and a folder's name that would break YAML and Markdown.
+    let odd = "mo\"th: er`|<i>\n- x";
+    std::fs::rename(at("mother"), at(odd)).expect("rename");
+    std::fs::write(at(odd).join("README.md"), "---\nlicense: apache-2.0\n---\n").expect("write");
+    let quoted = serde_json::Value::from(odd).to_string();
+    write("merge.yaml", &RECIPE.replace("model: mother", &format!("model: {quoted}")));
+    let text = card("odd", &[]).expect("a card");
+    let yaml = front_matter(&text);
+    assert_eq!(yaml["base_model"], serde_json::json!([odd, "us/father"]));
+    assert_eq!(yaml["license"], serde_json::Value::Null);
+    assert!(text.contains("| mo\"th: er\\`\\|&lt;i&gt; - x | "), "{text}");
+    assert!(text.contains("do not all state one licence"), "{text}");
 }
 
 #[test]

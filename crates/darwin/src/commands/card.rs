@@ -1,0 +1,78 @@
+//! The model card beside a merge.
+
+use darwin_core::Failure;
+use darwin_merge::{Merge, Recipe, Sources};
+use darwin_report::{CardModel, MergeCard, merge_card};
+use std::path::Path;
+
+/// The card of the child in `out`.
+pub(crate) fn card(
+    recipe: &Recipe,
+    sources: &Sources,
+    merge: &Merge,
+    out: &Path,
+) -> Result<String, Failure> {
+    let models = recipe.models().into_iter().map(|model| about(recipe, sources, model));
+    let mut models = models.collect::<Result<Vec<_>, Failure>>()?;
+    tell_apart(recipe, &mut models);
+    let method = recipe.method();
+    Ok(merge_card(&MergeCard {
+        title: &name(out),
+        method: [method.name, method.about, &published(method.source)],
+        models: &models,
+        manifest: &merge.plan().manifest(),
+        recipe: merge.recipe_text(),
+        seed: recipe.darwin().seed.unwrap_or(0),
+        notes: merge.plan().notes(),
+    })?)
+}
+
+fn about(recipe: &Recipe, sources: &Sources, model: &str) -> Result<CardModel, Failure> {
+    let checkpoint = sources.checkpoint(model);
+    let (title, license) = match checkpoint {
+        Some(checkpoint) => (checkpoint.hub_name()?, checkpoint.license()?),
+        None => (None, None),
+    };
+    let mut parts = Vec::new();
+    if recipe.base() == Some(model) {
+        parts.push("base model");
+    }
+    if recipe.structure() == model {
+        parts.push("gives layout and config");
+    }
+    if recipe.tokenizer() == model {
+        parts.push("gives the tokenizer");
+    }
+    Ok(CardModel {
+        name: model.to_owned(),
+        title: title.unwrap_or_else(|| name(&recipe.resolve(model))),
+        license,
+        part: parts.join(", "),
+    })
+}
+
+/// Models that were trained from one model may state its name: then each has its folder's.
+fn tell_apart(recipe: &Recipe, models: &mut [CardModel]) {
+    let titles: Vec<String> = models.iter().map(|model| model.title.clone()).collect();
+    for model in models.iter_mut() {
+        if titles.iter().filter(|title| **title == model.title).count() > 1 {
+            model.title = name(&recipe.resolve(&model.name));
+        }
+    }
+}
+
+/// Where a method was published, without the references to our own notes.
+fn published(source: &str) -> String {
+    let parts = source.split("; ").filter(|part| !part.starts_with("mergekit.md"));
+    let parts: Vec<&str> = parts.collect();
+    if parts.is_empty() { "mergekit".to_owned() } else { parts.join("; ") }
+}
+
+/// The folder's name.
+fn name(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    match whole.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => whole.display().to_string(),
+    }
+}
