@@ -5,19 +5,15 @@ use darwin_merge::{Merge, Recipe, Sources};
 use darwin_report::{CardModel, MergeCard, merge_card};
 use std::path::Path;
 
-/// The card of the child in `out`.
-pub(crate) fn card(
-    recipe: &Recipe,
-    sources: &Sources,
-    merge: &Merge,
-    out: &Path,
-) -> Result<String, Failure> {
+/// The card of the child. It does not know the child's folder: the same merge gives the same bytes.
+pub(crate) fn card(recipe: &Recipe, sources: &Sources, merge: &Merge) -> Result<String, Failure> {
     let models = recipe.models().into_iter().map(|model| about(recipe, sources, model));
     let mut models = models.collect::<Result<Vec<_>, Failure>>()?;
     tell_apart(recipe, &mut models);
+    let titles: Vec<&str> = models.iter().map(|model| model.title.as_str()).collect();
     let method = recipe.method();
     Ok(merge_card(&MergeCard {
-        title: &name(out),
+        title: &format!("Merge of {}", titles.join(", ")),
         method: [method.name, method.about, &published(method.source)],
         models: &models,
         manifest: &merge.plan().manifest(),

@@ -5,7 +5,6 @@ use crate::table::human_bytes;
 use crate::ui::Ui;
 use darwin_core::Failure;
 use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sources, merge_to};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -42,7 +41,7 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
         memory: arguments.memory,
-        documents: documents(arguments, &recipe, &sources, &merge, out)?,
+        documents: documents(arguments, &recipe, &sources, &merge)?,
         progress: ui.progress(),
         cancel: ui.cancel(),
     };
@@ -67,12 +66,11 @@ fn documents(
     recipe: &Recipe,
     sources: &Sources,
     merge: &Merge,
-    out: &Path,
 ) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     if arguments.no_write_model_card && !arguments.write_model_card {
         return Ok(Vec::new());
     }
-    let card = super::card::card(recipe, sources, merge, out)?;
+    let card = super::card::card(recipe, sources, merge)?;
     Ok(vec![("README.md".to_owned(), card.into_bytes())])
 }
 
