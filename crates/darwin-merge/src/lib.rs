@@ -29,8 +29,9 @@ pub use methods::{METHODS, Method, Parameter};
 pub use numerics::Numerics;
 pub use plan::Plan;
 pub use recipe::{
-    Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition,
-    LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder,
-    RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenizerSource, Value,
+    AdapterRef, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs,
+    LayerPosition, LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe,
+    RecipeBuilder, RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenizerSource,
+    Value,
 };
 pub use sources::Sources;

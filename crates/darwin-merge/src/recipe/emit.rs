@@ -12,13 +12,13 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     let mut out = String::new();
     line(&mut out, 0, "merge_method", recipe.method.name);
     if let Some(base) = &recipe.base {
-        line(&mut out, 0, "base_model", &model(base));
+        line(&mut out, 0, "base_model", &model(recipe, base));
     }
     match &recipe.inputs {
         Inputs::Models(entries) => {
             out.push_str("models:\n");
             for entry in entries {
-                let _ = writeln!(out, "  - model: {}", model(&entry.model));
+                let _ = writeln!(out, "  - model: {}", model(recipe, &entry.model));
                 parameters(&mut out, 4, &entry.parameters);
             }
         }
@@ -34,7 +34,7 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     match &recipe.tokenizer {
         Some(TokenizerSource::Base) => line(&mut out, 0, "tokenizer_source", "base"),
         Some(TokenizerSource::Model(name)) => {
-            line(&mut out, 0, "tokenizer_source", &model_of_tokenizer(name));
+            line(&mut out, 0, "tokenizer_source", &model_of_tokenizer(recipe, name));
         }
         None => {}
     }
@@ -43,7 +43,7 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     }
     if recipe.darwin != Darwin::default() {
         out.push_str("darwin:\n");
-        darwin(&mut out, &recipe.darwin);
+        darwin(&mut out, recipe);
     }
     out
 }
@@ -58,7 +58,10 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// A model's folder; one with the signs of revisions and adapters in its name needs a mapping.
-fn model(path: &str) -> String {
+fn model(recipe: &Recipe, path: &str) -> String {
+    if let Some(adapter) = recipe.adapter(path) {
+        return adapter.emit();
+    }
     if path.contains(['@', '+']) {
         return format!("{{model: {{path: {}}}}}", quote(path));
     }
@@ -66,10 +69,10 @@ fn model(path: &str) -> String {
 }
 
 /// The same, where a folder may be called like one of the words that stand there.
-fn model_of_tokenizer(path: &str) -> String {
+fn model_of_tokenizer(recipe: &Recipe, path: &str) -> String {
     match path {
         "base" | "union" => format!("{{model: {{path: {}}}}}", quote(path)),
-        _ => model(path),
+        _ => model(recipe, path),
     }
 }
 
@@ -84,13 +87,13 @@ fn slices(out: &mut String, recipe: &Recipe) {
     for slice in slices {
         out.push_str("  - sources:\n");
         for source in &slice.sources {
-            let _ = writeln!(out, "      - model: {}", model(&source.model));
+            let _ = writeln!(out, "      - model: {}", model(recipe, &source.model));
             let range = format!("[{}, {}]", source.layers.start, source.layers.end);
             line(out, 8, "layer_range", &range);
             parameters(out, 8, &source.parameters);
         }
         if let Some(base) = &slice.base {
-            line(out, 4, "base_model", &model(base));
+            line(out, 4, "base_model", &model(recipe, base));
         }
         parameters(out, 4, &slice.parameters);
     }
@@ -139,12 +142,13 @@ fn value_text(value: &Value) -> String {
     }
 }
 
-fn darwin(out: &mut String, darwin: &Darwin) {
+fn darwin(out: &mut String, recipe: &Recipe) {
+    let darwin = &recipe.darwin;
     let models =
         [("structure", &darwin.structure), ("father", &darwin.father), ("mother", &darwin.mother)];
     for (key, name) in models {
         if let Some(name) = name {
-            line(out, 2, key, &model(name));
+            line(out, 2, key, &model(recipe, name));
         }
     }
     if let Some(t) = &darwin.t {
