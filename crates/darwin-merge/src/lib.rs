@@ -9,6 +9,7 @@ mod compute;
 mod draws;
 mod error;
 mod execute;
+mod extract;
 mod masks;
 mod merge;
 mod methods;
@@ -23,6 +24,7 @@ mod twister;
 
 pub use error::{Error, RecipeProblem};
 pub use execute::{MergeOptions, merge_to};
+pub use extract::{ExtractOptions, Extracted, Extraction, extract_lora};
 pub use masks::{MaskFile, MaskSource};
 pub use merge::Merge;
 pub use methods::{METHODS, Method, Parameter};

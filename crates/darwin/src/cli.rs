@@ -47,6 +47,17 @@ pub(crate) enum Command {
         darwin merge examples/card-v5-override.yaml --dry-run\n  \
         darwin merge examples/card-v5-override.yaml child")]
     Merge(MergeArgs),
+    /// Extract a LoRA adapter from a fine-tune and its base
+    ///
+    /// Writes what PEFT reads: the truncated singular value decomposition of each difference of two
+    /// matrices. Prints each tensor's rank, what the adapter misses of its difference (relative
+    /// error, Frobenius norms) and its share of all differences. Embeddings are kept whole where
+    /// they differ; vectors and convolutions are named, and kept by `--save-module` only.
+    #[command(after_help = "Examples:\n  \
+        darwin extract-lora examples/parents/mother examples/parents/father adapter --rank 16\n  \
+        darwin extract-lora FINETUNED BASE OUT --rank 64 --exclude 'mlp\\.experts'\n\n\
+        In a recipe the result is used as `BASE+OUT`.")]
+    ExtractLora(ExtractLoraArgs),
     /// Check a recipe without reading weights: what it does, or everything that is wrong with it
     ///
     /// Prints the method, the models, the layers and each parameter after precedence, conditions in
@@ -179,6 +190,37 @@ pub(crate) struct MergeArgs {
     pub(crate) threads: Option<usize>,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtractLoraArgs {
+    /// Checkpoint folder of the fine-tune
+    pub(crate) finetuned: PathBuf,
+    /// Checkpoint folder of the model that it was made from
+    pub(crate) base: PathBuf,
+    /// Folder to write; must not exist or be empty
+    pub(crate) out: PathBuf,
+    /// Largest rank of a tensor
+    #[arg(long, visible_alias = "max-rank", default_value_t = 32)]
+    pub(crate) rank: usize,
+    /// Leave out singular values that are not larger than this
+    #[arg(long, visible_alias = "sv-epsilon", default_value_t = 0.0)]
+    pub(crate) epsilon: f64,
+    /// Only tensors whose names match this regular expression; can be repeated
+    #[arg(long, visible_alias = "include-regex", value_name = "REGEX")]
+    pub(crate) include: Vec<String>,
+    /// No tensor whose name matches this regular expression; can be repeated
+    #[arg(long, visible_alias = "exclude-regex", value_name = "REGEX")]
+    pub(crate) exclude: Vec<String>,
+    /// Keep the modules of these tensors whole (`modules_to_save`); can be repeated
+    #[arg(long = "save-module", value_name = "REGEX")]
+    pub(crate) save_modules: Vec<String>,
+    /// Decompose embeddings, too
+    #[arg(long)]
+    pub(crate) embed_lora: bool,
+    /// Threads [default: all cores]
+    #[arg(long, short = 'j', visible_alias = "num-threads")]
+    pub(crate) threads: Option<usize>,
 }
 
 #[derive(Debug, Args)]
