@@ -55,7 +55,8 @@ pub(crate) enum Command {
     /// they differ; vectors and convolutions are named, and kept by `--save-module` only.
     #[command(after_help = "Examples:\n  \
         darwin extract-lora examples/parents/mother examples/parents/father adapter --rank 16\n  \
-        darwin extract-lora FINETUNED BASE OUT --rank 64 --exclude 'mlp\\.experts'\n\n\
+        darwin extract-lora examples/parents/mother examples/parents/father small \\\n      \
+        --exclude experts --save-module norm\n\n\
         In a recipe the result is used as `BASE+OUT`.")]
     ExtractLora(ExtractLoraArgs),
     /// Check a recipe without reading weights: what it does, or everything that is wrong with it
