@@ -10,7 +10,7 @@ use darwin_checkpoint::{Checkpoint, Dtype, TensorId, TensorSource};
 use darwin_core::fs::{AtomicDir, write_atomic, write_json};
 use darwin_core::{Cancel, Progress};
 use file::{AdapterFile, Targets};
-use plan::{Item, Kind, plan};
+use plan::{Item, Kind, Plan, plan};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -67,6 +67,9 @@ pub struct Extraction {
     pub left_out: usize,
     /// Those that differ and are neither matrices nor kept whole.
     pub lost: Vec<String>,
+    /// Tensors of multi-token prediction and vision that the base alone has: the adapter leaves
+    /// them as they are.
+    pub missing: Vec<String>,
     /// Bytes of the adapter.
     pub bytes: u64,
 }
@@ -102,7 +105,7 @@ pub fn extract_lora(
     out: &Path,
     options: &ExtractOptions<'_>,
 ) -> Result<Extraction, Error> {
-    let (items, left_out) = plan(base, finetuned, options)?;
+    let Plan { items, left_out, missing } = plan(base, finetuned, options)?;
     let failed = |e| Error::from(io_error("create", out, e));
     let dir = AtomicDir::create(out).map_err(failed)?;
     let weights = dir.path().join("adapter_model.safetensors");
@@ -115,7 +118,7 @@ pub fn extract_lora(
         file,
         weights: &weights,
         targets: Targets::default(),
-        result: Extraction { left_out, ..Extraction::default() },
+        result: Extraction { left_out, missing, ..Extraction::default() },
     };
     options.progress.start("extract", items.len() as u64, "tensors");
     for item in &items {

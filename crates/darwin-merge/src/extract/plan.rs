@@ -35,12 +35,23 @@ pub(super) struct Item {
     pub(super) kind: Kind,
 }
 
-/// All tensors, those that become low-rank first; and how many a filter leaves out.
+/// What there is to do.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// All tensors, those that become low-rank first.
+    pub(super) items: Vec<Item>,
+    /// How many a filter leaves out.
+    pub(super) left_out: usize,
+    /// Those that the base alone has.
+    pub(super) missing: Vec<String>,
+}
+
+/// Decides for each tensor from headers alone; every problem is reported at once.
 pub(super) fn plan(
     base: &Checkpoint,
     finetuned: &Checkpoint,
     options: &ExtractOptions<'_>,
-) -> Result<(Vec<Item>, usize), Error> {
+) -> Result<Plan, Error> {
     let mut problems = Vec::new();
     let mut regex = |list: &[String], flag: &str| -> Vec<Regex> {
         let parsed = list.iter().filter_map(|text| match Regex::new(text) {
@@ -71,22 +82,25 @@ pub(super) fn plan(
     let stored = &base.layout().stored;
     let saved: BTreeSet<&str> =
         stored.iter().filter(|s| any(&save, &s.name)).map(|s| module(&s.name).0).collect();
-    let (mut items, mut left_out) = (Vec::new(), 0);
+    let mut plan = Plan::default();
     for stored in stored {
         let info = base.manifest().get(stored.id);
-        let Some(twin) = finetuned.manifest().find(&info.name) else { continue };
+        let Some(twin) = finetuned.manifest().find(&info.name) else {
+            plan.missing.push(stored.name.clone());
+            continue;
+        };
         let within = saved.iter().find(|m| stored.name.starts_with(&format!("{m}.")));
         let (owner, kind) = match within {
             Some(saved) => whole(&stored.name, saved, true),
             None if any(&exclude, &stored.name)
                 || !(include.is_empty() || any(&include, &stored.name)) =>
             {
-                left_out += 1;
+                plan.left_out += 1;
                 continue;
             }
             None => kind(&stored.name, &stored.shape, info, options.embed_lora),
         };
-        items.push(Item {
+        plan.items.push(Item {
             name: stored.name.clone(),
             base: stored.id,
             finetuned: twin,
@@ -99,19 +113,21 @@ pub(super) fn plan(
     }
     // Low-rank tensors are F32; whole ones follow, the widest first, so that all are aligned.
     let width = |item: &Item| finetuned.manifest().get(item.finetuned).dtype.size();
-    items.sort_by_key(|item| match item.kind {
+    plan.items.sort_by_key(|item| match item.kind {
         Kind::Whole { .. } => 8 - width(item).min(7),
         _ => 0,
     });
-    Ok((items, left_out))
+    Ok(plan)
 }
 
-/// Both must hold the same tensors, of types that can be computed with.
+/// Both must hold the same tensors, of types that can be computed with. Fine-tunes are often saved
+/// without prediction heads and vision towers; the base's stay then.
 fn compare(base: &Checkpoint, finetuned: &Checkpoint, problems: &mut Vec<Problem>) {
     let hint = "give a fine-tune and the model that it was made from";
     let missing = |from: &Checkpoint, other: &Checkpoint, problems: &mut Vec<Problem>| {
         for info in from.manifest().tensors() {
-            if other.manifest().find(&info.name).is_none() {
+            let spare = std::ptr::eq(from, base) && matches!(info.role, Role::Mtp | Role::Vision);
+            if other.manifest().find(&info.name).is_none() && !spare {
                 let text = format!("{} has no tensor `{}`", other.name(), info.name);
                 problems.push(Problem::new(format!("{text}, {} has", from.name()), hint));
             }

@@ -30,9 +30,16 @@ pub(crate) fn run(arguments: &ExtractLoraArgs, ui: &Ui) -> Result<ExitCode, Fail
     ui.say(table(&rows));
     if !result.lost.is_empty() {
         ui.warn(format!(
-            "{} differ and have no low-rank form; `--save-module` keeps them whole: {}",
+            "no low-rank form for the difference of {}; `--save-module` keeps it whole: {}",
             count(result.lost.len(), "tensor"),
             result.lost.join(", ")
+        ));
+    }
+    if !result.missing.is_empty() {
+        ui.warn(format!(
+            "the base alone has {}, which the adapter leaves as they are: {}",
+            count(result.missing.len(), "tensor"),
+            result.missing.join(", ")
         ));
     }
     ui.say(format!("{}: {}", arguments.out.display(), summary(&result)));
