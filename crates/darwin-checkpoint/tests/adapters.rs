@@ -1,6 +1,7 @@
 //! LoRA adapters against PEFT's own merges (tools/parity/lora.py), and every refusal.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
 use darwin_checkpoint::{Adapted, Checkpoint, Dtype, TensorSource, canonical_name, read_tensor};
 use darwin_core::Diagnose;

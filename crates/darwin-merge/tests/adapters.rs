@@ -3,6 +3,7 @@
 //! mergekit's users ask for merges of adapters on one base: #75, #86, #470 (mergekit.md 6).
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
 use darwin_checkpoint::{Adapted, Checkpoint, Dtype, TensorSource, read_tensor};
 use darwin_core::{Cancel, NoProgress};
