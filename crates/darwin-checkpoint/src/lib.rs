@@ -8,6 +8,7 @@
 //!
 //! Nothing is mapped: tiles come by `pread` into own buffers.
 
+mod adapter;
 mod checkpoint;
 mod dtype;
 mod error;
@@ -27,6 +28,7 @@ mod source;
 mod tapped;
 mod write;
 
+pub use adapter::Adapted;
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{Error, Problem};

@@ -60,7 +60,7 @@ pub fn merge_to(merge: &Merge, out: &Path, options: &MergeOptions<'_>) -> Result
 fn identity(merge: &Merge) -> String {
     let mut text = json(&merge.plan().manifest());
     text.extend_from_slice(merge.side().vocabulary().as_bytes());
-    for path in merge.checkpoints().flat_map(|c| c.shard_paths()) {
+    for path in merge.files() {
         let about = std::fs::metadata(path);
         let times = about.map(|a| (a.len(), a.mtime(), a.mtime_nsec(), a.ctime(), a.ctime_nsec()));
         text.extend_from_slice(format!("{} {times:?}\n", path.display()).as_bytes());

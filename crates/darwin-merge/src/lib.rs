@@ -10,6 +10,7 @@ mod compute;
 mod draws;
 mod error;
 mod execute;
+mod extract;
 mod masks;
 mod merge;
 mod methods;
@@ -24,15 +25,16 @@ mod vocabulary;
 
 pub use error::{Error, RecipeProblem};
 pub use execute::{MergeOptions, merge_to};
+pub use extract::{ExtractOptions, Extracted, Extraction, extract_lora};
 pub use masks::{MaskFile, MaskSource};
 pub use merge::Merge;
 pub use methods::{METHODS, Method, Parameter};
 pub use numerics::Numerics;
 pub use plan::Plan;
 pub use recipe::{
-    Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs, LayerPosition,
-    LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe, RecipeBuilder,
-    RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenName, TokenRow, TokenRule,
-    Tokenizer, TokenizerSource, Value,
+    AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs,
+    LayerPosition, LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe,
+    RecipeBuilder, RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenName,
+    TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
 };
 pub use sources::Sources;

@@ -12,6 +12,7 @@ use crate::vocabulary;
 use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Checkpoint, Manifest, TensorId, TensorPlan, TensorSource};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A recipe bound to opened models: the child as a [`TensorSource`].
@@ -123,9 +124,12 @@ impl Merge {
         self.masks.is_some()
     }
 
-    /// The checkpoints that it reads.
-    pub(crate) fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
-        self.sources.iter().filter_map(|source| source.checkpoint.as_deref())
+    /// The weight files that it reads, and the adapters'.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().flat_map(|source| {
+            let shards = source.checkpoint.iter().flat_map(|c| c.shard_paths());
+            shards.chain(source.adapter.iter().flat_map(|a| a.files()))
+        })
     }
 
     fn scratch(&self) -> MutexGuard<'_, Vec<Scratch>> {

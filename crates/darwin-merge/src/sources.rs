@@ -3,9 +3,10 @@
 use crate::align::Alignments;
 use crate::draws::Draws;
 use crate::{Error, Recipe};
-use darwin_checkpoint::{Checkpoint, TensorSource};
+use darwin_checkpoint::{Adapted, Checkpoint, Problem, TensorSource};
 use darwin_core::hash::{sha256_file, sha256_hex};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A model under the name that recipes use for it.
@@ -15,6 +16,8 @@ pub(crate) struct Source {
     pub(crate) tensors: Arc<dyn TensorSource>,
     /// The checkpoint behind it, for layout and side files.
     pub(crate) checkpoint: Option<Arc<Checkpoint>>,
+    /// The adapter that lies on it, where there is one.
+    pub(crate) adapter: Option<Arc<Adapted>>,
     /// SHA-256 of `tokenizer.json`, where there is one.
     pub(crate) tokenizer: Option<String>,
 }
@@ -41,12 +44,22 @@ impl Sources {
     pub fn open(recipe: &Recipe) -> Result<Self, Error> {
         let mut sources = Self::new();
         let mut problems = Vec::new();
+        let mut opened: BTreeMap<PathBuf, Option<Arc<Checkpoint>>> = BTreeMap::new();
         for model in recipe.models() {
-            let opened = Checkpoint::open(recipe.resolve(model));
-            match opened.and_then(|c| c.check_known().map(|()| c)) {
-                Ok(checkpoint) => sources.insert_checkpoint(model, Arc::new(checkpoint)),
-                Err(darwin_checkpoint::Error::Invalid(found)) => problems.extend(found),
-                Err(error) => return Err(error.into()),
+            let folder = recipe.resolve(model);
+            if !opened.contains_key(&folder) {
+                let checkpoint = Checkpoint::open(&folder);
+                let checkpoint = checkpoint.and_then(|c| c.check_known().map(|()| Arc::new(c)));
+                opened.insert(folder.clone(), found(checkpoint, &mut problems)?);
+            }
+            let Some(checkpoint) = opened.get(&folder).and_then(Clone::clone) else { continue };
+            match recipe.resolve_adapter(model) {
+                None => sources.insert_checkpoint(model, checkpoint),
+                Some(lora) => {
+                    if let Some(adapted) = found(Adapted::open(checkpoint, lora), &mut problems)? {
+                        sources.insert_adapted(model, Arc::new(adapted));
+                    }
+                }
             }
         }
         if problems.is_empty() { Ok(sources) } else { Err(Error::Plan(problems)) }
@@ -60,7 +73,20 @@ impl Sources {
             model: model.to_owned(),
             tensors,
             checkpoint: Some(checkpoint),
+            adapter: None,
             tokenizer,
+        });
+    }
+
+    /// Adds a checkpoint with an adapter on it; layout, side files and tokenizer are the
+    /// checkpoint's.
+    pub fn insert_adapted(&mut self, model: &str, adapted: Arc<Adapted>) {
+        self.put(Source {
+            model: model.to_owned(),
+            tensors: Arc::clone(&adapted) as Arc<dyn TensorSource>,
+            checkpoint: Some(Arc::clone(adapted.base())),
+            tokenizer: tokenizer(adapted.base().folder()),
+            adapter: Some(adapted),
         });
     }
 
@@ -72,6 +98,7 @@ impl Sources {
             model: model.to_owned(),
             tensors,
             checkpoint: old.and_then(|source| source.checkpoint.clone()),
+            adapter: old.and_then(|source| source.adapter.clone()),
             tokenizer: old.and_then(|source| source.tokenizer.clone()),
         });
     }
@@ -109,12 +136,28 @@ impl Sources {
 }
 
 impl Source {
-    /// Which model this is: SHA-256 over config and headers.
+    /// Which model this is: SHA-256 over config and headers, and an adapter's files.
     pub(crate) fn identity(&self) -> String {
-        match &self.checkpoint {
-            Some(checkpoint) => checkpoint.headers_sha256().to_owned(),
-            None => sha256_hex(self.tensors.config().to_string().as_bytes()),
+        match (&self.adapter, &self.checkpoint) {
+            (Some(adapted), _) => adapted.sha256().to_owned(),
+            (None, Some(checkpoint)) => checkpoint.headers_sha256().to_owned(),
+            (None, None) => sha256_hex(self.tensors.config().to_string().as_bytes()),
         }
+    }
+}
+
+/// What was opened, or `None` with its problems noted.
+fn found<T>(
+    opened: Result<T, darwin_checkpoint::Error>,
+    problems: &mut Vec<Problem>,
+) -> Result<Option<T>, Error> {
+    match opened {
+        Ok(value) => Ok(Some(value)),
+        Err(darwin_checkpoint::Error::Invalid(more)) => {
+            problems.extend(more);
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

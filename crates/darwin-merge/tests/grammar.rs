@@ -152,13 +152,18 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "3:17",
         &["revision `main` of `a`", "download that revision", "{model: {path: PATH}}"],
     ),
-    ("model: a+lora", "3:17", &["the adapter `lora` on `a+lora`", "merge the adapter"]),
-    ("model: a@x+lora@y", "3:17", &["the adapter `lora@y`", "revision `x` of `a`"]),
+    ("model: a@x+lora@y", "3:17", &["revision `y` of `lora`", "revision `x` of `a`"]),
+    ("model: a+", "3:17", &["its adapter` names no folder"]),
+    ("model: {model: a, lora: {path: l, revision: r}}", "3:54", &["revision `r` of `l`"]),
+    (
+        "model: {path: a+b}}\nbase_model: a+b\n#",
+        "4:13",
+        &["`a+b` means two things", "rename a folder"],
+    ),
     ("model: a+b+c", "3:17", &["at most one `+`"]),
     ("model: a@b@c", "3:17", &["at most one `@`"]),
     ("model: ''", "3:17", &["names no folder"]),
     ("model: {model: {path: a, revision: r}}", "3:45", &["revision `r` of `a`"]),
-    ("model: {model: a, lora: {path: l}}", "3:34", &["the adapter `l` on `a`"]),
     (
         "model: {model: a, override_architecture: X}",
         "3:51",
@@ -395,4 +400,41 @@ fn a_path_with_the_signs_of_references_survives_the_canonical_form() {
     assert_eq!(recipe.models(), ["a+b@c", "base"]);
     assert_eq!((recipe.tokenizer(), recipe.structure()), ("base", "a+b@c"));
     assert_eq!(Recipe::parse(&recipe.to_yaml()).unwrap(), recipe);
+}
+
+/// A model with an adapter is a model of its own, wherever a model may stand.
+#[test]
+fn adapters_are_models_and_read_back() {
+    let text = "merge_method: task_arithmetic
+base_model: a
+models:
+- model: a+lora
+- model: {model: {path: b+c@d}, lora: {path: l@2}}
+- model: {path: b, lora: l}
+tokenizer_source: a+lora
+parameters: {weight: 1}
+darwin: {structure: a+lora}
+";
+    let recipe = Recipe::parse(text).unwrap();
+    assert_eq!(recipe.models(), ["a+lora", "b+c@d+l@2", "b+l", "a"]);
+    let adapter = recipe.adapter("b+c@d+l@2").unwrap();
+    assert_eq!((adapter.base.as_str(), adapter.lora.as_str()), ("b+c@d", "l@2"));
+    assert_eq!(recipe.adapter("a"), None);
+    assert_eq!(recipe.structure(), "a+lora");
+    assert_eq!(recipe.tokenizer(), "a+lora");
+    let yaml = recipe.to_yaml();
+    assert!(yaml.contains(r#"- model: "a+lora""#), "{yaml}");
+    assert!(yaml.contains(r#"- model: {model: {path: "b+c@d"}, lora: {path: "l@2"}}"#), "{yaml}");
+    assert_eq!(Recipe::parse(&yaml).unwrap(), recipe);
+    let plain = Recipe::parse(&text.replace("b, lora: l", "b+l")).unwrap();
+    assert_ne!(plain, recipe);
+    assert_ne!(plain.sha256(), recipe.sha256());
+    let sliced = "merge_method: passthrough
+slices:
+- sources: [{model: a+lora, layer_range: [0, 1]}]
+- sources: [{model: a, layer_range: [1, 2]}]
+";
+    let sliced = Recipe::parse(sliced).unwrap();
+    assert_eq!(sliced.models(), ["a+lora", "a"]);
+    assert_eq!(Recipe::parse(&sliced.to_yaml()).unwrap(), sliced);
 }

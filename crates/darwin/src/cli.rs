@@ -1,10 +1,12 @@
 //! The arguments, typed.
 
+mod extract_lora;
 mod mergekit;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use darwin_checkpoint::ExpertLayout;
 use darwin_merge::Numerics;
+pub(crate) use extract_lora::ExtractLoraArgs;
 use mergekit::MergekitFlags;
 use std::path::PathBuf;
 
@@ -48,6 +50,18 @@ pub(crate) enum Command {
         darwin merge examples/card-v5-override.yaml --dry-run\n  \
         darwin merge examples/card-v5-override.yaml child")]
     Merge(MergeArgs),
+    /// Extract a LoRA adapter from a fine-tune and its base
+    ///
+    /// Writes what PEFT reads: the truncated singular value decomposition of each difference of two
+    /// matrices. Prints each tensor's rank, what the adapter misses of its difference (relative
+    /// error, Frobenius norms) and its share of all differences. Embeddings are kept whole where
+    /// they differ; vectors and convolutions are named, and kept by `--save-module` only.
+    #[command(after_help = "Examples:\n  \
+        darwin extract-lora examples/parents/mother examples/parents/father adapter --rank 16\n  \
+        darwin extract-lora examples/parents/mother examples/parents/father small \\\n      \
+        --exclude experts --save-module norm\n\n\
+        In a recipe the result is used as `BASE+OUT`.")]
+    ExtractLora(ExtractLoraArgs),
     /// Check a recipe without reading weights: what it does, or everything that is wrong with it
     ///
     /// Prints the method, the models, the layers and each parameter after precedence, conditions in

@@ -207,6 +207,7 @@ impl RecipeBuilder {
                 t: Some(self.shares),
                 ..self.darwin
             },
+            adapters: std::collections::BTreeMap::new(),
             text: None,
             folder: None,
             notes: Vec::new(),

@@ -12,13 +12,13 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     let mut out = String::new();
     line(&mut out, 0, "merge_method", recipe.method.name);
     if let Some(base) = &recipe.base {
-        line(&mut out, 0, "base_model", &model(base));
+        line(&mut out, 0, "base_model", &model(recipe, base));
     }
     match &recipe.inputs {
         Inputs::Models(entries) => {
             out.push_str("models:\n");
             for entry in entries {
-                let _ = writeln!(out, "  - model: {}", model(&entry.model));
+                let _ = writeln!(out, "  - model: {}", model(recipe, &entry.model));
                 parameters(&mut out, 4, &entry.parameters);
             }
         }
@@ -32,14 +32,14 @@ pub(super) fn emit(recipe: &Recipe) -> String {
         line(&mut out, 0, "out_dtype", dtype.torch_name());
     }
     if let Some(tokenizer) = &recipe.tokenizer {
-        tokenizer.emit(&mut out);
+        tokenizer.emit(recipe, &mut out);
     }
     if let Some(template) = &recipe.chat_template {
         line(&mut out, 0, "chat_template", &template.emit());
     }
     if recipe.darwin != Darwin::default() {
         out.push_str("darwin:\n");
-        darwin(&mut out, &recipe.darwin);
+        darwin(&mut out, recipe);
     }
     out
 }
@@ -54,7 +54,10 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// A model's folder; one with the signs of revisions and adapters in its name needs a mapping.
-fn model(path: &str) -> String {
+fn model(recipe: &Recipe, path: &str) -> String {
+    if let Some(adapter) = recipe.adapter(path) {
+        return adapter.emit();
+    }
     if path.contains(['@', '+']) {
         return format!("{{model: {{path: {}}}}}", quote(path));
     }
@@ -62,10 +65,10 @@ fn model(path: &str) -> String {
 }
 
 /// The same, where a folder may be called like one of the words that stand there.
-pub(super) fn model_of_tokenizer(path: &str) -> String {
+pub(super) fn model_of_tokenizer(recipe: &Recipe, path: &str) -> String {
     match path {
         "base" | "union" => format!("{{model: {{path: {}}}}}", quote(path)),
-        _ => model(path),
+        _ => model(recipe, path),
     }
 }
 
@@ -80,13 +83,13 @@ fn slices(out: &mut String, recipe: &Recipe) {
     for slice in slices {
         out.push_str("  - sources:\n");
         for source in &slice.sources {
-            let _ = writeln!(out, "      - model: {}", model(&source.model));
+            let _ = writeln!(out, "      - model: {}", model(recipe, &source.model));
             let range = format!("[{}, {}]", source.layers.start, source.layers.end);
             line(out, 8, "layer_range", &range);
             parameters(out, 8, &source.parameters);
         }
         if let Some(base) = &slice.base {
-            line(out, 4, "base_model", &model(base));
+            line(out, 4, "base_model", &model(recipe, base));
         }
         parameters(out, 4, &slice.parameters);
     }
@@ -135,12 +138,13 @@ fn value_text(value: &Value) -> String {
     }
 }
 
-fn darwin(out: &mut String, darwin: &Darwin) {
+fn darwin(out: &mut String, recipe: &Recipe) {
+    let darwin = &recipe.darwin;
     let models =
         [("structure", &darwin.structure), ("father", &darwin.father), ("mother", &darwin.mother)];
     for (key, name) in models {
         if let Some(name) = name {
-            line(out, 2, key, &model(name));
+            line(out, 2, key, &model(recipe, name));
         }
     }
     if let Some(t) = &darwin.t {

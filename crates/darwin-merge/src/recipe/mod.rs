@@ -1,6 +1,7 @@
 //! Recipes: mergekit's YAML with one namespace, `darwin:`, for every extension
 //! (mergekit.md 1, method 3.1).
 
+mod adapters;
 mod builder;
 mod child;
 mod darwin;
@@ -18,6 +19,7 @@ mod tokenizer;
 mod validate;
 mod yaml;
 
+pub use adapters::AdapterRef;
 pub use builder::RecipeBuilder;
 pub use child::ChatTemplate;
 pub use darwin::{
@@ -32,6 +34,7 @@ pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 use crate::{Error, Method, Numerics};
 use darwin_checkpoint::{Dtype, ExpertLayout};
 use darwin_core::hash::sha256_hex;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -111,6 +114,8 @@ pub struct Recipe {
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) chat_template: Option<ChatTemplate>,
     pub(crate) darwin: Darwin,
+    /// The models that have an adapter on them, by their names.
+    pub(crate) adapters: BTreeMap<String, AdapterRef>,
     /// The text as read, for `mergekit_config.yml`.
     pub(crate) text: Option<String>,
     /// The folder that relative model paths start from, before the working directory.
@@ -129,6 +134,7 @@ impl PartialEq for Recipe {
             && (self.dtype, self.out_dtype) == (other.dtype, other.out_dtype)
             && (&self.tokenizer, &self.chat_template) == (&other.tokenizer, &other.chat_template)
             && self.darwin == other.darwin
+            && self.adapters == other.adapters
     }
 }
 
@@ -289,6 +295,9 @@ impl Recipe {
                 None
             }
         });
+        let named: Vec<String> = changed.models().iter().map(|m| (*m).to_owned()).collect();
+        let tokenizer = changed.tokenizer().to_owned();
+        changed.adapters.retain(|name, _| named.contains(name) || *name == tokenizer);
         changed.text = None;
         changed
     }
@@ -359,14 +368,6 @@ impl Recipe {
         darwin.structure.iter_mut().for_each(&mut rename);
         darwin.father.iter_mut().for_each(&mut rename);
         darwin.mother.iter_mut().for_each(&mut rename);
-    }
-
-    /// Where a model lies: beside the recipe if there is such a folder, else as seen from the
-    /// working directory.
-    #[must_use]
-    pub fn resolve(&self, model: &str) -> PathBuf {
-        let beside = self.folder.as_ref().map(|folder| folder.join(model));
-        beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(model))
     }
 
     /// The canonical YAML; it reads back equal.

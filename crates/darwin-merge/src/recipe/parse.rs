@@ -4,7 +4,7 @@ use super::parse_darwin::darwin;
 use super::parse_inputs::{TEXT_MODULE, inputs, stacked};
 use super::parse_parameters::parameters;
 use super::yaml::{self, Mark, Node, NodeKind};
-use super::{Recipe, child, tokenizer, validate};
+use super::{AdapterRef, Recipe, child, tokenizer, validate};
 use crate::{Error, METHODS, Method, RecipeProblem};
 use darwin_checkpoint::Dtype;
 use darwin_core::nearest;
@@ -33,6 +33,8 @@ pub(super) struct Reader<'a> {
     pub(super) marks: BTreeMap<String, Mark>,
     /// What is no problem and has no effect.
     notes: Vec<String>,
+    /// Every model that was named, with what stands behind `base+adapter`.
+    pub(super) models: BTreeMap<String, Option<AdapterRef>>,
 }
 
 impl Reader<'_> {
@@ -119,8 +121,13 @@ impl Reader<'_> {
 
 /// Reads a recipe.
 pub(super) fn parse(file: &str, text: &str) -> Result<Recipe, Error> {
-    let (problems, notes) = (Vec::new(), Vec::new());
-    let mut reader = Reader { file, problems, marks: BTreeMap::new(), notes };
+    let mut reader = Reader {
+        file,
+        problems: Vec::new(),
+        marks: BTreeMap::new(),
+        notes: Vec::new(),
+        models: BTreeMap::new(),
+    };
     let root = match yaml::parse(text) {
         Ok(root) => root,
         Err((at, message, hint)) => {
@@ -189,6 +196,10 @@ fn top(reader: &mut Reader<'_>, root: &Node) -> Option<Recipe> {
         tokenizer,
         chat_template,
         darwin,
+        adapters: std::mem::take(&mut reader.models)
+            .into_iter()
+            .filter_map(|(name, adapter)| Some((name, adapter?)))
+            .collect(),
         text: None,
         folder: None,
         notes: Vec::new(),

@@ -1,32 +1,66 @@
-//! Model references (mergekit.md 1.7): `path[@revision][+lora]`, or the same as a mapping.
+//! Model references (mergekit.md 1.7): `path[+lora]`, or the same as a mapping. Revisions are read
+//! and refused.
 
+use super::AdapterRef;
 use super::parse::Reader;
 use super::yaml::{Mark, Node, NodeKind};
 
-const MAPPING: &str = "write a path with `@` or `+` in it as `{model: {path: PATH}}`";
+const MAPPING: &str = "write a path with `@` or `+` in it as `{model: {path: PATH}}`, an adapter's \
+                       as `lora: {path: PATH}`";
 
 impl Reader<'_> {
-    /// A model's folder. Revisions, adapters and other architectures are read and refused, each
-    /// with its own sentence.
+    /// A model's name: its folder, or `base+adapter`. Revisions and other architectures are
+    /// refused, each with its own sentence.
     pub(super) fn model(&mut self, node: &Node, key: &str) -> Option<String> {
-        if matches!(node.kind, NodeKind::Mapping(_)) {
-            return self.model_mapping(node, key);
-        }
-        let text = self.string(node, key)?;
-        let mut parts = text.split('+');
-        let path = parts.next().unwrap_or_default();
-        if let Some(lora) = parts.next() {
-            if parts.next().is_some() {
-                let problem = format!("`{key}` is `{text}`, allowed is at most one `+`");
-                self.problem(node.mark, problem, MAPPING);
-                return None;
-            }
-            self.adapter(node.mark, key, &text, lora);
-        }
-        self.path(node.mark, key, path)
+        let (path, lora) = if matches!(node.kind, NodeKind::Mapping(_)) {
+            self.model_mapping(node, key)?
+        } else {
+            let text = self.string(node, key)?;
+            self.reference(node.mark, key, &text)?
+        };
+        self.register(node.mark, path, lora)
     }
 
-    fn model_mapping(&mut self, node: &Node, key: &str) -> Option<String> {
+    /// `path[@revision][+lora[@revision]]`.
+    fn reference(&mut self, at: Mark, key: &str, text: &str) -> Option<(String, Option<String>)> {
+        let mut parts = text.split('+');
+        let path = parts.next().unwrap_or_default();
+        let lora = parts.next();
+        if parts.next().is_some() {
+            let problem = format!("`{key}` is `{text}`, allowed is at most one `+`");
+            self.problem(at, problem, MAPPING);
+            return None;
+        }
+        let path = self.path(at, key, path);
+        match lora {
+            None => Some((path?, None)),
+            Some(lora) => {
+                let lora = self.path(at, &format!("{key}, its adapter"), lora);
+                Some((path?, Some(lora?)))
+            }
+        }
+    }
+
+    /// Two meanings of one name are a problem: a folder called `a+b`, and the folder `a` with the
+    /// adapter `b`.
+    fn register(&mut self, at: Mark, path: String, lora: Option<String>) -> Option<String> {
+        let adapter = lora.map(|lora| AdapterRef { base: path.clone(), lora });
+        let name = adapter.as_ref().map_or(path, AdapterRef::name);
+        match self.models.get(&name) {
+            Some(known) if *known != adapter => {
+                let text = format!("`{name}` means two things here: where the base's path ends");
+                self.problem(at, text, "rename a folder, so that only one reading is left");
+                None
+            }
+            Some(_) => Some(name),
+            None => {
+                self.models.insert(name.clone(), adapter);
+                Some(name)
+            }
+        }
+    }
+
+    fn model_mapping(&mut self, node: &Node, key: &str) -> Option<(String, Option<String>)> {
         let known = ["model", "lora", "override_architecture", "path", "revision"];
         let fields = self.fields(node, &format!("`{key}`"), &known);
         let given = |name: &str| fields.get(name).copied().filter(|node| !node.is_null());
@@ -47,23 +81,23 @@ impl Reader<'_> {
                 None
             }
         };
-        let shown = path.as_deref().unwrap_or("?");
         if let Some(revision) = given("revision") {
+            let shown = path.as_deref().unwrap_or("?");
             self.revision(revision.mark, key, shown, &revision.describe());
         }
-        if let Some(lora) = given("lora") {
-            let named = match &lora.kind {
-                NodeKind::Mapping(_) => self.path_mapping(lora, "lora"),
-                _ => self.string(lora, "lora"),
-            };
-            self.adapter(lora.mark, key, shown, named.as_deref().unwrap_or("?"));
-        }
+        let lora = given("lora").map(|lora| match &lora.kind {
+            NodeKind::Mapping(_) => self.path_mapping(lora, "lora"),
+            _ => self.string(lora, "lora").and_then(|text| self.path(lora.mark, "lora", &text)),
+        });
         if let Some(other) = given("override_architecture") {
             let text = format!("`override_architecture` is {}", other.describe());
             let text = format!("{text}: the architecture is read from config and tensor names");
             self.problem(other.mark, text, "remove it, or change `architectures` in config.json");
         }
-        path
+        match lora {
+            Some(lora) => Some((path?, Some(lora?))),
+            None => Some((path?, None)),
+        }
     }
 
     /// `{path, revision}`; here a path is taken as it stands.
@@ -112,13 +146,6 @@ impl Reader<'_> {
         let text = format!("`{key}` asks for revision {revision} of `{path}`");
         let text = format!("{text}: models are folders on this disk, which have no revisions");
         let hint = format!("download that revision and name its folder; {MAPPING}");
-        self.problem(at, text, hint);
-    }
-
-    fn adapter(&mut self, at: Mark, key: &str, model: &str, lora: &str) {
-        let text = format!("`{key}` puts the adapter `{lora}` on `{model}`");
-        let text = format!("{text}: adapters (LoRA) are not supported yet");
-        let hint = format!("merge the adapter into the model and name the result; {MAPPING}");
         self.problem(at, text, hint);
     }
 }

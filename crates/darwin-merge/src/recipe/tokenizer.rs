@@ -1,5 +1,6 @@
 //! Whose vocabulary the child gets: `tokenizer_source`, `tokenizer` (mergekit.md 1.8).
 
+use super::Recipe;
 use super::emit::{line, model_of_tokenizer, quote};
 use super::parse::Reader;
 use super::yaml::{Node, NodeKind};
@@ -109,11 +110,11 @@ impl Tokenizer {
     }
 
     /// The canonical form: the short key where it says all.
-    pub(super) fn emit(&self, out: &mut String) {
+    pub(super) fn emit(&self, recipe: &Recipe, out: &mut String) {
         let source = match &self.source {
             TokenizerSource::Base => "base".to_owned(),
             TokenizerSource::Union => "union".to_owned(),
-            TokenizerSource::Model(model) => model_of_tokenizer(model),
+            TokenizerSource::Model(model) => model_of_tokenizer(recipe, model),
         };
         if self.tokens.is_empty() && self.pad_to_multiple_of.is_none() {
             return line(out, 0, "tokenizer_source", &source);
@@ -127,19 +128,19 @@ impl Tokenizer {
             out.push_str("  tokens:\n");
         }
         for (token, rule) in &self.tokens {
-            line(out, 4, &quote(token), &rule.emit());
+            line(out, 4, &quote(token), &rule.emit(recipe));
         }
     }
 }
 
 impl TokenRule {
-    fn emit(&self) -> String {
+    fn emit(&self, recipe: &Recipe) -> String {
         let source = match &self.source {
             None => "null".to_owned(),
-            Some(TokenRow::Model(model)) => model_of_tokenizer(model),
+            Some(TokenRow::Model(model)) => model_of_tokenizer(recipe, model),
             Some(TokenRow::Zero) => "{kind: zero}".to_owned(),
             Some(TokenRow::Token { model, token }) => {
-                let model = model_of_tokenizer(model);
+                let model = model_of_tokenizer(recipe, model);
                 let token = match token {
                     TokenName::Text(text) => format!("token: {}", quote(text)),
                     TokenName::Id(id) => format!("token_id: {id}"),

@@ -4,6 +4,7 @@ mod card;
 mod check;
 mod compare;
 mod evolve;
+mod extract_lora;
 mod generate;
 mod inspect;
 mod ls;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, ui: &Ui) -> Result<ExitCode, Failure> {
     match command {
         Command::Inspect(arguments) => inspect::run(&arguments, ui),
         Command::Merge(arguments) => merge::run(&arguments, ui),
+        Command::ExtractLora(arguments) => extract_lora::run(&arguments, ui),
         Command::Validate(arguments) => validate::run(&arguments, ui),
         Command::Generate(arguments) => generate::run(&arguments, ui),
         Command::Score(arguments) => score::run(&arguments, ui),

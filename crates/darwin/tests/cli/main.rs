@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
+mod adapters;
 mod layouts;
 mod mergekit;
 mod preflight;
@@ -302,9 +303,19 @@ fn help_reads_well() {
     }
 }
 
-const COMMANDS: [&str; 11] = [
-    "inspect", "merge", "validate", "generate", "score", "profile", "compare", "evolve", "check",
-    "report", "ls",
+const COMMANDS: [&str; 12] = [
+    "inspect",
+    "merge",
+    "extract-lora",
+    "validate",
+    "generate",
+    "score",
+    "profile",
+    "compare",
+    "evolve",
+    "check",
+    "report",
+    "ls",
 ];
 
 #[test]
