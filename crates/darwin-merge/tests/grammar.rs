@@ -157,7 +157,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("model: {model: a, lora: {path: l, revision: r}}", "3:54", &["revision `r` of `l`"]),
     (
         "model: {path: a+b}}\nbase_model: a+b\n#",
-        "4:13",
+        "3:17",
         &["`a+b` means two things", "rename a folder"],
     ),
     ("model: a+b+c", "3:17", &["at most one `+`"]),
