@@ -4,41 +4,14 @@ use super::check::{self, Problems};
 use super::depth::{Kinds, Origin};
 use super::extent::{Extent, is_tied};
 use super::lower::{Lowering, Target};
+use super::scope::{Scope, block_position, position, scopes};
 use super::{Input, Line, Plan, child, order};
-use crate::recipe::{Inputs, Parameters};
+use crate::recipe::Inputs;
 use crate::sources::Source;
 use crate::{Error, Numerics, Recipe, Sources};
 use darwin_checkpoint::{Manifest, Problem, Role, TensorId, TensorInfo};
 use darwin_core::LayerIdx;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-
-/// A model within a scope.
-#[derive(Clone, Debug)]
-pub(super) struct ScopeSource<'r> {
-    /// Which source.
-    pub(super) source: usize,
-    /// Its layers.
-    pub(super) layers: Range<usize>,
-    /// Its own parameters.
-    pub(super) parameters: &'r Parameters,
-}
-
-/// A run of output layers that share sources and parameters: all layers of `models`, or a slice.
-#[derive(Clone, Debug)]
-pub(super) struct Scope<'r> {
-    pub(super) sources: Vec<ScopeSource<'r>>,
-    pub(super) base: Option<usize>,
-    pub(super) parameters: &'r Parameters,
-}
-
-impl Scope<'_> {
-    fn len(&self) -> usize {
-        self.sources.first().map_or(0, |source| source.layers.len())
-    }
-}
-
-static NO_PARAMETERS: Parameters = Parameters(BTreeMap::new());
 
 /// Plans a merge; every problem that headers can show is reported at once, with those `found`
 /// before.
@@ -354,75 +327,4 @@ impl<'r> Binding<'r> {
         }
         left_out
     }
-}
-
-fn scopes<'r>(
-    recipe: &'r Recipe,
-    sources: &[Source],
-    at: &impl Fn(&str) -> usize,
-) -> Vec<Scope<'r>> {
-    match &recipe.inputs {
-        Inputs::Models(entries) => {
-            let mut list: Vec<(&str, &'r Parameters)> =
-                entries.iter().map(|e| (e.model.as_str(), &e.parameters)).collect();
-            let extra = [recipe.base.as_deref(), recipe.father(), recipe.mother()];
-            let blend = recipe.darwin.t.is_some();
-            let wanted = if blend { &extra[..] } else { &extra[..1] };
-            for model in wanted.iter().flatten() {
-                if !list.iter().any(|(other, _)| other == model) {
-                    list.push((model, &NO_PARAMETERS));
-                }
-            }
-            let scope_sources = list.into_iter().map(|(model, parameters)| {
-                let source = at(model);
-                let layers = 0..sources[source].tensors.manifest().num_layers();
-                ScopeSource { source, layers, parameters }
-            });
-            vec![Scope {
-                sources: scope_sources.collect(),
-                base: recipe.base.as_deref().map(at),
-                parameters: &NO_PARAMETERS,
-            }]
-        }
-        Inputs::Slices(slices) => slices
-            .iter()
-            .map(|slice| Scope {
-                sources: slice
-                    .sources
-                    .iter()
-                    .map(|s| ScopeSource {
-                        source: at(&s.model),
-                        layers: s.layers.clone(),
-                        parameters: &s.parameters,
-                    })
-                    .collect(),
-                base: slice.base.as_deref().or(recipe.base.as_deref()).map(at),
-                parameters: &slice.parameters,
-            })
-            .collect(),
-    }
-}
-
-/// Position of layer `index` of `count` for gradients (mergekit.md 1.5).
-fn position(index: usize, count: usize) -> f64 {
-    if count <= 1 { 1.0 } else { index as f64 / (count - 1) as f64 }
-}
-
-/// The same for blocks outside the decoder, such as the vision tower's; 0 for single tensors.
-fn block_position(info: &TensorInfo, manifest: &Manifest) -> f64 {
-    let Some((prefix, index)) = block(&info.name) else { return 0.0 };
-    let same = manifest.tensors().iter().filter_map(|other| block(&other.name));
-    let count = same.filter(|(p, _)| *p == prefix).map(|(_, i)| i + 1).max().unwrap_or(1);
-    position(index, count)
-}
-
-fn block(name: &str) -> Option<(&str, usize)> {
-    let mut start = 0;
-    for part in name.split('.') {
-        if let Ok(index) = part.parse() {
-            return Some((&name[..start], index));
-        }
-        start += part.len() + 1;
-    }
-    None
 }

@@ -1,7 +1,7 @@
 //! From recipe and inputs to the operation on one tensor (mergekit.md 1.4, 2; method 3.1).
 
-use super::bind::Scope;
 use super::check::{Problems, mergeable, shape_hint};
+use super::scope::Scope;
 use super::{Input, Line, Operation};
 use crate::numerics::{Rounding, promoted};
 use crate::recipe::{Parent, Part, RouterMode, filter_matches};

@@ -10,6 +10,7 @@ mod extent;
 mod formulas;
 mod lower;
 mod order;
+mod scope;
 mod weights;
 
 use crate::Numerics;

@@ -1,8 +1,8 @@
 //! Methods with mergekit's own parameters (mergekit.md 1.4, 2).
 
-use super::bind::ScopeSource;
 use super::check::Problems;
 use super::lower::{Decision, Lowering, Target, setting};
+use super::scope::ScopeSource;
 use super::{Input, Operation, TaskVector};
 use crate::Numerics;
 use crate::align::block_of;
