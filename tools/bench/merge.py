@@ -2,7 +2,7 @@
 read once, every output byte written and synced, two threads, no arithmetic) and mergekit.
 
     python tools/bench/merge.py target/release/darwin FOLDER [--shape llama|moe] [--gigabytes 4]
-        [--rounds 5] [--peer .../bin/mergekit-yaml] [--slow-peer] [--scaling] [--limit]
+        [--rounds 5] [--peer .../bin/mergekit-yaml] [--peer-rounds 5] [--slow-peer] [--scaling] [--limit]
 
 Prints medians with their spread, ratios, and each process's peak resident memory. `--scaling` adds
 tables over sizes and threads, `--limit` a run in a memory cgroup of 1 GiB (page cache included).
@@ -186,7 +186,7 @@ def floor(folder, out, threads=2, tile=4 << 20):
                 os.ftruncate(target, size)
                 files.append(target)
             jobs += [(source, target, at, min(tile, size - at)) for at in range(0, size, tile)]
-    lock, start = threading.Lock(), time.perf_counter()
+    every, lock, start = list(jobs), threading.Lock(), time.perf_counter()
     jobs.reverse()
 
     def work():
@@ -201,14 +201,27 @@ def floor(folder, out, threads=2, tile=4 << 20):
             if target >= 0:
                 assert os.pwrite(target, view, at) == size
 
+    def sync():
+        # The disk works from the start on, so that no time is lost at the end.
+        while not done.wait(0.2):
+            for target in files:
+                os.fdatasync(target)
+
+    done = threading.Event()
     workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
+    syncing = threading.Thread(target=sync)
+    for worker in [*workers, syncing]:
         worker.start()
     for worker in workers:
         worker.join()
+    done.set()
+    syncing.join()
     for target in files:
         os.fsync(target)
-    return time.perf_counter() - start, 0
+    seconds = time.perf_counter() - start
+    for handle in {job[0] for job in every} | set(files):
+        os.close(handle)
+    return seconds, 0
 
 
 def process(command, cgroup=None):
@@ -269,7 +282,7 @@ def compare(options, folder, size):
                                      "--random-seed", "1"])
             ours[name].append(seconds)
             peaks.append(peak)
-            if peer and name in ("linear", "slerp"):
+            if peer and name in ("linear", "slerp") and len(theirs[name]) < options.peer_rounds:
                 run_peer(name)
     for name in ("dare_ties", "ties"):
         if peer and options.slow_peer:
@@ -339,6 +352,7 @@ def main():
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer")
+    parser.add_argument("--peer-rounds", type=int, default=5)
     parser.add_argument("--slow-peer", action="store_true")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--limit", action="store_true")
