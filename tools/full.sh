@@ -48,7 +48,10 @@ step "children of every family load in transformers, in every layout, and comput
 "$transformers" tools/oracle/layouts_load.py target/release/darwin
 
 step "merges against mergekit 0.1.5"
-"$mergekit" tools/parity/compare.py target/release/darwin
+"$mergekit" tools/parity/full.py target/parity
+"$mergekit" tools/parity/compare.py target/release/darwin target/parity
+"$mergekit" tools/parity/grammar.py target/release/darwin
+rm -rf target/parity
 
 step "engine against transformers, same cores, float32"
 "$transformers" tools/oracle/bench_transformers.py examples/parents/father --threads 2 \

@@ -32,9 +32,9 @@ pub use methods::{METHODS, Method, Parameter};
 pub use numerics::Numerics;
 pub use plan::Plan;
 pub use recipe::{
-    AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, Inputs,
-    LayerPosition, LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part, Recipe,
-    RecipeBuilder, RouterMode, RouterRule, Setting, Shares, Slice, SliceSource, TokenName,
-    TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
+    AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, HubCache,
+    HubRef, Inputs, LayerPosition, LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part,
+    Recipe, RecipeBuilder, RouterMode, RouterRule, Sequence, Setting, Shares, Slice, SliceSource,
+    Step, TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
 };
 pub use sources::Sources;

@@ -47,6 +47,10 @@ impl Sources {
         let mut opened: BTreeMap<PathBuf, Option<Arc<Checkpoint>>> = BTreeMap::new();
         for model in recipe.models() {
             let folder = recipe.resolve(model);
+            if let Some(problem) = recipe.not_cached(model, &folder) {
+                problems.push(problem);
+                continue;
+            }
             if !opened.contains_key(&folder) {
                 let checkpoint = Checkpoint::open(&folder);
                 let checkpoint = checkpoint.and_then(|c| c.check_known().map(|()| Arc::new(c)));

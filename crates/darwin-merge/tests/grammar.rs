@@ -147,14 +147,13 @@ fn spellings_of_one_meaning() {
 
 /// A recipe whose last lines are wrong, the place, and words of the sentence and hint.
 const REFUSED: &[(&str, &str, &[&str])] = &[
+    ("model: a@", "3:17", &["`a@`, which names no revision", "branch, tag or commit"]),
     (
-        "model: a@main",
-        "3:17",
-        &["revision `main` of `a`", "download that revision", "{model: {path: PATH}}"],
+        "model: {path: o/a@r}}\nbase_model: {path: o/a, revision: r}\n#",
+        "3:28",
+        &["`o/a@r` means two things", "rename a folder"],
     ),
-    ("model: a@x+lora@y", "3:17", &["revision `y` of `lora`", "revision `x` of `a`"]),
     ("model: a+", "3:17", &["its adapter` names no folder"]),
-    ("model: {model: a, lora: {path: l, revision: r}}", "3:54", &["revision `r` of `l`"]),
     (
         "model: {path: a+b}}\nbase_model: a+b\n#",
         "3:17",
@@ -163,7 +162,6 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("model: a+b+c", "3:17", &["at most one `+`"]),
     ("model: a@b@c", "3:17", &["at most one `@`"]),
     ("model: ''", "3:17", &["names no folder"]),
-    ("model: {model: {path: a, revision: r}}", "3:45", &["revision `r` of `a`"]),
     (
         "model: {model: a, override_architecture: X}",
         "3:51",
@@ -400,6 +398,27 @@ fn a_path_with_the_signs_of_references_survives_the_canonical_form() {
     assert_eq!(recipe.models(), ["a+b@c", "base"]);
     assert_eq!((recipe.tokenizer(), recipe.structure()), ("base", "a+b@c"));
     assert_eq!(Recipe::parse(&recipe.to_yaml()).unwrap(), recipe);
+}
+
+/// A revision on the Hub is a model of its own, and so is one with an adapter on it.
+#[test]
+fn revisions_are_models_and_read_back() {
+    let text = "merge_method: linear
+models:
+- model: o/a
+- model: o/a@main
+- model: {model: {path: o/a, revision: v2}}
+- model: {path: o/a, revision: \"3\"}
+- model: o/a@x+o/lora@y
+- model: {model: o/a, lora: {path: l, revision: r}}
+parameters: {weight: 1}
+";
+    let recipe = Recipe::parse(text).unwrap();
+    let names = ["o/a", "o/a@main", "o/a@v2", "o/a@3", "o/a@x+o/lora@y", "o/a+l@r"];
+    assert_eq!(recipe.models(), names);
+    let back = Recipe::parse(&recipe.to_yaml()).unwrap();
+    assert_eq!(back, recipe);
+    assert_eq!(back.models(), names);
 }
 
 /// A model with an adapter is a model of its own, wherever a model may stand.

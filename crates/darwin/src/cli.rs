@@ -182,6 +182,14 @@ pub(crate) struct MergeArgs {
     /// Write the language model alone: names, `architectures` and config of its text-only class
     #[arg(long)]
     pub(crate) text_only: bool,
+    /// Where models that are named as on the Hub lie, and are no folders (default: HF_HUB_CACHE, or
+    /// hub in HF_HOME, or ~/.cache/huggingface/hub); nothing is downloaded
+    #[arg(long, value_name = "DIR")]
+    pub(crate) transformers_cache: Option<PathBuf>,
+    /// Where the named documents of a file of several are written (default: OUT with `.steps`
+    /// behind it); those that are there already are not made again
+    #[arg(long, value_name = "DIR")]
+    pub(crate) intermediate_dir: Option<PathBuf>,
     /// Masks instead of drawn ones: U8 tensors `<model>/<tensor>` in a safetensors file
     #[arg(long, hide = true)]
     pub(crate) masks: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! What the user sees while work is done: a bar on a terminal, plain lines when piped.
 
+use crate::table::human_bytes;
 use darwin_core::{Cancel, Failure, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -166,15 +167,23 @@ fn bar(phase: &str, total: u64, unit: &str) -> ProgressBar {
     bar
 }
 
-/// `proxy guided: 40/80 steps, 1.9 steps/s, 21 s left, best 0.612`
+/// `proxy guided: 40/80 steps, 1.9 steps/s, 21 s left, best 0.612`, or
+/// `write: 1.20 GiB/3.85 GiB, 0.35 GB/s, 8 s left`
 fn plain_line(s: &mut Shown) {
     s.printed = Some(Instant::now());
     let seconds = s.since.map_or(0.0, |t| t.elapsed().as_secs_f64());
     let rate = if seconds > 0.0 { s.done as f64 / seconds } else { 0.0 };
-    let mut line = format!("{}: {}/{} {}", s.phase, s.done, s.total, s.unit);
+    let (counts, speed) = match s.unit.as_str() {
+        "B" => (
+            format!("{}/{}", human_bytes(s.done), human_bytes(s.total)),
+            format!("{:.2} GB/s", rate / 1e9),
+        ),
+        unit => (format!("{}/{} {unit}", s.done, s.total), format!("{rate:.1} {unit}/s")),
+    };
+    let mut line = format!("{}: {counts}", s.phase);
     if s.done > 0 && rate > 0.0 {
         let left = s.total.saturating_sub(s.done) as f64 / rate;
-        line.push_str(&format!(", {rate:.1} {}/s, {left:.0} s left", s.unit));
+        line.push_str(&format!(", {speed}, {left:.0} s left"));
     }
     if !s.note.is_empty() {
         line.push_str(&format!(", {}", s.note));

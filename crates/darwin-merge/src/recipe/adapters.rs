@@ -1,8 +1,9 @@
 //! Models with an adapter on them: `base+adapter` is a model of its own (mergekit.md 1.7).
 
-use super::Recipe;
 use super::emit::quote;
-use std::path::PathBuf;
+use super::{HubRef, Recipe};
+use darwin_checkpoint::Problem;
+use std::path::{Path, PathBuf};
 
 /// What stands behind the name `base+adapter`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +22,10 @@ impl AdapterRef {
     }
 
     /// The reference in YAML; a path with the signs of revisions and adapters needs a mapping.
-    pub(super) fn emit(&self) -> String {
+    pub(super) fn emit(&self, recipe: &Recipe) -> String {
         if self.base.contains(['@', '+']) || self.lora.contains(['@', '+']) {
-            let (base, lora) = (quote(&self.base), quote(&self.lora));
-            return format!("{{model: {{path: {base}}}, lora: {{path: {lora}}}}}");
+            let (base, lora) = (recipe.place(&self.base), recipe.place(&self.lora));
+            return format!("{{model: {base}, lora: {lora}}}");
         }
         quote(&self.name())
     }
@@ -37,8 +38,13 @@ impl Recipe {
         self.adapters.get(model)
     }
 
+    /// A folder or a revision on the Hub as a mapping in YAML.
+    pub(super) fn place(&self, path: &str) -> String {
+        self.revisions.get(path).map_or_else(|| format!("{{path: {}}}", quote(path)), HubRef::emit)
+    }
+
     /// Where a model lies (for one with an adapter: where its base lies): beside the recipe if
-    /// there is such a folder, else as seen from the working directory.
+    /// there is such a folder, else as seen from the working directory, else in the Hub's cache.
     #[must_use]
     pub fn resolve(&self, model: &str) -> PathBuf {
         self.locate(self.adapter(model).map_or(model, |adapter| &adapter.base))
@@ -50,8 +56,33 @@ impl Recipe {
         self.adapter(model).map(|adapter| self.locate(&adapter.lora))
     }
 
+    /// The problem of a revision that is not on this disk.
+    pub(crate) fn not_cached(&self, model: &str, folder: &Path) -> Option<Problem> {
+        let base = self.adapter(model).map_or(model, |adapter| &adapter.base);
+        let hub = self.revisions.get(base).filter(|_| !folder.exists())?;
+        let text = format!("`{base}` is not in the Hub's cache on this disk");
+        let hint = format!(
+            "download it (`hf download {} --revision {}`), or name a folder; a path with `@` in it is \
+             written as `{{model: {{path: PATH}}}}`",
+            hub.name, hub.revision
+        );
+        Some(Problem::new(text, hint))
+    }
+
     fn locate(&self, path: &str) -> PathBuf {
-        let beside = self.folder.as_ref().map(|folder| folder.join(path));
-        beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(path))
+        if let Some(folder) = self.steps.get(path) {
+            return folder.clone();
+        }
+        let cached = |name: &str, revision| self.hub.as_ref()?.snapshot(name, revision);
+        let found = match self.revisions.get(path) {
+            Some(hub) => cached(&hub.name, Some(&hub.revision)),
+            None => {
+                let beside = self.folder.as_ref().map(|folder| folder.join(path));
+                let folders = [beside, Some(PathBuf::from(path))];
+                let there = folders.into_iter().flatten().find(|folder| folder.exists());
+                there.or_else(|| cached(path, None))
+            }
+        };
+        found.unwrap_or_else(|| PathBuf::from(path))
     }
 }

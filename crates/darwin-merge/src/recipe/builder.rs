@@ -208,6 +208,9 @@ impl RecipeBuilder {
                 ..self.darwin
             },
             adapters: std::collections::BTreeMap::new(),
+            revisions: std::collections::BTreeMap::new(),
+            steps: std::collections::BTreeMap::new(),
+            hub: None,
             text: None,
             folder: None,
             notes: Vec::new(),

@@ -56,10 +56,10 @@ pub(super) fn quote(text: &str) -> String {
 /// A model's folder; one with the signs of revisions and adapters in its name needs a mapping.
 fn model(recipe: &Recipe, path: &str) -> String {
     if let Some(adapter) = recipe.adapter(path) {
-        return adapter.emit();
+        return adapter.emit(recipe);
     }
     if path.contains(['@', '+']) {
-        return format!("{{model: {{path: {}}}}}", quote(path));
+        return format!("{{model: {}}}", recipe.place(path));
     }
     quote(path)
 }

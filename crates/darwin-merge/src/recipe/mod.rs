@@ -7,6 +7,7 @@ mod child;
 mod darwin;
 mod describe;
 mod emit;
+mod hub;
 mod layers;
 mod missing;
 mod parameters;
@@ -15,6 +16,7 @@ mod parse_darwin;
 mod parse_inputs;
 mod parse_model;
 mod parse_parameters;
+mod sequence;
 mod tokenizer;
 mod validate;
 mod yaml;
@@ -26,9 +28,11 @@ pub use darwin::{
     Align, Blocks, CopyRule, Darwin, Densities, LayerShares, Parent, Part, RouterMode, RouterRule,
     Shares,
 };
+pub use hub::{HubCache, HubRef};
 pub use layers::{LayerPosition, LayerSpec};
 pub(crate) use parameters::filter_matches;
 pub use parameters::{Conditional, Parameters, Setting, Value};
+pub use sequence::{Sequence, Step};
 pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 
 use crate::{Error, Method, Numerics};
@@ -116,6 +120,12 @@ pub struct Recipe {
     pub(crate) darwin: Darwin,
     /// The models that have an adapter on them, by their names.
     pub(crate) adapters: BTreeMap<String, AdapterRef>,
+    /// What stands behind names like `owner/name@revision`.
+    pub(crate) revisions: BTreeMap<String, HubRef>,
+    /// Where models lie that are other documents of the same file.
+    pub(crate) steps: BTreeMap<String, PathBuf>,
+    /// Where models are found that are no folders.
+    pub(crate) hub: Option<HubCache>,
     /// The text as read, for `mergekit_config.yml`.
     pub(crate) text: Option<String>,
     /// The folder that relative model paths start from, before the working directory.
@@ -135,6 +145,7 @@ impl PartialEq for Recipe {
             && (&self.tokenizer, &self.chat_template) == (&other.tokenizer, &other.chat_template)
             && self.darwin == other.darwin
             && self.adapters == other.adapters
+            && self.revisions == other.revisions
     }
 }
 
@@ -300,6 +311,20 @@ impl Recipe {
         changed.adapters.retain(|name, _| named.contains(name) || *name == tokenizer);
         changed.text = None;
         changed
+    }
+
+    /// The same recipe with a place for models that are named as on the Hub and are no folders.
+    #[must_use]
+    pub fn with_hub_cache(mut self, hub: HubCache) -> Self {
+        self.hub = Some(hub);
+        self
+    }
+
+    /// The same recipe where a model that another document of its file makes lies in a folder.
+    #[must_use]
+    pub fn with_step(mut self, name: &str, folder: PathBuf) -> Self {
+        self.steps.insert(name.to_owned(), folder);
+        self
     }
 
     /// The same recipe with another seed for its masks.

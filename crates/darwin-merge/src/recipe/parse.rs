@@ -4,7 +4,7 @@ use super::parse_darwin::darwin;
 use super::parse_inputs::{TEXT_MODULE, inputs, stacked};
 use super::parse_parameters::parameters;
 use super::yaml::{self, Mark, Node, NodeKind};
-use super::{AdapterRef, Recipe, child, tokenizer, validate};
+use super::{AdapterRef, HubRef, Recipe, child, tokenizer, validate};
 use crate::{Error, METHODS, Method, RecipeProblem};
 use darwin_checkpoint::Dtype;
 use darwin_core::nearest;
@@ -35,9 +35,22 @@ pub(super) struct Reader<'a> {
     notes: Vec<String>,
     /// Every model that was named, with what stands behind `base+adapter`.
     pub(super) models: BTreeMap<String, Option<AdapterRef>>,
+    /// What stands behind `owner/name@revision`.
+    pub(super) revisions: BTreeMap<String, HubRef>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(file: &'a str) -> Self {
+        Self {
+            file,
+            problems: Vec::new(),
+            marks: BTreeMap::new(),
+            notes: Vec::new(),
+            models: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn problem(&mut self, at: Mark, text: impl Into<String>, hint: impl Into<String>) {
         let (file, at) = (self.file.to_owned(), Some(at));
         self.problems.push(RecipeProblem { file, at, text: text.into(), hint: hint.into() });
@@ -121,28 +134,27 @@ impl Reader<'_> {
 
 /// Reads a recipe.
 pub(super) fn parse(file: &str, text: &str) -> Result<Recipe, Error> {
-    let mut reader = Reader {
-        file,
-        problems: Vec::new(),
-        marks: BTreeMap::new(),
-        notes: Vec::new(),
-        models: BTreeMap::new(),
-    };
-    let root = match yaml::parse(text) {
-        Ok(root) => root,
+    match yaml::parse(text) {
+        Ok(document) => root(file, &document, text),
         Err((at, message, hint)) => {
+            let mut reader = Reader::new(file);
             reader.problem(at, message, hint);
-            return Err(Error::Recipe(reader.problems));
+            Err(Error::Recipe(reader.problems))
         }
-    };
-    if let Some((key, at)) = mixture(&root) {
+    }
+}
+
+/// Reads a recipe from a document of a text.
+pub(super) fn root(file: &str, root: &Node, text: &str) -> Result<Recipe, Error> {
+    let mut reader = Reader::new(file);
+    if let Some((key, at)) = mixture(root) {
         let text = format!("`{key}`: this is a configuration of mergekit-moe, which builds a");
         let text = format!("{text} mixture of experts from dense models");
         let hint = "build it with mergekit-moe; `darwin merge` merges the models that it writes";
         reader.problem(at, text, hint);
         return Err(Error::Recipe(reader.problems));
     }
-    let recipe = top(&mut reader, &root);
+    let recipe = top(&mut reader, root);
     if let (Some(mut recipe), true) = (recipe, reader.problems.is_empty()) {
         recipe.text = Some(text.to_owned());
         recipe.notes.append(&mut reader.notes);
@@ -200,6 +212,9 @@ fn top(reader: &mut Reader<'_>, root: &Node) -> Option<Recipe> {
             .into_iter()
             .filter_map(|(name, adapter)| Some((name, adapter?)))
             .collect(),
+        revisions: std::mem::take(&mut reader.revisions),
+        steps: BTreeMap::new(),
+        hub: None,
         text: None,
         folder: None,
         notes: Vec::new(),

@@ -1,16 +1,15 @@
-//! Model references (mergekit.md 1.7): `path[+lora]`, or the same as a mapping. Revisions are read
-//! and refused.
+//! Model references (mergekit.md 1.7): `path[@revision][+lora[@revision]]`, or the same as a
+//! mapping. A revision is one of a model on the Hub.
 
-use super::AdapterRef;
 use super::parse::Reader;
 use super::yaml::{Mark, Node, NodeKind};
+use super::{AdapterRef, HubRef};
 
 const MAPPING: &str = "write a path with `@` or `+` in it as `{model: {path: PATH}}`, an adapter's \
                        as `lora: {path: PATH}`";
 
 impl Reader<'_> {
-    /// A model's name: its folder, or `base+adapter`. Revisions and other architectures are
-    /// refused, each with its own sentence.
+    /// A model's name: its folder or its name on the Hub, `name@revision`, `base+adapter`.
     pub(super) fn model(&mut self, node: &Node, key: &str) -> Option<String> {
         let (path, lora) = if matches!(node.kind, NodeKind::Mapping(_)) {
             self.model_mapping(node, key)?
@@ -48,8 +47,7 @@ impl Reader<'_> {
         let name = adapter.as_ref().map_or(path, AdapterRef::name);
         match self.models.get(&name) {
             Some(known) if *known != adapter => {
-                let text = format!("`{name}` means two things here: where the base's path ends");
-                self.problem(at, text, "rename a folder, so that only one reading is left");
+                self.ambiguous(at, &name);
                 None
             }
             Some(_) => Some(name),
@@ -81,10 +79,10 @@ impl Reader<'_> {
                 None
             }
         };
-        if let Some(revision) = given("revision") {
-            let shown = path.as_deref().unwrap_or("?");
-            self.revision(revision.mark, key, shown, &revision.describe());
-        }
+        let path = match given("revision") {
+            Some(revision) => self.revision(revision, path),
+            None => path,
+        };
         let lora = given("lora").map(|lora| match &lora.kind {
             NodeKind::Mapping(_) => self.path_mapping(lora, "lora"),
             _ => self.string(lora, "lora").and_then(|text| self.path(lora.mark, "lora", &text)),
@@ -107,15 +105,19 @@ impl Reader<'_> {
             self.problem(node.mark, format!("`{key}` names no `path`"), "write the folder");
             return None;
         };
-        let path = self.folder(path, key)?;
-        if let Some(revision) = fields.get("revision").filter(|node| !node.is_null()) {
-            self.revision(revision.mark, key, &path, &revision.describe());
+        let path = self.folder(path, key);
+        match fields.get("revision").filter(|node| !node.is_null()) {
+            Some(revision) => self.revision(revision, path),
+            None => path,
         }
-        Some(path)
     }
 
     fn folder(&mut self, node: &Node, key: &str) -> Option<String> {
         let path = self.string(node, key)?;
+        if self.revisions.contains_key(&path) {
+            self.ambiguous(node.mark, &path);
+            return None;
+        }
         self.not_empty(node.mark, key, path)
     }
 
@@ -123,15 +125,22 @@ impl Reader<'_> {
     fn path(&mut self, at: Mark, key: &str, text: &str) -> Option<String> {
         let mut parts = text.split('@');
         let path = parts.next().unwrap_or_default();
-        if let Some(revision) = parts.next() {
-            if parts.next().is_some() {
-                let problem = format!("`{key}` is `{text}`, allowed is at most one `@`");
-                self.problem(at, problem, MAPPING);
-                return None;
-            }
-            self.revision(at, key, path, &format!("`{revision}`"));
+        let revision = parts.next();
+        if parts.next().is_some() {
+            let problem = format!("`{key}` is `{text}`, allowed is at most one `@`");
+            self.problem(at, problem, MAPPING);
+            return None;
         }
-        self.not_empty(at, key, path.to_owned())
+        let path = self.not_empty(at, key, path.to_owned())?;
+        match revision {
+            Some("") => {
+                let problem = format!("`{key}` is `{text}`, which names no revision");
+                self.problem(at, problem, "write a branch, tag or commit after `@`");
+                None
+            }
+            Some(revision) => self.revised(at, path, revision.to_owned()),
+            None => Some(path),
+        }
     }
 
     fn not_empty(&mut self, at: Mark, key: &str, path: String) -> Option<String> {
@@ -142,10 +151,26 @@ impl Reader<'_> {
         Some(path)
     }
 
-    fn revision(&mut self, at: Mark, key: &str, path: &str, revision: &str) {
-        let text = format!("`{key}` asks for revision {revision} of `{path}`");
-        let text = format!("{text}: models are folders on this disk, which have no revisions");
-        let hint = format!("download that revision and name its folder; {MAPPING}");
-        self.problem(at, text, hint);
+    fn revision(&mut self, node: &Node, path: Option<String>) -> Option<String> {
+        let revision = self.string(node, "revision")?;
+        self.revised(node.mark, path?, revision)
+    }
+
+    /// The name of a revision. A folder may be called so, too: then it is a problem.
+    fn revised(&mut self, at: Mark, path: String, revision: String) -> Option<String> {
+        let hub = HubRef { name: path, revision };
+        let name = hub.full_name();
+        let known = self.revisions.get(&name).is_none_or(|known| *known == hub);
+        if !known || (self.models.contains_key(&name) && !self.revisions.contains_key(&name)) {
+            self.ambiguous(at, &name);
+            return None;
+        }
+        self.revisions.insert(name.clone(), hub);
+        Some(name)
+    }
+
+    fn ambiguous(&mut self, at: Mark, name: &str) {
+        let text = format!("`{name}` means two things here");
+        self.problem(at, text, "rename a folder, so that only one reading is left");
     }
 }

@@ -145,6 +145,27 @@ pub(super) fn parse(text: &str) -> Result<Node, Wrong> {
     }
 }
 
+/// Reads all documents of a text; empty ones are none.
+pub(super) fn parse_all(text: &str) -> Result<Vec<Node>, Wrong> {
+    let mut tree = Tree { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0 };
+    let mut documents = Vec::new();
+    loop {
+        let (event, span) = tree.next()?;
+        match event {
+            Event::StreamStart | Event::DocumentEnd => {}
+            Event::DocumentStart(_) => tree.anchors.clear(),
+            Event::StreamEnd if documents.is_empty() => {
+                return Err(wrong(mark(&span), "the recipe is empty"));
+            }
+            Event::StreamEnd => return Ok(documents),
+            event => {
+                let node = tree.node(event, &span)?;
+                documents.extend((!node.is_null()).then_some(node));
+            }
+        }
+    }
+}
+
 /// A document with more nodes is an attack by aliases, not a recipe.
 const MAX_NODES: usize = 1 << 20;
 

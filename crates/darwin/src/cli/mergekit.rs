@@ -15,7 +15,7 @@ enum Takes {
 }
 
 /// mergekit.md 3.3.
-const IGNORED: [(&str, &str, Takes); 14] = [
+const IGNORED: [(&str, &str, Takes); 13] = [
     ("cuda", "no-cuda", Takes::Switch),
     ("device", "", Takes::Value),
     ("low-cpu-memory", "no-low-cpu-memory", Takes::Switch),
@@ -27,7 +27,6 @@ const IGNORED: [(&str, &str, Takes); 14] = [
     ("async-write", "no-async-write", Takes::Switch),
     ("write-threads", "", Takes::Value),
     ("safe-serialization", "no-safe-serialization", Takes::Switch),
-    ("transformers-cache", "", Takes::Value),
     ("lora-merge-cache", "", Takes::Value),
     ("lora-merge-dtype", "", Takes::Value),
 ];

@@ -4,7 +4,8 @@ use crate::cli::MergeArgs;
 use crate::table::human_bytes;
 use crate::ui::Ui;
 use darwin_core::Failure;
-use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sources, merge_to};
+use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sequence, Sources, merge_to};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,9 +17,67 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
         ui.warn(warning);
     }
     super::use_threads(arguments.threads)?;
-    let recipe = recipe(arguments)?;
-    let sources = Sources::open(&recipe)?;
-    let merge = merge(arguments, &recipe, &sources)?;
+    let sequence = sequence(arguments)?;
+    let folder = intermediate(arguments);
+    let mut made: Vec<(&str, PathBuf)> = Vec::new();
+    for step in sequence.steps() {
+        let mut recipe = step.recipe.clone();
+        for (name, folder) in &made {
+            recipe = recipe.with_step(name, folder.clone());
+        }
+        let missing = made.iter().find(|(name, at)| recipe.models().contains(name) && !at.exists());
+        if let Some((name, _)) = missing {
+            // Only a dry run comes here.
+            let what = step.name.as_deref().unwrap_or("the result");
+            ui.say(format!("{what}: planned when `{name}` is merged, whose headers it needs"));
+        }
+        match &step.name {
+            None if missing.is_none() => one(arguments, ui, &recipe, arguments.out.as_deref())?,
+            Some(name) => {
+                let at = folder.join(name);
+                if missing.is_none() {
+                    ui.say(format!("{name}:"));
+                    one(arguments, ui, &recipe, Some(&at))?;
+                }
+                made.push((name, at));
+            }
+            None => {}
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the models of named documents are written.
+fn intermediate(arguments: &MergeArgs) -> PathBuf {
+    let beside = || {
+        let mut name =
+            arguments.out.as_deref().unwrap_or(Path::new("merge")).as_os_str().to_owned();
+        name.push(".steps");
+        PathBuf::from(name)
+    };
+    arguments.intermediate_dir.clone().unwrap_or_else(beside)
+}
+
+/// Whether a folder holds just what is planned: a step of an earlier run.
+fn is_there(merge: &Merge, out: &Path) -> Result<bool, Failure> {
+    if !out.exists() {
+        return Ok(false);
+    }
+    let manifest = std::fs::read(out.join("manifest.json")).ok();
+    let found: Option<serde_json::Value> =
+        manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let planned = serde_json::to_value(merge.plan().manifest()).ok();
+    if found.is_some() && found == planned {
+        return Ok(true);
+    }
+    let text = format!("{} is there and was not made of this document", out.display());
+    Err(Failure::user(text).with_hint("remove it, or name another `--intermediate-dir`"))
+}
+
+/// Plans and writes one recipe.
+fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> Result<(), Failure> {
+    let sources = Sources::open(recipe)?;
+    let merge = merge(arguments, recipe, &sources)?;
     for note in merge.plan().notes() {
         ui.warn(note);
     }
@@ -35,13 +94,15 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     } else if arguments.dry_run || arguments.verbose > 0 {
         ui.say(merge.plan().describe().join("\n"));
     }
-    let Some(out) = arguments.out.as_deref().filter(|_| !arguments.dry_run) else {
-        return Ok(ExitCode::SUCCESS);
-    };
+    let Some(out) = out.filter(|_| !arguments.dry_run) else { return Ok(()) };
+    if arguments.out.as_deref() != Some(out) && is_there(&merge, out)? {
+        ui.say(format!("{}: there from an earlier run", out.display()));
+        return Ok(());
+    }
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
         memory: arguments.memory,
-        documents: documents(arguments, &recipe, &sources, &merge)?,
+        documents: documents(arguments, recipe, &sources, &merge)?,
         progress: ui.progress(),
         cancel: ui.cancel(),
     };
@@ -57,7 +118,7 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     if written.kept > 0 {
         ui.say(format!("{} shards were there from an interrupted merge", written.kept));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The model card, unless it is not wanted; the last flag on the line holds.
@@ -86,8 +147,20 @@ fn merge(arguments: &MergeArgs, recipe: &Recipe, sources: &Sources) -> Result<Me
     Ok(merge)
 }
 
-fn recipe(arguments: &MergeArgs) -> Result<Recipe, Failure> {
-    let mut recipe = Recipe::load(&arguments.config)?;
+fn sequence(arguments: &MergeArgs) -> Result<Sequence, Failure> {
+    let sequence = Sequence::load(&arguments.config)?;
+    let cache = super::hub_cache(arguments.transformers_cache.as_deref());
+    Ok(sequence.map(|name, recipe| {
+        let recipe = match &cache {
+            Some(cache) => recipe.with_hub_cache(cache.clone()),
+            None => recipe,
+        };
+        changed(arguments, recipe, name.is_none())
+    }))
+}
+
+/// A recipe with what the command line says of it; how the child is written concerns the result.
+fn changed(arguments: &MergeArgs, mut recipe: Recipe, result: bool) -> Recipe {
     if let (Some(father), Some(mother)) = (&arguments.father, &arguments.mother) {
         let name = |path: &std::path::Path| path.display().to_string();
         recipe = recipe.with_parents(Some(&name(father)), Some(&name(mother)));
@@ -95,14 +168,14 @@ fn recipe(arguments: &MergeArgs) -> Result<Recipe, Failure> {
     if let Some(seed) = arguments.random_seed {
         recipe = recipe.with_seed(seed);
     }
-    if let Some(layout) = arguments.layout {
+    if let Some(layout) = arguments.layout.filter(|_| result) {
         recipe = recipe.with_layout(layout.0);
     }
-    if arguments.text_only {
+    if arguments.text_only && result {
         recipe = recipe.text_only();
     }
     if let Some(numerics) = arguments.numerics {
         recipe = recipe.with_numerics(numerics);
     }
-    Ok(recipe)
+    recipe
 }

@@ -19,7 +19,8 @@ use crate::ui::Ui;
 use darwin_core::{Failure, Fault, Split};
 use darwin_engine::Text;
 use darwin_eval::{Encoded, ItemSet};
-use std::path::Path;
+use darwin_merge::HubCache;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Runs a subcommand.
@@ -61,6 +62,19 @@ fn calibration(arguments: &ItemArgs, text: &Text) -> Result<Encoded, Failure> {
     };
     let items = ItemSet::open(&path, Split::Calibration)?;
     Ok(Encoded::new(&items.take_per_domain(arguments.per_domain), text)?)
+}
+
+/// The Hub's cache: in a folder that was named, else where its libraries have it.
+fn hub_cache(named: Option<&Path>) -> Option<HubCache> {
+    let variable =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = named
+        .map(Path::to_owned)
+        .or_else(|| variable("HF_HUB_CACHE"))
+        .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/huggingface/hub")))?;
+    Some(HubCache::new(folder))
 }
 
 fn save_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {

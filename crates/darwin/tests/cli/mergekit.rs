@@ -7,7 +7,7 @@ fn flags_without_a_meaning_get_one_warning() {
     let folder = siblings();
     let line = "-q merge merge.yaml child --cuda --device auto --low-cpu-memory --no-lazy-unpickle \
         --clone-tensors --read-to-gpu --multi-gpu --gpu-rich --async-write --write-threads 4 \
-        --no-safe-serialization --transformers-cache t --lora-merge-cache l \
+        --no-safe-serialization --lora-merge-cache l \
         --lora-merge-dtype float16 --no-allow-crimes --num-threads 2 --random-seed 7 \
         --out-shard-size 20k --copy-tokenizer";
     let arguments: Vec<&str> = line.split_whitespace().collect();
@@ -17,7 +17,7 @@ fn flags_without_a_meaning_get_one_warning() {
         stderr,
         "warning: --cuda, --device, --low-cpu-memory, --no-lazy-unpickle, --clone-tensors, \
          --read-to-gpu, --multi-gpu, --gpu-rich, --async-write, --write-threads, \
-         --no-safe-serialization, --transformers-cache, --lora-merge-cache, \
+         --no-safe-serialization, --lora-merge-cache, \
          --lora-merge-dtype have no effect here\n"
     );
     let shards: usize = stdout
@@ -214,4 +214,113 @@ fn validate_lists_all_problems_and_opens_models_only_when_asked() {
     }
     let (code, _, stderr) = darwin(folder.path(), &["validate", "nothing.yaml"]);
     assert!(code == 2 && stderr.contains("nothing.yaml"), "{stderr}");
+}
+
+/// A YAML that names models as on the Hub works where they were downloaded.
+#[test]
+fn models_are_found_in_the_hubs_cache() {
+    let folder = siblings();
+    let cache = folder.path().join("cache");
+    for (name, revision) in [("father", "main"), ("mother", "v2")] {
+        let model = cache.join(format!("models--owner--{name}"));
+        std::fs::create_dir_all(model.join("refs")).expect("create");
+        std::fs::create_dir_all(model.join("snapshots")).expect("create");
+        std::fs::write(model.join("refs").join(revision), "0a1b").expect("write");
+        std::fs::rename(folder.path().join(name), model.join("snapshots/0a1b")).expect("move");
+    }
+    let recipe = |mother: &str| {
+        let text = RECIPE.replace("model: father", "model: owner/father");
+        let text = text.replace("model: mother", &format!("model: {mother}"));
+        std::fs::write(folder.path().join("merge.yaml"), text).expect("write");
+        darwin(
+            folder.path(),
+            &["-q", "merge", "merge.yaml", "out", "--transformers-cache", "cache"],
+        )
+    };
+    let (code, _, stderr) = recipe("owner/mother@v3");
+    assert_eq!(code, 2);
+    for word in
+        ["`owner/mother@v3` is not in the Hub's cache", "hf download owner/mother --revision v3"]
+    {
+        assert!(stderr.contains(word), "`{word}` is not in:\n{stderr}");
+    }
+    let (code, _, stderr) = recipe("owner/mother@v2");
+    assert_eq!(code, 0, "{stderr}");
+    let manifest = std::fs::read_to_string(folder.path().join("out/manifest.json")).expect("read");
+    assert!(manifest.contains("owner/mother@v2"));
+}
+
+/// Several documents, as of `mergekit-multi`: named ones are models of the others.
+#[test]
+fn documents_build_on_each_other() {
+    let folder = siblings();
+    let document = |name: &str, a: &str, b: &str, weight: f64| {
+        format!(
+            "{name}merge_method: linear\nmodels:\n- model: {a}\n  parameters: {{weight: {weight}}}\n- model: {b}\n  parameters: {{weight: 1}}\n---\n"
+        )
+    };
+    // The result stands first: the order is that of use.
+    let text = document("", "half", "father", 3.0)
+        + &document("name: quarter\n", "half", "mother", 1.0)
+        + &document("name: half\n", "father", "mother", 1.0);
+    std::fs::write(folder.path().join("multi.yml"), &text).expect("write");
+    let merge = ["merge", "multi.yml", "out", "--intermediate-dir", "steps"];
+    let (code, stdout, _) = darwin(folder.path(), &[&merge[..], &["--dry-run"]].concat());
+    assert_eq!(code, 0);
+    assert!(stdout.contains("the result: planned when `half` is merged"), "{stdout}");
+    let (code, _, stderr) = darwin(folder.path(), &merge);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("no document uses `quarter`"), "{stderr}");
+    // The same by hand.
+    for (name, a, b, weight) in
+        [("by-hand-half", "father", "mother", 1.0), ("by-hand", "steps/half", "father", 3.0)]
+    {
+        std::fs::write(folder.path().join("one.yml"), document("", a, b, weight)).expect("write");
+        let (code, _, stderr) = darwin(folder.path(), &["-q", "merge", "one.yml", name]);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let weights = |name: &str| {
+        std::fs::read(folder.path().join(name).join("model.safetensors")).expect("read")
+    };
+    assert_eq!(weights("steps/half"), weights("by-hand-half"));
+    assert_eq!(weights("out"), weights("by-hand"));
+    // What is there is not made again, unless it is of another document.
+    std::fs::remove_dir_all(folder.path().join("out")).expect("remove");
+    let (code, stdout, stderr) = darwin(folder.path(), &merge);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("steps/half: there from an earlier run"), "{stdout}");
+    std::fs::remove_dir_all(folder.path().join("out")).expect("remove");
+    std::fs::write(folder.path().join("multi.yml"), text.replace("weight: 1}", "weight: 2}"))
+        .expect("write");
+    let (code, _, stderr) = darwin(folder.path(), &merge);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("was not made of this document"), "{stderr}");
+}
+
+#[test]
+fn documents_that_do_not_fit_are_all_named() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let document = |name: &str, model: &str| {
+        format!("{name}\nmerge_method: passthrough\nmodels: [{{model: {model}}}]\n---\n")
+    };
+    let refused = |text: String| {
+        std::fs::write(folder.path().join("multi.yml"), text).expect("write");
+        let (code, _, stderr) = darwin(folder.path(), &["validate", "multi.yml"]);
+        assert_eq!(code, 2, "{stderr}");
+        stderr
+    };
+    for (text, word) in [
+        (document("name: a", "x") + &document("name: a", "y"), "two documents are called `a`"),
+        (document("name: a", "x") + &document("name: b", "y"), "every document has a `name`"),
+        (document("", "x") + &document("", "y"), "a second document without a `name`"),
+        (
+            document("", "a") + &document("name: a", "b") + &document("name: b", "a"),
+            "`a` is made of itself",
+        ),
+        (document("", "a") + &document("name: ../a", "b"), "`name` is `../a`"),
+        (document("", "a") + &document("name: a", "b").replace("models", "modelz"), "`modelz`"),
+    ] {
+        let stderr = refused(text);
+        assert!(stderr.contains(word), "`{word}` is not in:\n{stderr}");
+    }
 }
