@@ -1,4 +1,5 @@
-"""What torch reads in floats of 8 bits, and what transformers makes of them with scales.
+"""What torch reads in floats of 8 bits, and what transformers makes of them, and of packed ones of 4 bits, with
+scales.
 
     python tools/oracle/float8.py crates/darwin-checkpoint/tests/golden/float8.json
 """
@@ -8,6 +9,7 @@ import sys
 
 import torch
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 TYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
@@ -29,7 +31,12 @@ def main():
             read = Fp8Dequantize(None)._dequantize_one(weight, scale, torch.bfloat16)
             cases.append({"dtype": name, "bytes": weight.view(torch.uint8).flatten().tolist(),
                           "scale_shape": grid, "scale": numbers(scale), "read": numbers(read)})
-    json.dump({"tables": tables, "shape": [4, 6], "cases": cases}, open(sys.argv[1], "w"))
+    blocks = torch.randint(0, 256, (2, 3, 2, 16), dtype=torch.uint8)
+    scales = torch.randint(100, 140, (2, 3, 2), dtype=torch.uint8)
+    read = convert_moe_packed_tensors(blocks, scales)
+    packed = {"blocks": blocks.flatten().tolist(), "scales": scales.flatten().tolist(),
+              "shape": list(read.shape), "read": numbers(read)}
+    json.dump({"tables": tables, "shape": [4, 6], "cases": cases, "mxfp4": packed}, open(sys.argv[1], "w"))
 
 
 if __name__ == "__main__":

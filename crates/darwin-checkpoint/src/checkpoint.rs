@@ -1,8 +1,9 @@
 //! A checkpoint folder, opened from its headers alone.
 
+mod unpack;
+
 use crate::dtype::all_finite;
 use crate::layout::{Layout, Place, assemble};
-use crate::quantised::Scale;
 use crate::resume::SUMS;
 use crate::shards::{INDEX, no_config, open_shards, shard_files};
 use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource};
@@ -13,6 +14,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// Model types whose every tensor we know; an unknown name in them is an error for whoever needs
 /// the whole model.
@@ -37,6 +39,8 @@ pub struct Checkpoint {
     /// For each logical tensor its stored pieces, by first row.
     pieces: Vec<Vec<usize>>,
     headers_sha256: String,
+    /// The experts that were unpacked last, by stored tensor and number.
+    unpacked: Mutex<Vec<((usize, usize), Arc<[u16]>)>>,
 }
 
 impl Checkpoint {
@@ -82,6 +86,7 @@ impl Checkpoint {
             places,
             pieces,
             headers_sha256: sha256_hex(&hashed),
+            unpacked: Mutex::default(),
         })
     }
 
@@ -197,7 +202,13 @@ impl Checkpoint {
     /// Whether weights are quantised on disk, and read as the bfloat16 that they stand for.
     #[must_use]
     pub fn is_quantised(&self) -> bool {
-        self.places.iter().any(|place| place.dtype.is_float8())
+        self.places.iter().any(Place::is_quantised)
+    }
+
+    /// Bytes in the files of a stored tensor, by its position in the layout; without its scales.
+    pub(crate) fn stored_bytes(&self, stored: usize) -> u64 {
+        let bytes = &self.places[stored].bytes;
+        bytes.end - bytes.start
     }
 
     /// The element type in the files of a stored tensor, by its position in the layout.
@@ -221,21 +232,6 @@ impl Checkpoint {
     fn read_at(&self, shard: usize, at: u64, out: &mut [u8]) -> Result<(), Error> {
         let (path, file) = &self.shards[shard];
         file.read_exact_at(out, at).map_err(|e| Error::io("read", path, e))
-    }
-
-    /// Multiplies rows of a stored tensor by their scales.
-    fn unscale(
-        &self,
-        scale: &Scale,
-        rows: &Range<usize>,
-        cols: usize,
-        values: &mut [f32],
-    ) -> Result<(), Error> {
-        let span = scale.span(rows);
-        let mut bytes = vec![0; (span.end - span.start) as usize];
-        self.read_at(scale.shard, scale.bytes.start + span.start, &mut bytes)?;
-        scale.apply(rows, cols, &bytes, values);
-        Ok(())
     }
 
     /// Calls `f(stored, rows within the stored piece, offset in the request)` for each piece that
@@ -308,8 +304,12 @@ impl TensorSource for Checkpoint {
         // Small enough to be decoded in the first-level cache.
         let mut bytes = [0; 1 << 14];
         self.for_pieces(plan.id, &rows, |stored, within, at| {
-            let Place { dtype, scale, .. } = &self.places[stored];
+            let Place { dtype, scale, packed, .. } = &self.places[stored];
             let values = &mut out[at * cols..(at + within.len()) * cols];
+            if let Some(packed) = packed {
+                self.unpack(stored, packed, &within, values)?;
+                return self.check_finite(stored, within.start * cols, values);
+            }
             let mut skip = (within.start * cols * dtype.size()) as u64;
             for values in values.chunks_mut(bytes.len() / dtype.size()) {
                 let bytes = &mut bytes[..values.len() * dtype.size()];
@@ -327,7 +327,7 @@ impl TensorSource for Checkpoint {
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         let info = self.manifest.get(id);
         let pieces = &self.pieces[id.index()];
-        if pieces.iter().any(|stored| self.stored_dtype(*stored).is_float8()) {
+        if pieces.iter().any(|stored| self.places[*stored].is_quantised()) {
             return Ok(false);
         }
         let row_bytes = info.cols() * info.dtype.size();

@@ -89,7 +89,7 @@ pub const FAMILIES: [Family; 14] = [
         name: "gpt-oss",
         types: &[("gpt_oss", "GptOssForCausalLM")],
         experts: ExpertNaming::FusedOnly,
-        parts: "expert and router biases, attention sinks",
+        parts: "expert and router biases, attention sinks, MXFP4",
     },
     Family {
         name: "Qwen3.5, Qwen3.6",

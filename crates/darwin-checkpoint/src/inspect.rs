@@ -117,7 +117,7 @@ fn roles(model: &Checkpoint) -> BTreeMap<Role, RoleSummary> {
         let role = roles.entry(info.role).or_default();
         role.tensors += 1;
         role.parameters += parameters;
-        role.bytes += parameters * dtype.size() as u64;
+        role.bytes += model.stored_bytes(i);
         *role.dtypes.entry(Dtype::torch_name(dtype).to_owned()).or_default() += 1;
     }
     roles

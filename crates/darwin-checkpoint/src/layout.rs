@@ -2,6 +2,7 @@
 
 use crate::families::ExpertNaming;
 use crate::header::Entry;
+use crate::mxfp4::{Packed, pair_up};
 use crate::names::{BLOCK, ExpertPart, MIXTRAL_BLOCK, canonical_name, expert_piece, role_of};
 use crate::quantised::{Scale, Scales};
 use crate::{Dtype, Manifest, Problem, Role, TensorId, TensorInfo};
@@ -149,6 +150,15 @@ pub(crate) struct Place {
     pub(crate) dtype: Dtype,
     /// The scales of an 8-bit float.
     pub(crate) scale: Option<Scale>,
+    /// The scales of 4-bit floats; `dtype` is what they are read as then.
+    pub(crate) packed: Option<Packed>,
+}
+
+impl Place {
+    /// Whether the bytes are not those of the tensor.
+    pub(crate) fn is_quantised(&self) -> bool {
+        self.dtype.is_float8() || self.packed.is_some()
+    }
 }
 
 /// Builds manifest and layout from all shards' entries. `places[i]` belongs to `stored[i]`.
@@ -165,6 +175,7 @@ pub(crate) fn assemble(
     let mut builder = Builder { folder, mtp_layers: mtp_layers(config), ..Builder::default() };
     let mut scales = Scales::find(folder, config, &entries, &mut builder.problems);
     entries.retain(|(_, entry)| !scales.absorbs(&entry.name));
+    let (entries, mut packed) = pair_up(folder, entries, &mut builder.problems);
     for (_, entry) in &entries {
         builder.claim(entry);
     }
@@ -180,6 +191,7 @@ pub(crate) fn assemble(
             bytes: e.bytes.clone(),
             dtype: e.dtype,
             scale: scales.take(&e.name),
+            packed: packed.remove(&e.name),
         })
         .collect();
     let manifest = Manifest::new(builder.tensors).map_err(|name| {

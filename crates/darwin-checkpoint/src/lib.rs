@@ -19,6 +19,7 @@ mod layout;
 mod license;
 mod manifest;
 mod memory;
+mod mxfp4;
 mod names;
 mod quantised;
 mod resume;

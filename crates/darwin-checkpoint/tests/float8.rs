@@ -1,4 +1,4 @@
-//! Floats of 8 bits are read as torch reads them, with scales as transformers applies them
+//! Floats of 8 and 4 bits are read as torch reads them, with scales as transformers applies them
 //! (`tools/oracle/float8.py`).
 
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -119,4 +119,43 @@ fn scales_that_are_missing_or_do_not_fit_are_named() {
     let text = refused(json!({}), Some(vec![3, 5]));
     assert!(text.contains("which are no scales for"), "{text}");
     assert_eq!(refused(json!({}), None), "", "plain 8-bit floats are numbers themselves");
+}
+
+const BLOCKS: &str = "model.layers.0.mlp.experts.down_proj_blocks";
+
+/// gpt-oss as it is published: experts packed in 4-bit floats.
+#[test]
+fn packed_experts_are_unpacked_and_turned_as_by_transformers() {
+    let golden = golden();
+    let case = &golden["mxfp4"];
+    let dir = tempfile::tempdir().unwrap();
+    let write_with = |scales: Vec<usize>| {
+        let length = scales.iter().product::<usize>();
+        let tensors = [
+            (BLOCKS.to_owned(), "U8", vec![2, 3, 2, 16], bytes(&case["blocks"])),
+            (
+                BLOCKS.replace("_blocks", "_scales"),
+                "U8",
+                scales,
+                bytes(&case["scales"])[..length].to_vec(),
+            ),
+        ];
+        write(dir.path(), &json!({"quantization_config": {}}), &tensors);
+        Checkpoint::open(dir.path())
+    };
+    let model = write_with(vec![2, 3, 2]).unwrap();
+    assert!(model.is_quantised());
+    let [info] = model.manifest().tensors() else { panic!("one tensor") };
+    assert_eq!((&info.name[..], info.dtype), ("layers.0.mlp.experts.down_proj", Dtype::Bf16));
+    assert_eq!(json!(info.shape), case["shape"]);
+    let id = model.manifest().find(&info.name).unwrap();
+    let expected: Vec<f32> = numbers(&case["read"]).into_iter().flatten().collect();
+    assert_eq!(read_tensor(&model, id).unwrap(), expected);
+    // Tiles that go over from one expert to the next.
+    let plan = model.prepare(id).unwrap();
+    let mut out = vec![0.0; 10 * 3];
+    model.read_tile(&plan, 60..70, &mut out).unwrap();
+    assert_eq!(out, expected[180..210]);
+    let text = write_with(vec![2, 3, 1]).unwrap_err().to_string();
+    assert!(text.contains("are no blocks of 32 with their scales"), "{text}");
 }

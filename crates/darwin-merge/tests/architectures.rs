@@ -369,7 +369,7 @@ fn an_8_bit_parent_merges_as_its_dequantised_self() {
     write(&dir.path().join("father"), &config, &father);
     let bf16 = recipe(dir.path(), &AVERAGE.replace("dtype: float32\n", ""));
     let merge = plan(&bf16).unwrap();
-    assert!(merge.plan().notes().iter().any(|note| note.contains("8-bit weights")));
+    assert!(merge.plan().notes().iter().any(|note| note.contains("quantised weights")));
     let child = written(&bf16, &dir.path().join("child"));
     assert_eq!(names(&child), saved);
     assert!(child.config().get("quantization_config").is_none());

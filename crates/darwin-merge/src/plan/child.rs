@@ -157,8 +157,9 @@ fn config(binding: &Binding<'_>, notes: &mut Vec<String>, problems: &mut Problem
     if structure.checkpoint.as_ref().is_some_and(|parent| parent.is_quantised()) {
         edit(&mut config, |object| {
             if object.shift_remove("quantization_config").is_some() {
-                notes
-                    .push("8-bit weights are written as bfloat16, without their scales".to_owned());
+                notes.push(
+                    "quantised weights are written as bfloat16, without their scales".to_owned(),
+                );
             }
         });
     }
