@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -230,12 +231,27 @@ def process(command, cgroup=None):
     enter = None
     if cgroup:
         enter = lambda: open(f"{cgroup}/cgroup.procs", "w").write(str(os.getpid()))
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=enter)
-    errors = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        sys.exit(f"{' '.join(command)}: {errors.decode()[-2000:]}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, preexec_fn=enter)
+        peak = 0
+        while child.poll() is None:
+            peak = max(peak, resident(child.pid))
+            time.sleep(0.02)
+        seconds = time.perf_counter() - start
+        if child.returncode:
+            errors.seek(0)
+            sys.exit(f"{' '.join(command)}: {errors.read().decode()[-2000:]}")
+    return seconds, peak
+
+
+def resident(pid):
+    """VmHWM: rusage would count what this process had at the fork."""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            lines = [line for line in status if line.startswith("VmHWM:")]
+        return 1024 * int(lines[0].split()[1]) if lines else 0
+    except (OSError, IndexError):
+        return 0
 
 
 BASE = "base_model: {0}/father\n"
@@ -309,7 +325,7 @@ def scaling(options, weights):
     print(f"\n{options.shape}: how the time grows, seconds (GB/s read and written), and peak memory")
     print(f"{'GB a parent':>12} {'threads':>8} {'floor':>8} " + " ".join(f"{name:>18}" for name in RECIPES)
           + f" {'peak MiB':>9}")
-    for gigabytes in (0.5, 1, 2, options.gigabytes):
+    for gigabytes in (0.5, 1, 2):
         folder, size = pair(options.folder, options.shape, gigabytes, weights)
         for name, text in RECIPES.items():
             open(f"{folder}/{name}.yml", "w").write(text.format(folder))
@@ -324,8 +340,7 @@ def scaling(options, weights):
             print(f"{size / 1e9:12.2f} {threads:8} {base:8.2f} " + " ".join(f"{cell:>18}" for cell in cells)
                   + f" {max(peaks) / 2**20:9.0f}", flush=True)
         fresh(out)
-        if gigabytes != options.gigabytes:
-            shutil.rmtree(folder)
+        shutil.rmtree(folder)
 
 
 def limited(options, folder, size):

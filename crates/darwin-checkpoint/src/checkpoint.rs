@@ -40,8 +40,11 @@ pub struct Checkpoint {
     pieces: Vec<Vec<usize>>,
     headers_sha256: String,
     /// The experts that were unpacked last, by stored tensor and number.
-    unpacked: Mutex<Vec<((usize, usize), Arc<[u16]>)>>,
+    unpacked: Mutex<Vec<Unpacked>>,
 }
+
+/// Stored tensor and expert, and its bfloat16 bits.
+type Unpacked = ((usize, usize), Arc<[u16]>);
 
 impl Checkpoint {
     /// Opens a folder: reads config, index and headers, and reports everything that is wrong with

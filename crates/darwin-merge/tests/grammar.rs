@@ -150,7 +150,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("model: a@", "3:17", &["`a@`, which names no revision", "branch, tag or commit"]),
     (
         "model: {path: o/a@r}}\nbase_model: {path: o/a, revision: r}\n#",
-        "3:28",
+        "3:24",
         &["`o/a@r` means two things", "rename a folder"],
     ),
     ("model: a+", "3:17", &["its adapter` names no folder"]),

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod builder;
+mod change;
 mod child;
 mod darwin;
 mod describe;
@@ -36,7 +37,7 @@ pub use sequence::{Sequence, Step};
 pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 
 use crate::{Error, Method, Numerics};
-use darwin_checkpoint::{Dtype, ExpertLayout};
+use darwin_checkpoint::Dtype;
 use darwin_core::hash::sha256_hex;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -288,80 +289,6 @@ impl Recipe {
             ([a], Some(base)) if a.model != base => Some((base, &a.model)),
             _ => None,
         }
-    }
-
-    /// The same recipe for other parents: every mention of the father and of the mother is
-    /// replaced (`darwin merge CONFIG OUT --father F --mother M`). In a recipe without two
-    /// recognisable parents nothing is.
-    #[must_use]
-    pub fn with_parents(&self, father: Option<&str>, mother: Option<&str>) -> Self {
-        let old = (self.father().map(str::to_owned), self.mother().map(str::to_owned));
-        let mut changed = self.clone();
-        changed.rename_models(|model| {
-            if Some(model) == old.0.as_deref() {
-                father.map(str::to_owned)
-            } else if Some(model) == old.1.as_deref() {
-                mother.map(str::to_owned)
-            } else {
-                None
-            }
-        });
-        let named: Vec<String> = changed.models().iter().map(|m| (*m).to_owned()).collect();
-        let tokenizer = changed.tokenizer().to_owned();
-        changed.adapters.retain(|name, _| named.contains(name) || *name == tokenizer);
-        changed.text = None;
-        changed
-    }
-
-    /// The same recipe with a place for models that are named as on the Hub and are no folders.
-    #[must_use]
-    pub fn with_hub_cache(mut self, hub: HubCache) -> Self {
-        self.hub = Some(hub);
-        self
-    }
-
-    /// The same recipe where a model that another document of its file makes lies in a folder.
-    #[must_use]
-    pub fn with_step(mut self, name: &str, folder: PathBuf) -> Self {
-        self.steps.insert(name.to_owned(), folder);
-        self
-    }
-
-    /// The same recipe with another seed for its masks.
-    #[must_use]
-    pub fn with_seed(&self, seed: u64) -> Self {
-        let mut changed = self.clone();
-        changed.darwin.seed = Some(seed);
-        changed.text = None;
-        changed
-    }
-
-    /// The same recipe, computed as [`Numerics`] says.
-    #[must_use]
-    pub fn with_numerics(&self, numerics: Numerics) -> Self {
-        let mut changed = self.clone();
-        changed.darwin.numerics = Some(numerics);
-        changed.text = None;
-        changed
-    }
-
-    /// The same recipe with routed experts written in one layout; `None` is the structural
-    /// parent's.
-    #[must_use]
-    pub fn with_layout(&self, layout: Option<ExpertLayout>) -> Self {
-        let mut changed = self.clone();
-        changed.darwin.layout = layout;
-        changed.text = None;
-        changed
-    }
-
-    /// The same recipe for the language model alone.
-    #[must_use]
-    pub fn text_only(&self) -> Self {
-        let mut changed = self.clone();
-        changed.darwin.text_only = true;
-        changed.text = None;
-        changed
     }
 
     /// How the merge computes.
