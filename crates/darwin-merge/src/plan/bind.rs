@@ -59,7 +59,7 @@ pub(super) struct Binding<'r> {
     pub(super) num_layers: usize,
     pub(super) extent: Extent,
     /// By source.
-    kinds: Vec<Kinds>,
+    pub(super) kinds: Vec<Kinds>,
     lowering: Lowering<'r>,
 }
 
@@ -315,9 +315,7 @@ impl<'r> Binding<'r> {
                     continue;
                 }
                 let reason = match (there, info.layer) {
-                    _ if self.extent.leaves_out(info).is_some() => {
-                        self.extent.leaves_out(info).unwrap_or_default().to_owned()
-                    }
+                    _ if let Some(reason) = self.extent.leaves_out(info) => reason.to_owned(),
                     (true, _) => format!("`{structure}` gives this tensor"),
                     (false, Some(_)) if self.stacked() => "no slice has this layer".to_owned(),
                     (false, _) => format!("`{structure}` has no such tensor"),

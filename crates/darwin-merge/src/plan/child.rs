@@ -165,7 +165,7 @@ fn config(binding: &Binding<'_>, notes: &mut Vec<String>, problems: &mut Problem
     }
     if let Some(text) = text_object(&mut config) {
         if binding.stacked() {
-            depth::restack(text, &binding.origins(), binding.sources, problems);
+            depth::restack(text, &binding.origins(), binding.sources, &binding.kinds, problems);
         }
         notes.extend(binding.extent.count_mtp(text));
     }

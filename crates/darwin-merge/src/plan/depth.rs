@@ -15,6 +15,8 @@ const SLIDING: &str = "sliding_attention";
 pub(super) struct Kinds {
     mixers: Vec<String>,
     sparse: Vec<bool>,
+    /// The config implies the mixers by a period instead of listing them.
+    periodic: bool,
 }
 
 impl Kinds {
@@ -28,13 +30,15 @@ impl Kinds {
             linear[layer.0] |= info.role == Role::LinearAttention;
             sparse[layer.0] |= info.role == Role::RoutedExpert;
         }
-        let stated = stated(text(tensors.config()), layers);
+        let config = text(tensors.config());
+        let stated = stated(config, layers);
+        let periodic = stated.is_some() && config.get("layer_types").is_none();
         let mixer = |layer: usize| match &stated {
             Some(stated) => stated[layer].clone(),
             None if linear[layer] => LINEAR.to_owned(),
             None => FULL.to_owned(),
         };
-        Self { mixers: (0..layers).map(mixer).collect(), sparse }
+        Self { mixers: (0..layers).map(mixer).collect(), sparse, periodic }
     }
 
     /// A layer's kind in words.
@@ -97,6 +101,7 @@ pub(super) fn restack(
     config: &mut Map<String, Value>,
     origins: &[Origin],
     sources: &[Source],
+    kinds: &[Kinds],
     problems: &mut Problems,
 ) {
     for key in ["num_hidden_layers", "n_layer", "num_layers"] {
@@ -105,11 +110,10 @@ pub(super) fn restack(
         }
     }
     per_layer_lists(config, origins, sources);
-    let kinds: Vec<Kinds> = sources.iter().map(|s| Kinds::of(s.tensors.as_ref())).collect();
     let mixer = |o: &Origin| kinds[o.source].mixers.get(o.layer).cloned().unwrap_or_default();
     let mixers: Vec<String> = origins.iter().map(mixer).collect();
     // A period that the config implies no longer holds: the list says it.
-    let periodic = sources.iter().any(|s| stated(text(s.tensors.config()), 0).is_some());
+    let periodic = kinds.iter().any(|kinds| kinds.periodic);
     if config.contains_key("layer_types") || periodic || mixers.iter().any(|m| m == LINEAR) {
         config.insert("layer_types".to_owned(), json!(mixers));
     }

@@ -47,36 +47,32 @@ impl Recipe {
     /// The same recipe with another seed for its masks.
     #[must_use]
     pub fn with_seed(&self, seed: u64) -> Self {
-        let mut changed = self.clone();
-        changed.darwin.seed = Some(seed);
-        changed.text = None;
-        changed
+        self.changed(|recipe| recipe.darwin.seed = Some(seed))
     }
 
     /// The same recipe, computed as [`Numerics`] says.
     #[must_use]
     pub fn with_numerics(&self, numerics: Numerics) -> Self {
-        let mut changed = self.clone();
-        changed.darwin.numerics = Some(numerics);
-        changed.text = None;
-        changed
+        self.changed(|recipe| recipe.darwin.numerics = Some(numerics))
     }
 
     /// The same recipe with routed experts written in one layout; `None` is the structural
     /// parent's.
     #[must_use]
     pub fn with_layout(&self, layout: Option<ExpertLayout>) -> Self {
-        let mut changed = self.clone();
-        changed.darwin.layout = layout;
-        changed.text = None;
-        changed
+        self.changed(|recipe| recipe.darwin.layout = layout)
     }
 
     /// The same recipe for the language model alone.
     #[must_use]
     pub fn text_only(&self) -> Self {
+        self.changed(|recipe| recipe.darwin.text_only = true)
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut Self)) -> Self {
         let mut changed = self.clone();
-        changed.darwin.text_only = true;
+        change(&mut changed);
+        // What the user wrote is no longer what is done.
         changed.text = None;
         changed
     }
