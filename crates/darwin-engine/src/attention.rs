@@ -1,11 +1,15 @@
-//! Gated softmax attention with partial rotary embedding and grouped key-value heads.
+//! Softmax attention with rotary embedding and grouped key-value heads, in the forms that
+//! [`AttentionForm`] lists.
 
 use crate::cache::Caches;
+use crate::config::{AttentionForm, QkNorm};
 use crate::kernels::{
-    Buffer, Matrix, PANEL, Panels, Values, gated, l2_norm, multiply, rms_norm, scratch, softmax,
+    Buffer, Matrix, PANEL, Panels, Values, add_assign, gated, l2_norm, multiply, rms_norm, scratch,
+    softmax,
 };
 use crate::mixer::Input;
-use crate::weights::{Expected, Loader, centred};
+use crate::rope::RopeTable;
+use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,18 +20,57 @@ const QUERY_BLOCK: usize = 16;
 /// Weights of one layer; (out, in) before packing.
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
-    /// (heads x [query ; gate], hidden)
-    q_proj: Matrix,
+    /// (heads x [query ; gate], hidden), the gate where the form has one
+    q_proj: Projection,
     /// (kv heads x head dim, hidden)
-    k_proj: Matrix,
+    k_proj: Projection,
     /// (kv heads x head dim, hidden)
-    v_proj: Matrix,
+    v_proj: Projection,
     /// (hidden, heads x head dim)
-    o_proj: Matrix,
-    /// 1 + weight (head dim)
+    o_proj: Projection,
+    /// Scales of queries and keys, (head dim) or (heads x head dim); empty without norms
     q_norm: Arc<[f32]>,
-    /// 1 + weight (head dim)
     k_norm: Arc<[f32]>,
+}
+
+/// A weight and its bias.
+#[derive(Clone, Debug)]
+pub(crate) struct Projection {
+    weight: Matrix,
+    /// (out); empty where there is none
+    bias: Arc<[f32]>,
+}
+
+impl Projection {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        name: &str,
+        biased: bool,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let weight = loader.matrix(&format!("{name}.weight"), old.map(|o| &o.weight))?;
+        let bias = if biased {
+            loader.vector(&format!("{name}.bias"), old.map(|o| &o.bias), |b| b)?
+        } else {
+            Arc::default()
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// `x` (rows, in) to `out` (rows, out), whose rows lie `out_row` apart.
+    pub(crate) fn forward(&self, rows: usize, x: &[f32], out: &mut [f32], out_row: usize) {
+        let (depth, columns) = (self.weight.depth(), self.weight.columns());
+        multiply(rows, x, depth, self.weight.panels(), out, out_row);
+        if !self.bias.is_empty() {
+            let rows = out.chunks_mut(out_row).take(rows);
+            rows.for_each(|row| add_assign(&mut row[..columns], &self.bias));
+        }
+    }
+
+    /// Output width.
+    pub(crate) fn columns(&self) -> usize {
+        self.weight.columns()
+    }
 }
 
 /// Keys and values of a sequence so far.
@@ -60,7 +103,7 @@ impl Cache {
 /// Buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    rope: Rope,
+    rope: RopeTable,
     projected: Buffer,
     keys: Buffer,
     values: Buffer,
@@ -72,34 +115,58 @@ pub(crate) struct Scratch {
 
 /// Names and shapes of one layer's tensors.
 pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
-    let (hidden, head_dim) = (config.hidden_size, config.head_dim);
+    let (hidden, head_dim, form) = (config.hidden_size, config.head_dim, config.attention);
     let heads = config.num_attention_heads * head_dim;
     let kv_heads = config.num_key_value_heads * head_dim;
-    let shapes = [
-        ("q_proj.weight", vec![2 * heads, hidden]),
+    let queries = if form.gated { 2 * heads } else { heads };
+    let mut shapes = vec![
+        ("q_proj.weight", vec![queries, hidden]),
         ("k_proj.weight", vec![kv_heads, hidden]),
         ("v_proj.weight", vec![kv_heads, hidden]),
         ("o_proj.weight", vec![hidden, heads]),
-        ("q_norm.weight", vec![head_dim]),
-        ("k_norm.weight", vec![head_dim]),
     ];
+    if form.qkv_bias {
+        shapes.extend([
+            ("q_proj.bias", vec![queries]),
+            ("k_proj.bias", vec![kv_heads]),
+            ("v_proj.bias", vec![kv_heads]),
+        ]);
+    }
+    if form.o_bias {
+        shapes.push(("o_proj.bias", vec![hidden]));
+    }
+    match form.qk_norm {
+        QkNorm::None => {}
+        QkNorm::Head => {
+            shapes.extend([("q_norm.weight", vec![head_dim]), ("k_norm.weight", vec![head_dim])]);
+        }
+        QkNorm::Whole => {
+            shapes.extend([("q_norm.weight", vec![heads]), ("k_norm.weight", vec![kv_heads])]);
+        }
+    }
     Expected::list(&format!("{prefix}self_attn."), shapes)
 }
 
 impl Weights {
     pub(crate) fn load(
         loader: &Loader<'_>,
+        config: &Config,
         prefix: &str,
         old: Option<&Self>,
     ) -> Result<Self, Error> {
-        let name = |tensor: &str| format!("{prefix}self_attn.{tensor}.weight");
+        let AttentionForm { qkv_bias, o_bias, qk_norm, .. } = config.attention;
+        let name = |tensor: &str| format!("{prefix}self_attn.{tensor}");
+        let norm = |tensor: &str, old: Option<&Arc<[f32]>>| match qk_norm {
+            QkNorm::None => Ok(Arc::default()),
+            QkNorm::Head | QkNorm::Whole => loader.norm(config, &name(tensor), old),
+        };
         Ok(Self {
-            q_proj: loader.matrix(&name("q_proj"), old.map(|o| &o.q_proj))?,
-            k_proj: loader.matrix(&name("k_proj"), old.map(|o| &o.k_proj))?,
-            v_proj: loader.matrix(&name("v_proj"), old.map(|o| &o.v_proj))?,
-            o_proj: loader.matrix(&name("o_proj"), old.map(|o| &o.o_proj))?,
-            q_norm: loader.vector(&name("q_norm"), old.map(|o| &o.q_norm), centred)?,
-            k_norm: loader.vector(&name("k_norm"), old.map(|o| &o.k_norm), centred)?,
+            q_proj: Projection::load(loader, &name("q_proj"), qkv_bias, old.map(|o| &o.q_proj))?,
+            k_proj: Projection::load(loader, &name("k_proj"), qkv_bias, old.map(|o| &o.k_proj))?,
+            v_proj: Projection::load(loader, &name("v_proj"), qkv_bias, old.map(|o| &o.v_proj))?,
+            o_proj: Projection::load(loader, &name("o_proj"), o_bias, old.map(|o| &o.o_proj))?,
+            q_norm: norm("q_norm", old.map(|o| &o.q_norm))?,
+            k_norm: norm("k_norm", old.map(|o| &o.k_norm))?,
         })
     }
 
@@ -111,65 +178,92 @@ impl Weights {
         buffers: &mut Scratch,
         out: &mut [f32],
     ) {
-        let (config, x) = (input.config, input.x);
-        let (hidden, tokens) = (config.hidden_size, input.tokens());
+        let (config, x, tokens) = (input.config, input.x, input.tokens());
         let heads = config.num_attention_heads * config.head_dim;
         let kv_heads = config.num_key_value_heads * config.head_dim;
 
-        let projected = scratch(&mut buffers.projected, tokens * 2 * heads);
-        multiply(tokens, x, hidden, self.q_proj.panels(), projected, 2 * heads);
+        let projected = scratch(&mut buffers.projected, tokens * self.q_proj.columns());
+        self.q_proj.forward(tokens, x, projected, self.q_proj.columns());
         let keys = scratch(&mut buffers.keys, tokens * kv_heads);
-        multiply(tokens, x, hidden, self.k_proj.panels(), keys, kv_heads);
+        self.k_proj.forward(tokens, x, keys, kv_heads);
         let values = scratch(&mut buffers.values, tokens * kv_heads);
-        multiply(tokens, x, hidden, self.v_proj.panels(), values, kv_heads);
+        self.v_proj.forward(tokens, x, values, kv_heads);
+        if config.attention.qk_norm == QkNorm::Whole {
+            let eps = config.rms_norm_eps as f32;
+            for (rows, norm) in [(&mut *projected, &self.q_norm), (&mut *keys, &self.k_norm)] {
+                let normed = scratch(&mut buffers.queries, rows.len());
+                rms_norm(rows, norm, eps, normed);
+                rows.copy_from_slice(normed);
+            }
+        }
+        if let Some(limit) = config.attention.clip_qkv {
+            for rows in [projected, keys, values] {
+                rows.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
+            }
+        }
         scratch(&mut buffers.gated, tokens * heads);
 
         for piece in input.pieces {
             let cache = caches.full(input.layer, piece);
-            self.sequence(config, piece.rows.clone(), cache, buffers);
+            self.sequence(input, piece.rows.clone(), cache, buffers);
         }
-        let x = &buffers.gated[..tokens * heads];
-        multiply(tokens, x, heads, self.o_proj.panels(), out, hidden);
+        self.o_proj.forward(tokens, &buffers.gated[..tokens * heads], out, config.hidden_size);
     }
 
     /// One sequence's rows of the projections to its rows of `gated` (tokens, heads x head dim).
     fn sequence(
         &self,
-        config: &Config,
+        input: &Input<'_>,
         rows: Range<usize>,
         cache: &mut Cache,
         buffers: &mut Scratch,
     ) {
+        let config = input.config;
         let (dim, tokens, before) = (config.head_dim, rows.len(), cache.tokens);
         let group = config.num_attention_heads / config.num_key_value_heads;
         let heads = config.num_attention_heads * dim;
-        buffers.rope.prepare(config, before + tokens);
+        let parts = if config.attention.gated { 2 } else { 1 }; // query, or query and gate
+        buffers.rope.prepare(&config.rope, before + tokens);
         cache.heads.resize(config.num_key_value_heads, HeadCache::default());
-        let normed = scratch(&mut buffers.queries, tokens * group * dim);
+        let queries = scratch(&mut buffers.queries, tokens * group * dim);
         for (kv_head, head) in cache.heads.iter_mut().enumerate() {
             for t in 0..tokens {
                 let at = ((rows.start + t) * config.num_key_value_heads + kv_head) * dim;
                 let key = scratch(&mut buffers.attended, dim);
-                rms_norm(&buffers.keys[at..][..dim], &self.k_norm, config.rms_norm_eps as f32, key);
+                self.head(config, &self.k_norm, &buffers.keys[at..][..dim], key);
                 buffers.rope.rotate(before + t, key);
                 head.append(before + t, key, &buffers.values[at..][..dim]);
                 for g in 0..group {
-                    let from = (rows.start + t) * 2 * heads + (kv_head * group + g) * 2 * dim;
-                    let query = &mut normed[(t * group + g) * dim..][..dim];
-                    let projected = &buffers.projected[from..][..dim];
-                    rms_norm(projected, &self.q_norm, config.rms_norm_eps as f32, query);
+                    let from =
+                        (rows.start + t) * parts * heads + (kv_head * group + g) * parts * dim;
+                    let query = &mut queries[(t * group + g) * dim..][..dim];
+                    self.head(config, &self.q_norm, &buffers.projected[from..][..dim], query);
                     buffers.rope.rotate(before + t, query);
                 }
             }
             let attended = scratch(&mut buffers.attended, tokens * group * dim);
-            head.attend(before, group, dim, normed, &mut buffers.scores, attended);
+            let shape = Shape { before, group, dim, window: config.window(input.layer) };
+            head.attend(&shape, queries, &mut buffers.scores, attended);
             for (i, row) in attended.chunks_exact(dim).enumerate() {
                 let (t, at) = (rows.start + i / group, kv_head * group + i % group);
-                let gates = &buffers.projected[(t * 2 * heads) + (2 * at + 1) * dim..][..dim];
-                gated(row, gates, &mut buffers.gated[t * heads + at * dim..][..dim]);
+                let out = &mut buffers.gated[t * heads + at * dim..][..dim];
+                if config.attention.gated {
+                    let gates = &buffers.projected[(t * 2 * heads) + (2 * at + 1) * dim..][..dim];
+                    gated(row, gates, out);
+                } else {
+                    out.copy_from_slice(row);
+                }
             }
         }
         cache.tokens += tokens;
+    }
+
+    /// One head's query or key as it is rotated.
+    fn head(&self, config: &Config, norm: &[f32], projected: &[f32], out: &mut [f32]) {
+        match config.attention.qk_norm {
+            QkNorm::Head => rms_norm(projected, norm, config.rms_norm_eps as f32, out),
+            QkNorm::None | QkNorm::Whole => out.copy_from_slice(projected),
+        }
     }
 
     /// The L2 norm of each head's slice through `o_proj` (tokens, heads), after `forward`.
@@ -178,7 +272,7 @@ impl Weights {
         let mut norms = vec![0.0; tokens * heads];
         let mut out = vec![0.0; tokens * config.hidden_size];
         for head in 0..heads {
-            let slice = self.o_proj.panels_of_depth(head * dim, dim);
+            let slice = self.o_proj.weight.panels_of_depth(head * dim, dim);
             let x = &buffers.gated[head * dim..tokens * heads * dim];
             multiply(tokens, x, heads * dim, slice, &mut out, config.hidden_size);
             for (t, row) in out.chunks_exact(config.hidden_size).enumerate() {
@@ -202,16 +296,9 @@ impl HeadCache {
         self.values[position * padded..][..dim].copy_from_slice(value);
     }
 
-    /// Causal attention of the last queries (tokens x group, dim), the first at position `before`.
-    fn attend(
-        &self,
-        before: usize,
-        group: usize,
-        dim: usize,
-        queries: &[f32],
-        scores: &mut Buffer,
-        out: &mut [f32],
-    ) {
+    /// Causal attention of the last queries (tokens x group, dim).
+    fn attend(&self, shape: &Shape, queries: &[f32], scores: &mut Buffer, out: &mut [f32]) {
+        let Shape { before, group, dim, window } = *shape;
         let scale = 1.0 / (dim as f32).sqrt();
         let block = QUERY_BLOCK * group * dim;
         let blocks = queries.chunks(block).zip(out.chunks_mut(block));
@@ -230,7 +317,10 @@ impl HeadCache {
             };
             multiply(rows, queries, dim, keys, scores, width); // (tokens x group, positions)
             for (r, row) in scores.chunks_exact_mut(width).enumerate() {
-                softmax(row, first + r / group + 1, scale);
+                let end = first + r / group + 1;
+                let start = end.saturating_sub(window);
+                row[..start].fill(0.0);
+                softmax(&mut row[start..], end - start, scale);
             }
             let values = Panels {
                 values: Values::F32(&self.values),
@@ -244,43 +334,14 @@ impl HeadCache {
     }
 }
 
-/// Rotary embedding of the first `rotary_dim` dimensions, half-split; for text the three mrope
-/// rows are equal.
-#[derive(Debug, Default)]
-struct Rope {
-    half: usize,
-    positions: usize,
-    /// (positions, [cos ; sin])
-    table: Vec<f32>,
-}
-
-impl Rope {
-    /// Extends the table to `positions`.
-    fn prepare(&mut self, config: &Config, positions: usize) {
-        self.half = config.rotary_dim / 2;
-        if positions <= self.positions {
-            return;
-        }
-        let frequency = |i: usize| {
-            let exponent = (2 * i) as f32 / config.rotary_dim as f32;
-            1.0 / (config.rope_theta as f32).powf(exponent)
-        };
-        let frequencies: Vec<f32> = (0..self.half).map(frequency).collect();
-        for position in self.positions..positions {
-            // float32 as in transformers: the angle of a late position is rounded there too
-            let angles = frequencies.iter().map(|f| position as f32 * f);
-            self.table.extend(angles.clone().map(f32::cos));
-            self.table.extend(angles.map(f32::sin));
-        }
-        self.positions = positions;
-    }
-
-    fn rotate(&self, position: usize, head: &mut [f32]) {
-        let row = &self.table[position * 2 * self.half..][..2 * self.half];
-        let (cos, sin) = row.split_at(self.half);
-        let (first, second) = head[..2 * self.half].split_at_mut(self.half);
-        for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-        }
-    }
+/// How the queries of a call lie.
+struct Shape {
+    /// Position of the first one.
+    before: usize,
+    /// Queries of a position that share a key.
+    group: usize,
+    /// Their width.
+    dim: usize,
+    /// How many of the latest positions a query sees.
+    window: usize,
 }

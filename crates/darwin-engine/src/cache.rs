@@ -21,7 +21,9 @@ impl SequenceCache {
     pub(crate) fn new(config: &Config) -> Self {
         let layer = |kind: &LayerKind| match kind {
             LayerKind::LinearAttention => LayerCache::Linear(gdn::Cache::default()),
-            LayerKind::FullAttention => LayerCache::Full(attention::Cache::default()),
+            LayerKind::FullAttention | LayerKind::SlidingAttention => {
+                LayerCache::Full(attention::Cache::default())
+            }
         };
         Self { layers: config.layer_types.iter().map(layer).collect() }
     }

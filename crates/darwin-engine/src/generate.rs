@@ -1,8 +1,8 @@
 //! Greedy generation.
 
 use crate::cache::{Caches, SequenceCache};
-use crate::families::qwen3_5_moe::Pass;
 use crate::kernels::{Buffer, argmax, scratch};
+use crate::layer::Pass;
 use crate::mixer::Block;
 use crate::model::{LOGIT_ROWS, MAX_GROUP_TOKENS};
 use crate::probe::Probe;

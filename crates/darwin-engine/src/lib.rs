@@ -33,10 +33,13 @@ mod families;
 mod gdn;
 mod generate;
 mod kernels;
+mod layer;
 mod mixer;
+mod mlp;
 mod model;
 mod moe;
 mod probe;
+mod rope;
 mod score;
 mod state;
 mod tap;
@@ -44,7 +47,10 @@ mod text;
 mod weights;
 mod workspaces;
 
-pub use config::{Config, LayerKind};
+pub use config::{
+    AttentionForm, Config, LayerKind, LinearForm, MlpKind, QkNorm, Rope, RopeScaling, RouterForm,
+    SharedForm,
+};
 pub use error::Error;
 pub use generate::{GenerateOptions, generate, generate_counted};
 pub use model::Model;

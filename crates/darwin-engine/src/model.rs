@@ -1,9 +1,9 @@
 //! A whole text model: weights that are cheap to share, swap and run.
 
 use crate::cache::Caches;
-use crate::families::qwen3_5_moe::{Ends, Layer, Pass, expected};
 use crate::families::read_config;
 use crate::kernels::{multiply, rms_norm};
+use crate::layer::{Ends, Layer, Pass, expected};
 use crate::mixer::Block;
 use crate::probe::{Probe, Seen, Wanted};
 use crate::weights::{Loader, check_tensors};

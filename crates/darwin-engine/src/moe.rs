@@ -1,11 +1,12 @@
 //! Router, routed experts and the shared expert.
 
 use crate::kernels::{
-    Buffer, Matrix, Rows, add_scaled, dot, l2_norm, largest, multiply, multiply_rows, scale,
-    scratch, sigmoids, silu_mul, softmax_of_falling,
+    Buffer, Matrix, Rows, add_scaled, dot, l2_norm, largest, log_sum_exp, multiply, multiply_rows,
+    scale, scratch, sigmoids, silu_mul, softmax_of_falling,
 };
+use crate::mlp::{self, Dense};
 use crate::weights::{Expected, Loader};
-use crate::{Config, Error};
+use crate::{Config, Error, RouterForm, SharedForm};
 use std::sync::Arc;
 
 /// The router: (experts, hidden).
@@ -26,12 +27,7 @@ pub(crate) struct Routed {
 /// The shared expert and its gate.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    /// (I, hidden)
-    gate_proj: Matrix,
-    /// (I, hidden)
-    up_proj: Matrix,
-    /// (hidden, I)
-    down_proj: Matrix,
+    expert: Dense,
     /// (hidden)
     gate: Arc<[f32]>,
 }
@@ -55,15 +51,20 @@ pub(crate) struct Scratch {
 pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
     let (hidden, experts) = (config.hidden_size, config.num_experts);
     let (width, shared) = (config.moe_intermediate_size, config.shared_expert_intermediate_size);
-    let shapes = [
+    let mut shapes = vec![
         ("gate.weight", vec![experts, hidden]),
         ("experts.gate_up_proj", vec![experts, 2 * width, hidden]),
         ("experts.down_proj", vec![experts, hidden, width]),
-        ("shared_expert.gate_proj.weight", vec![shared, hidden]),
-        ("shared_expert.up_proj.weight", vec![shared, hidden]),
-        ("shared_expert.down_proj.weight", vec![hidden, shared]),
-        ("shared_expert_gate.weight", vec![1, hidden]),
     ];
+    match config.shared {
+        SharedForm::None => {}
+        SharedForm::Gated => shapes.extend([
+            ("shared_expert.gate_proj.weight", vec![shared, hidden]),
+            ("shared_expert.up_proj.weight", vec![shared, hidden]),
+            ("shared_expert.down_proj.weight", vec![hidden, shared]),
+            ("shared_expert_gate.weight", vec![1, hidden]),
+        ]),
+    }
     Expected::list(&format!("{prefix}mlp."), shapes)
 }
 
@@ -79,12 +80,26 @@ impl Router {
     }
 }
 
-/// The `k` largest logits of each row, falling, and their softmax: the same as the softmax over
-/// all experts renormalised to sum 1. Uses the logits up.
-pub(crate) fn select(logits: &mut [f32], experts: &mut [u32], gates: &mut [f32], k: usize) {
+/// The `k` largest logits of each row, falling, and their gates: the softmax over all experts, or
+/// over the chosen ones where gates sum to 1. Uses the logits up.
+pub(crate) fn select(
+    form: RouterForm,
+    logits: &mut [f32],
+    experts: &mut [u32],
+    gates: &mut [f32],
+    k: usize,
+) {
     let num_experts = logits.len() * k / experts.len();
+    if form.normalised {
+        largest(logits, num_experts, gates, experts, k);
+        softmax_of_falling(gates, k);
+        return;
+    }
+    let totals: Vec<f64> = logits.chunks_exact(num_experts).map(log_sum_exp).collect();
     largest(logits, num_experts, gates, experts, k);
-    softmax_of_falling(gates, k);
+    for (row, total) in gates.chunks_exact_mut(k).zip(totals) {
+        row.iter_mut().for_each(|gate| *gate = (f64::from(*gate) - total).exp() as f32);
+    }
 }
 
 impl Routed {
@@ -181,12 +196,10 @@ impl Order {
 
 impl Shared {
     pub(crate) fn load(l: &Loader<'_>, prefix: &str, old: Option<&Self>) -> Result<Self, Error> {
-        let name = |tensor: &str| format!("{prefix}mlp.{tensor}.weight");
+        let name = format!("{prefix}mlp.shared_expert");
         Ok(Self {
-            gate_proj: l.matrix(&name("shared_expert.gate_proj"), old.map(|o| &o.gate_proj))?,
-            up_proj: l.matrix(&name("shared_expert.up_proj"), old.map(|o| &o.up_proj))?,
-            down_proj: l.matrix(&name("shared_expert.down_proj"), old.map(|o| &o.down_proj))?,
-            gate: l.vector(&name("shared_expert_gate"), old.map(|o| &o.gate), |w| w)?,
+            expert: Dense::load_named(l, &name, false, old.map(|o| &o.expert))?,
+            gate: l.vector(&format!("{name}_gate.weight"), old.map(|o| &o.gate), |w| w)?,
         })
     }
 
@@ -194,18 +207,12 @@ impl Shared {
     pub(crate) fn forward(
         &self,
         x: &[f32],
-        buffers: &mut Scratch,
+        buffers: &mut mlp::Scratch,
         gates: &mut [f32],
         out: &mut [f32],
     ) {
-        let (hidden, width) = (self.gate_proj.depth(), self.gate_proj.columns());
-        let tokens = x.len() / hidden;
-        let gate_up = scratch(&mut buffers.gate_up, tokens * 2 * width);
-        multiply(tokens, x, hidden, self.gate_proj.panels(), gate_up, 2 * width);
-        multiply(tokens, x, hidden, self.up_proj.panels(), &mut gate_up[width..], 2 * width);
-        let activated = scratch(&mut buffers.activated, tokens * width);
-        silu_mul(gate_up, width, activated);
-        multiply(tokens, activated, width, self.down_proj.panels(), out, hidden);
+        let hidden = self.gate.len();
+        self.expert.forward(x, buffers, out);
         for (x, gate) in x.chunks_exact(hidden).zip(gates.iter_mut()) {
             *gate = dot(x, &self.gate);
         }
@@ -224,10 +231,19 @@ mod tests {
     fn selection_is_falling_and_keeps_the_first_of_equals() {
         let (mut experts, mut gates) = ([0; 6], [0.0; 6]);
         let mut logits = [0.0, 2.0, 1.0, 2.0, f32::NEG_INFINITY, 5.0, 6.0, 7.0, 8.0, 9.0];
-        select(&mut logits, &mut experts, &mut gates, 3);
+        let mut whole = logits;
+        select(RouterForm { normalised: true }, &mut logits, &mut experts, &mut gates, 3);
         assert_eq!(experts, [1, 3, 2, 4, 3, 2]);
         assert_eq!(gates[0], gates[1]);
         assert!(gates.chunks(3).all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-6));
+
+        let parts = [gates[3] / gates[4], gates[4] / gates[5]];
+        let first: f32 = [0.0, 2.0, 1.0, 2.0].map(f32::exp).iter().sum();
+        select(RouterForm { normalised: false }, &mut whole, &mut experts, &mut gates, 3);
+        assert_eq!(experts, [1, 3, 2, 4, 3, 2]);
+        assert!((gates[0] - 2_f32.exp() / first).abs() < 1e-6);
+        assert!(gates[3..].iter().sum::<f32>() < 1.0);
+        assert!((gates[3] / gates[4] - parts[0]).abs() < 1e-4);
     }
 
     #[test]

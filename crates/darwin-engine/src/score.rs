@@ -1,8 +1,8 @@
 //! Likelihoods of answers.
 
 use crate::cache::Caches;
-use crate::families::qwen3_5_moe::Pass;
 use crate::kernels::{argmax, log_sum_exp};
+use crate::layer::Pass;
 use crate::mixer::Block;
 use crate::model::{LOGIT_ROWS, group_tokens};
 use crate::probe::Probe;

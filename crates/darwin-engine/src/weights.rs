@@ -1,8 +1,8 @@
 //! From a tensor source to packed weights: names and shapes first, then values, re-reading only
 //! what changed.
 
-use crate::Error;
 use crate::kernels::Matrix;
+use crate::{Config, Error};
 use darwin_checkpoint::{Problem, TensorId, TensorInfo, TensorSource, read_tensor};
 use std::sync::Arc;
 
@@ -15,7 +15,10 @@ pub(crate) struct Expected {
 
 impl Expected {
     /// Expected tensors under a common prefix.
-    pub(crate) fn list<const N: usize>(prefix: &str, shapes: [(&str, Vec<usize>); N]) -> Vec<Self> {
+    pub(crate) fn list<'n>(
+        prefix: &str,
+        shapes: impl IntoIterator<Item = (&'n str, Vec<usize>)>,
+    ) -> Vec<Self> {
         let one = |(name, shape)| Self { name: format!("{prefix}{name}"), shape };
         shapes.into_iter().map(one).collect()
     }
@@ -49,11 +52,6 @@ pub(crate) fn check_tensors(source: &dyn TensorSource, expected: &[Expected]) ->
     if problems.is_empty() { Ok(()) } else { Err(Error::Model(problems)) }
 }
 
-/// The scale of a norm whose stored weight is centred at zero.
-pub(crate) fn centred(weight: Vec<f32>) -> Vec<f32> {
-    weight.into_iter().map(|w| 1.0 + w).collect()
-}
-
 /// Reads weights. With an older model at hand, tensors that did not change are shared with it.
 pub(crate) struct Loader<'a> {
     source: &'a dyn TensorSource,
@@ -78,6 +76,35 @@ impl<'a> Loader<'a> {
             return Ok(old);
         }
         Ok(map(read_tensor(self.source, id)?).into())
+    }
+
+    /// The scale of a norm.
+    pub(crate) fn norm(
+        &self,
+        config: &Config,
+        name: &str,
+        old: Option<&Arc<[f32]>>,
+    ) -> Result<Arc<[f32]>, Error> {
+        let offset = if config.centred_norms { 1.0 } else { 0.0 };
+        let scale = |weight: Vec<f32>| weight.into_iter().map(|w| offset + w).collect();
+        self.vector(&format!("{name}.weight"), old, scale)
+    }
+
+    /// Chosen rows of a weight (out, in), packed.
+    pub(crate) fn rows(
+        &self,
+        name: &str,
+        rows: impl Iterator<Item = usize>,
+        old: Option<&Matrix>,
+    ) -> Result<Matrix, Error> {
+        let id = self.find(name)?;
+        if let Some(old) = self.unchanged(id, old) {
+            return Ok(old);
+        }
+        let (all, cols) = (read_tensor(self.source, id)?, self.source.manifest().get(id).cols());
+        let mut values = Vec::with_capacity(all.len());
+        rows.for_each(|row| values.extend_from_slice(&all[row * cols..][..cols]));
+        Ok(Matrix::pack(&values, values.len() / cols, cols))
     }
 
     /// A weight (out, in), packed.

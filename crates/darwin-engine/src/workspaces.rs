@@ -1,6 +1,6 @@
 //! Buffers of forward passes, kept from pass to pass: fresh memory is dear.
 
-use crate::families::qwen3_5_moe::Workspace;
+use crate::layer::Workspace;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 

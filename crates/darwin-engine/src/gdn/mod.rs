@@ -11,7 +11,7 @@ use crate::kernels::{
 };
 use crate::mixer::Input;
 use crate::weights::{Expected, Loader};
-use crate::{Config, Error};
+use crate::{Config, Error, LinearForm};
 use scan::{Scan, scan, state_len};
 use std::sync::Arc;
 
@@ -69,18 +69,73 @@ pub(crate) struct Scratch {
 pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
     let (hidden, heads) = (config.hidden_size, config.linear_num_value_heads);
     let (conv, values) = (config.linear_conv_dim(), config.linear_value_dim());
-    let shapes = [
-        ("in_proj_qkv.weight", vec![conv, hidden]),
-        ("in_proj_z.weight", vec![values, hidden]),
-        ("in_proj_b.weight", vec![heads, hidden]),
-        ("in_proj_a.weight", vec![heads, hidden]),
+    let mut shapes = match config.linear {
+        LinearForm::Split => vec![
+            ("in_proj_qkv.weight", vec![conv, hidden]),
+            ("in_proj_z.weight", vec![values, hidden]),
+            ("in_proj_b.weight", vec![heads, hidden]),
+            ("in_proj_a.weight", vec![heads, hidden]),
+        ],
+        LinearForm::ByKeyHead => vec![
+            ("in_proj_qkvz.weight", vec![conv + values, hidden]),
+            ("in_proj_ba.weight", vec![2 * heads, hidden]),
+        ],
+    };
+    shapes.extend([
         ("conv1d.weight", vec![conv, 1, config.linear_conv_kernel_dim]),
         ("A_log", vec![heads]),
         ("dt_bias", vec![heads]),
         ("norm.weight", vec![config.linear_value_head_dim]),
         ("out_proj.weight", vec![hidden, values]),
-    ];
+    ]);
     Expected::list(&format!("{prefix}linear_attn."), shapes)
+}
+
+/// Rows of projections in which those of a key head and its value heads lie together:
+/// query, key, values, gates `z`; and `b`, `a`.
+struct RowsByKeyHead {
+    key_heads: usize,
+    key: usize,
+    /// Value rows of a key head.
+    values: usize,
+    /// Value heads of a key head.
+    heads: usize,
+}
+
+impl RowsByKeyHead {
+    fn new(config: &Config) -> Self {
+        let heads = config.linear_num_value_heads / config.linear_num_key_heads;
+        Self {
+            key_heads: config.linear_num_key_heads,
+            key: config.linear_key_head_dim,
+            values: heads * config.linear_value_head_dim,
+            heads,
+        }
+    }
+
+    /// Rows `from..from + n` of every key head's `all`.
+    fn part(&self, all: usize, from: usize, n: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.key_heads).flat_map(move |head| head * all + from..head * all + from + n)
+    }
+
+    fn qkvz(&self) -> usize {
+        2 * (self.key + self.values)
+    }
+
+    fn qkv(&self) -> impl Iterator<Item = usize> + use<> {
+        let (all, key) = (self.qkvz(), self.key);
+        let queries_and_keys = self.part(all, 0, key).chain(self.part(all, key, key));
+        queries_and_keys.chain(self.part(all, 2 * key, self.values))
+    }
+
+    fn z(&self) -> impl Iterator<Item = usize> + use<> {
+        self.part(self.qkvz(), 2 * self.key + self.values, self.values)
+    }
+
+    fn ba(&self) -> impl Iterator<Item = usize> + use<> {
+        let (all, n) = (2 * self.heads, self.heads);
+        self.part(all, 0, n).chain(self.part(all, n, n))
+    }
 }
 
 impl Weights {
@@ -96,13 +151,29 @@ impl Weights {
             (0..w.len()).map(|i| w[i % channels * kernel + i / channels]).collect()
         };
         let negative_exp = |w: Vec<f32>| w.into_iter().map(|a| -a.exp()).collect();
+        let old_qkv = old.map(|o| &o.in_proj_qkv);
+        let old_z = old.map(|o| &o.in_proj_z);
+        let old_ba = old.map(|o| &o.in_proj_ba);
+        let (in_proj_qkv, in_proj_z, in_proj_ba) = match config.linear {
+            LinearForm::Split => (
+                loader.matrix(&name("in_proj_qkv.weight"), old_qkv)?,
+                loader.matrix(&name("in_proj_z.weight"), old_z)?,
+                loader.stacked(&[&name("in_proj_b.weight"), &name("in_proj_a.weight")], old_ba)?,
+            ),
+            LinearForm::ByKeyHead => {
+                let (qkvz, ba) = (name("in_proj_qkvz.weight"), name("in_proj_ba.weight"));
+                let rows = RowsByKeyHead::new(config);
+                (
+                    loader.rows(&qkvz, rows.qkv(), old_qkv)?,
+                    loader.rows(&qkvz, rows.z(), old_z)?,
+                    loader.rows(&ba, rows.ba(), old_ba)?,
+                )
+            }
+        };
         Ok(Self {
-            in_proj_qkv: loader.matrix(&name("in_proj_qkv.weight"), old.map(|o| &o.in_proj_qkv))?,
-            in_proj_z: loader.matrix(&name("in_proj_z.weight"), old.map(|o| &o.in_proj_z))?,
-            in_proj_ba: loader.stacked(
-                &[&name("in_proj_b.weight"), &name("in_proj_a.weight")],
-                old.map(|o| &o.in_proj_ba),
-            )?,
+            in_proj_qkv,
+            in_proj_z,
+            in_proj_ba,
             conv1d: loader.vector(&name("conv1d.weight"), old.map(|o| &o.conv1d), taps_first)?,
             decay_rate: loader.vector(&name("A_log"), old.map(|o| &o.decay_rate), negative_exp)?,
             dt_bias: loader.vector(&name("dt_bias"), old.map(|o| &o.dt_bias), |w| w)?,

@@ -52,14 +52,17 @@ fn config_errors_name_the_key() {
     check(with("layer_types", json!(["mamba"])), &["layer_types[0]", "\"mamba\"", "4 entries"]);
     check(with("hidden_act", json!("gelu")), &["`text_config.hidden_act` is \"gelu\""]);
     check(with("rms_norm_eps", json!(-1)), &["rms_norm_eps", "a number above 0"]);
+    let rope = json!({"rope_type": "dynamic", "factor": 2.0});
+    let words = ["rope_parameters.rope_type", "default, linear, yarn or llama3"];
+    check(with("rope_parameters", rope), &words);
     let missing = |c: &mut Value| {
         let text = c["text_config"].as_object_mut().unwrap();
         text.remove("head_dim");
         text.remove("vocab_size");
     };
     check(load(missing, |_| {}).unwrap_err(), &["head_dim` is missing", "vocab_size` is missing"]);
-    let family = |c: &mut Value| c["model_type"] = json!("llama");
-    check(load(family, |_| {}).unwrap_err(), &["`model_type` is `llama`"]);
+    let family = |c: &mut Value| c["model_type"] = json!("mamba");
+    check(load(family, |_| {}).unwrap_err(), &["`model_type` is `mamba`"]);
 }
 
 #[test]

@@ -1,0 +1,337 @@
+//! The decoder layer of every family, in the order of computation.
+
+use crate::cache::Caches;
+use crate::kernels::{Buffer, Matrix, add_assign, add_sum, rms_norm, scratch};
+use crate::mixer::{Block, Input};
+use crate::mlp::Dense;
+use crate::moe::{Routed, Router, Shared};
+use crate::probe::Probe;
+use crate::weights::{Expected, Loader};
+use crate::{Config, Error, LayerKind, MlpKind, SharedForm, Site, attention, gdn, mlp, moe};
+use darwin_core::Component;
+use std::sync::Arc;
+
+/// The weights around the layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends {
+    /// (vocab, hidden), row-major
+    pub(crate) embed_tokens: Arc<[f32]>,
+    /// The scale (hidden)
+    pub(crate) norm: Arc<[f32]>,
+    /// (vocab, hidden)
+    pub(crate) lm_head: Matrix,
+}
+
+/// The weights of a decoder layer; each part can be swapped for itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    /// The scale (hidden)
+    input_layernorm: Arc<[f32]>,
+    mixer: Mixer,
+    /// The scale (hidden)
+    post_attention_layernorm: Arc<[f32]>,
+    mlp: Mlp,
+}
+
+#[derive(Clone, Debug)]
+enum Mlp {
+    Dense(Arc<Dense>),
+    Sparse { router: Arc<Router>, routed: Arc<Routed>, shared: Option<Arc<Shared>> },
+}
+
+#[derive(Clone, Debug)]
+enum Mixer {
+    Linear(Arc<gdn::Weights>),
+    Full(Arc<attention::Weights>),
+}
+
+/// Buffers of a forward pass, reused from layer to layer and from step to step.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    /// (tokens, hidden), as are the two outputs
+    normed: Buffer,
+    routed_out: Buffer,
+    shared_out: Buffer,
+    /// (tokens of a block, hidden)
+    mixed: Buffer,
+    router_logits: Buffer,
+    shared_gate: Buffer,
+    gdn: gdn::Scratch,
+    attention: attention::Scratch,
+    mlp: mlp::Scratch,
+    moe: moe::Scratch,
+}
+
+/// What goes with the tokens of some sequences through all layers.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    /// [`Block::cut`] of the sequences
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) caches: Caches<'a>,
+    pub(crate) work: &'a mut Workspace,
+    pub(crate) probe: Probe<'a>,
+}
+
+/// Every tensor of the text model in its shape.
+pub(crate) fn expected(config: &Config) -> Vec<Expected> {
+    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+    let ends = [("embed_tokens.weight", vec![vocab, hidden]), ("norm.weight", vec![hidden])];
+    let mut all = Expected::list("", ends);
+    if !config.tie_word_embeddings {
+        all.extend(Expected::list("", [("lm_head.weight", vec![vocab, hidden])]));
+    }
+    for (layer, kind) in config.layer_types.iter().enumerate() {
+        let prefix = format!("layers.{layer}.");
+        let norms = [
+            ("input_layernorm.weight", vec![hidden]),
+            ("post_attention_layernorm.weight", vec![hidden]),
+        ];
+        all.extend(Expected::list(&prefix, norms));
+        all.extend(match kind {
+            LayerKind::LinearAttention => gdn::expected(config, &prefix),
+            LayerKind::FullAttention | LayerKind::SlidingAttention => {
+                attention::expected(config, &prefix)
+            }
+        });
+        all.extend(match config.mlp_types[layer] {
+            MlpKind::Dense => mlp::expected(config, &prefix),
+            MlpKind::Sparse => moe::expected(config, &prefix),
+        });
+    }
+    all
+}
+
+impl Ends {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let head =
+            if config.tie_word_embeddings { "embed_tokens.weight" } else { "lm_head.weight" };
+        let old_embedding = old.map(|o| &o.embed_tokens);
+        Ok(Self {
+            embed_tokens: loader.vector("embed_tokens.weight", old_embedding, |w| w)?,
+            norm: loader.norm(config, "norm", old.map(|o| &o.norm))?,
+            lm_head: loader.matrix(head, old.map(|o| &o.lm_head))?,
+        })
+    }
+}
+
+impl Layer {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        layer: usize,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let prefix = format!("layers.{layer}.");
+        let norm = |tensor: &str, old: Option<&Arc<[f32]>>| {
+            loader.norm(config, &format!("{prefix}{tensor}"), old)
+        };
+        let mixer = match (config.layer_types[layer], old.map(|o| &o.mixer)) {
+            (LayerKind::LinearAttention, old) => {
+                let old = old.and_then(Mixer::linear);
+                Mixer::Linear(Arc::new(gdn::Weights::load(loader, config, &prefix, old)?))
+            }
+            (LayerKind::FullAttention | LayerKind::SlidingAttention, old) => {
+                let old = old.and_then(Mixer::full);
+                Mixer::Full(Arc::new(attention::Weights::load(loader, config, &prefix, old)?))
+            }
+        };
+        let post_norm = old.map(|o| &o.post_attention_layernorm);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm", old.map(|o| &o.input_layernorm))?,
+            mixer,
+            post_attention_layernorm: norm("post_attention_layernorm", post_norm)?,
+            mlp: Mlp::load(loader, config, layer, &prefix, old.map(|o| &o.mlp))?,
+        })
+    }
+
+    /// This layer with one component of the donor's.
+    pub(crate) fn with_component(&self, component: Component, donor: &Self) -> Self {
+        let mut layer = self.clone();
+        match component {
+            Component::Mixer => {
+                layer.input_layernorm = donor.input_layernorm.clone();
+                layer.mixer = donor.mixer.clone();
+            }
+            Component::Routed | Component::Shared | Component::Router => {
+                if component == Component::Routed {
+                    layer.post_attention_layernorm = donor.post_attention_layernorm.clone();
+                }
+                layer.mlp = self.mlp.with_component(component, &donor.mlp);
+            }
+        }
+        layer
+    }
+
+    /// `hidden + mixer(norm(hidden))`, then `hidden + moe(norm(hidden))`, in place on
+    /// (tokens, hidden): block by block up to the routed experts, which take all tokens at once.
+    pub(crate) fn forward(
+        &self,
+        config: &Config,
+        layer: usize,
+        hidden: &mut [f32],
+        pass: &mut Pass<'_>,
+    ) -> Result<(), Error> {
+        let Workspace { normed, routed_out, shared_out, moe, .. } = &mut *pass.work;
+        let k = config.num_experts_per_tok;
+        let tokens = hidden.len() / config.hidden_size;
+        scratch(normed, hidden.len());
+        scratch(routed_out, hidden.len());
+        scratch(shared_out, hidden.len());
+        scratch(&mut moe.experts, tokens * k);
+        scratch(&mut moe.gates, tokens * k);
+        for block in 0..pass.blocks.len() {
+            self.block(config, layer, block, hidden, pass)?;
+        }
+
+        let Pass { work: Workspace { normed, routed_out, shared_out, moe, .. }, probe, .. } = pass;
+        let routed_out = &mut routed_out[..hidden.len()];
+        if let Mlp::Sparse { routed, .. } = &self.mlp {
+            let norms = probe.wants(Site::ExpertNorms, layer);
+            routed.forward(&normed[..hidden.len()], k, norms, moe, routed_out);
+            if norms {
+                let (norms, experts) = (&moe.norms[..tokens * k], &moe.experts[..tokens * k]);
+                probe.see_experts(Site::ExpertNorms, layer, norms, experts, k);
+            }
+        }
+        probe.at(Site::ExpertOut, layer, 0, routed_out, config.hidden_size)?;
+        match &self.mlp {
+            Mlp::Sparse { shared: Some(_), .. } => {
+                add_sum(hidden, routed_out, &shared_out[..hidden.len()]);
+            }
+            _ => add_assign(hidden, routed_out),
+        }
+        probe.at(Site::ResidOut, layer, 0, hidden, config.hidden_size)
+    }
+
+    /// A block's mixer, router and shared expert, or its dense feed-forward block.
+    fn block(
+        &self,
+        config: &Config,
+        layer: usize,
+        block: usize,
+        hidden: &mut [f32],
+        pass: &mut Pass<'_>,
+    ) -> Result<(), Error> {
+        let Pass { blocks, caches, work, probe } = pass;
+        let Block { rows, pieces } = &blocks[block];
+        let (width, k) = (config.hidden_size, config.num_experts_per_tok);
+        let (eps, first, tokens) = (config.rms_norm_eps as f32, rows.start, rows.len());
+        let values = rows.start * width..rows.end * width;
+        let hidden = &mut hidden[values.clone()];
+        let normed = &mut work.normed[values.clone()];
+        probe.at(Site::ResidIn, layer, first, hidden, width)?;
+
+        let mixed = scratch(&mut work.mixed, hidden.len());
+        rms_norm(hidden, &self.input_layernorm, eps, normed);
+        let input = Input { config, layer, x: normed, pieces };
+        match &self.mixer {
+            Mixer::Linear(mixer) => mixer.forward(&input, caches, &mut work.gdn, mixed),
+            Mixer::Full(mixer) => {
+                mixer.forward(&input, caches, &mut work.attention, mixed);
+                if probe.wants(Site::MixerHeads, layer) {
+                    let norms = mixer.head_norms(config, tokens, &work.attention);
+                    probe.see(Site::MixerHeads, layer, &norms, config.num_attention_heads);
+                }
+            }
+        }
+        probe.at(Site::MixerOut, layer, first, mixed, width)?;
+        add_assign(hidden, mixed);
+        probe.at(Site::ResidMid, layer, first, hidden, width)?;
+
+        rms_norm(hidden, &self.post_attention_layernorm, eps, normed);
+        match &self.mlp {
+            Mlp::Dense(mlp) => {
+                mlp.forward(normed, &mut work.mlp, &mut work.routed_out[values]);
+                Ok(())
+            }
+            Mlp::Sparse { router, shared, .. } => {
+                let router_logits = scratch(&mut work.router_logits, tokens * config.num_experts);
+                router.logits(normed, router_logits);
+                probe.at(Site::RouterLogits, layer, first, router_logits, config.num_experts)?;
+                probe.mask(layer, router_logits, config.num_experts);
+                let experts = &mut work.moe.experts[rows.start * k..rows.end * k];
+                let gates = &mut work.moe.gates[rows.start * k..rows.end * k];
+                moe::select(config.router, router_logits, experts, gates, k);
+                probe.see_experts(Site::TopK, layer, gates, experts, k);
+
+                let Some(shared) = shared else { return Ok(()) };
+                let shared_out = &mut work.shared_out[values];
+                let gates = scratch(&mut work.shared_gate, tokens);
+                shared.forward(normed, &mut work.mlp, gates, shared_out);
+                if config.shared == SharedForm::Gated {
+                    probe.see(Site::SharedGate, layer, gates, 1);
+                }
+                probe.at(Site::SharedOut, layer, first, shared_out, width)
+            }
+        }
+    }
+}
+
+impl Mlp {
+    fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        layer: usize,
+        prefix: &str,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        if config.mlp_types[layer] == MlpKind::Dense {
+            let old = old.and_then(|o| if let Self::Dense(mlp) = o { Some(&**mlp) } else { None });
+            return Ok(Self::Dense(Arc::new(Dense::load(loader, config, prefix, old)?)));
+        }
+        let (old_router, old_routed, old_shared) = match old {
+            Some(Self::Sparse { router, routed, shared }) => {
+                (Some(&**router), Some(&**routed), shared.as_deref())
+            }
+            _ => (None, None, None),
+        };
+        let shared = match config.shared {
+            SharedForm::None => None,
+            SharedForm::Gated => Some(Arc::new(Shared::load(loader, prefix, old_shared)?)),
+        };
+        Ok(Self::Sparse {
+            router: Arc::new(Router::load(loader, prefix, old_router)?),
+            routed: Arc::new(Routed::load(loader, prefix, old_routed)?),
+            shared,
+        })
+    }
+
+    /// This block with one component of the donor's; a dense block is its own routed component.
+    fn with_component(&self, component: Component, donor: &Self) -> Self {
+        let mut mlp = self.clone();
+        match (&mut mlp, donor) {
+            (
+                Self::Sparse { router, routed, shared },
+                Self::Sparse { router: donor_router, routed: donor_routed, shared: donor_shared },
+            ) => match component {
+                Component::Routed => *routed = donor_routed.clone(),
+                Component::Shared => shared.clone_from(donor_shared),
+                Component::Router => *router = donor_router.clone(),
+                Component::Mixer => {}
+            },
+            _ if component == Component::Routed => mlp = donor.clone(),
+            _ => {}
+        }
+        mlp
+    }
+}
+
+impl Mixer {
+    fn linear(&self) -> Option<&gdn::Weights> {
+        match self {
+            Self::Linear(weights) => Some(weights),
+            Self::Full(_) => None,
+        }
+    }
+
+    fn full(&self) -> Option<&attention::Weights> {
+        match self {
+            Self::Full(weights) => Some(weights),
+            Self::Linear(_) => None,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The dense feed-forward block: `down(silu(gate(x)) * up(x))`.
+
+use crate::attention::Projection;
+use crate::kernels::{Buffer, scratch, silu_mul};
+use crate::weights::{Expected, Loader};
+use crate::{Config, Error};
+
+/// Weights; (out, in) before packing.
+#[derive(Clone, Debug)]
+pub(crate) struct Dense {
+    /// (I, hidden)
+    gate_proj: Projection,
+    /// (I, hidden)
+    up_proj: Projection,
+    /// (hidden, I)
+    down_proj: Projection,
+}
+
+/// Buffers.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    gate_up: Buffer,
+    activated: Buffer,
+}
+
+/// Names and shapes of one layer's tensors.
+pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
+    let (hidden, width) = (config.hidden_size, config.intermediate_size);
+    let mut shapes = vec![
+        ("gate_proj.weight", vec![width, hidden]),
+        ("up_proj.weight", vec![width, hidden]),
+        ("down_proj.weight", vec![hidden, width]),
+    ];
+    if config.mlp_bias {
+        shapes.extend([
+            ("gate_proj.bias", vec![width]),
+            ("up_proj.bias", vec![width]),
+            ("down_proj.bias", vec![hidden]),
+        ]);
+    }
+    Expected::list(&format!("{prefix}mlp."), shapes)
+}
+
+impl Dense {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        prefix: &str,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        Self::load_named(loader, &format!("{prefix}mlp"), config.mlp_bias, old)
+    }
+
+    /// A block under any name.
+    pub(crate) fn load_named(
+        loader: &Loader<'_>,
+        name: &str,
+        biased: bool,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let load =
+            |part: &str, old| Projection::load(loader, &format!("{name}.{part}"), biased, old);
+        Ok(Self {
+            gate_proj: load("gate_proj", old.map(|o| &o.gate_proj))?,
+            up_proj: load("up_proj", old.map(|o| &o.up_proj))?,
+            down_proj: load("down_proj", old.map(|o| &o.down_proj))?,
+        })
+    }
+
+    /// Over `x` (tokens, hidden), into `out`.
+    pub(crate) fn forward(&self, x: &[f32], buffers: &mut Scratch, out: &mut [f32]) {
+        let (hidden, width) = (self.down_proj.columns(), self.gate_proj.columns());
+        let tokens = x.len() / hidden;
+        let gate_up = scratch(&mut buffers.gate_up, tokens * 2 * width);
+        self.gate_proj.forward(tokens, x, gate_up, 2 * width);
+        self.up_proj.forward(tokens, x, &mut gate_up[width..], 2 * width);
+        let activated = scratch(&mut buffers.activated, tokens * width);
+        silu_mul(gate_up, width, activated);
+        self.down_proj.forward(tokens, activated, out, hidden);
+    }
+}
