@@ -314,6 +314,8 @@ impl HeadCache {
                 depth: dim,
                 row: PANEL,
                 panel: dim * PANEL,
+                #[cfg(feature = "accelerator")]
+                elsewhere: None,
             };
             multiply(rows, queries, dim, keys, scores, width); // (tokens x group, positions)
             for (r, row) in scores.chunks_exact_mut(width).enumerate() {
@@ -328,6 +330,8 @@ impl HeadCache {
                 depth: seen,
                 row: dim.next_multiple_of(PANEL),
                 panel: PANEL,
+                #[cfg(feature = "accelerator")]
+                elsewhere: None,
             };
             multiply(rows, scores, width, values, out, dim);
         }

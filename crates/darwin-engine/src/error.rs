@@ -81,6 +81,14 @@ pub enum Error {
         /// Whose fault.
         fault: Fault,
     },
+    /// A device that is not there.
+    #[error("device `{name}`: {reason}")]
+    Device {
+        /// The device asked for.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The work was cancelled.
     #[error("interrupted")]
     Cancelled,
@@ -109,6 +117,10 @@ impl Diagnose for Error {
                 Some("encode the text with this model's own tokenizer".to_owned())
             }
             Self::ContextTooLong { .. } => Some("shorten the prompt or the answer".to_owned()),
+            Self::Device { .. } => Some(
+                "use `cpu`, or build with `--features cuda` or `--features metal` where the toolkit is"
+                    .to_owned(),
+            ),
             Self::Empty { .. } => Some("give at least one token".to_owned()),
             _ => None,
         }

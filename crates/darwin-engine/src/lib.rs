@@ -3,8 +3,7 @@
 //! Everything is float32 on the CPU, by kernels of this crate that are chosen at run time
 //! (AVX-512, AVX2 with FMA, plain Rust). Each token's numbers are computed by the same operations
 //! in the same order whatever else is in the batch, so results do not depend on threads, on how
-//! sequences are grouped, or on whether a cache was used. The device seam is this crate: another
-//! backend would stand behind [`Model`].
+//! sequences are grouped, or on whether a cache was used. Accelerators stand behind [`Device`].
 //!
 //! A forward pass is a value: [`Model::embed`] makes a [`State`], [`Model::run`] takes it through
 //! layers, a [`Tap`] sees what is computed, [`Interventions`] change it. [`score`] and
@@ -28,6 +27,7 @@
 mod attention;
 mod cache;
 mod config;
+mod device;
 mod error;
 mod families;
 mod gdn;
@@ -51,6 +51,7 @@ pub use config::{
     AttentionForm, Config, LayerKind, LinearForm, MlpKind, QkNorm, Rope, RopeScaling, RouterForm,
     SharedForm,
 };
+pub use device::Device;
 pub use error::Error;
 pub use generate::{GenerateOptions, generate, generate_counted};
 pub use model::Model;

@@ -8,7 +8,7 @@ use crate::mixer::Block;
 use crate::probe::{Probe, Seen, Wanted};
 use crate::weights::{Loader, check_tensors};
 use crate::workspaces::{Borrowed, Workspaces};
-use crate::{Batch, Config, Error, Interventions, Site, State, Tap};
+use crate::{Batch, Config, Device, Error, Interventions, Site, State, Tap};
 use darwin_checkpoint::{TensorInfo, TensorSource};
 use darwin_core::{Component, LayerIdx};
 use rayon::prelude::*;
@@ -33,6 +33,7 @@ pub(crate) const LOGIT_ROWS: usize = 48;
 #[derive(Clone, Debug)]
 pub struct Model {
     config: Arc<Config>,
+    device: Device,
     ends: Ends,
     layers: Vec<Layer>,
     workspaces: Arc<Workspaces>,
@@ -45,7 +46,15 @@ impl Model {
     /// # Errors
     /// [`Error::Model`] with everything that does not fit; [`Error::Weights`] where reading fails.
     pub fn load(source: &dyn TensorSource) -> Result<Self, Error> {
-        Self::read(source, &|_| true, None)
+        Self::load_on(source, &Device::default())
+    }
+
+    /// [`Model::load`], with products computed on a device.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; [`Error::Device`] where the weights do not fit.
+    pub fn load_on(source: &dyn TensorSource, device: &Device) -> Result<Self, Error> {
+        Self::read(source, device, &|_| true, None)
     }
 
     /// The model of another source of the same shape that differs from this one only in the
@@ -58,25 +67,26 @@ impl Model {
         source: &dyn TensorSource,
         changed: &dyn Fn(&TensorInfo) -> bool,
     ) -> Result<Self, Error> {
-        Self::read(source, changed, Some(self))
+        Self::read(source, &self.device, changed, Some(self))
     }
 
     fn read(
         source: &dyn TensorSource,
+        device: &Device,
         changed: &dyn Fn(&TensorInfo) -> bool,
         old: Option<&Self>,
     ) -> Result<Self, Error> {
         let config = read_config(source)?;
         check_tensors(source, &expected(&config))?;
         let old = old.filter(|o| *o.config == config);
-        let loader = Loader::new(source, changed);
+        let loader = Loader::new(source, device, changed);
         let ends = Ends::load(&loader, &config, old.map(|o| &o.ends))?;
         let layers = (0..config.num_hidden_layers)
             .into_par_iter()
             .map(|i| Layer::load(&loader, &config, i, old.map(|o| &o.layers[i])))
             .collect::<Result<_, _>>()?;
         let workspaces = old.map_or_else(Arc::default, |o| o.workspaces.clone());
-        Ok(Self { config: Arc::new(config), ends, layers, workspaces })
+        Ok(Self { config: Arc::new(config), device: device.clone(), ends, layers, workspaces })
     }
 
     /// The numbers.

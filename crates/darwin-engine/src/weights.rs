@@ -2,7 +2,7 @@
 //! what changed.
 
 use crate::kernels::Matrix;
-use crate::{Config, Error};
+use crate::{Config, Device, Error};
 use darwin_checkpoint::{Problem, TensorId, TensorInfo, TensorSource, read_tensor};
 use std::sync::Arc;
 
@@ -55,13 +55,18 @@ pub(crate) fn check_tensors(source: &dyn TensorSource, expected: &[Expected]) ->
 /// Reads weights. With an older model at hand, tensors that did not change are shared with it.
 pub(crate) struct Loader<'a> {
     source: &'a dyn TensorSource,
+    device: &'a Device,
     changed: Vec<bool>,
 }
 
 impl<'a> Loader<'a> {
     /// A loader that re-reads the tensors for which `changed` is true.
-    pub(crate) fn new(source: &'a dyn TensorSource, changed: &dyn Fn(&TensorInfo) -> bool) -> Self {
-        Self { source, changed: source.manifest().tensors().iter().map(changed).collect() }
+    pub(crate) fn new(
+        source: &'a dyn TensorSource,
+        device: &'a Device,
+        changed: &dyn Fn(&TensorInfo) -> bool,
+    ) -> Self {
+        Self { source, device, changed: source.manifest().tensors().iter().map(changed).collect() }
     }
 
     /// A vector; `map` puts the stored values into the form that is computed with.
@@ -104,7 +109,7 @@ impl<'a> Loader<'a> {
         let (all, cols) = (read_tensor(self.source, id)?, self.source.manifest().get(id).cols());
         let mut values = Vec::with_capacity(all.len());
         rows.for_each(|row| values.extend_from_slice(&all[row * cols..][..cols]));
-        Ok(Matrix::pack(&values, values.len() / cols, cols))
+        self.pack(&values, values.len() / cols, cols)
     }
 
     /// A weight (out, in), packed.
@@ -114,7 +119,7 @@ impl<'a> Loader<'a> {
             return Ok(old);
         }
         let info = self.source.manifest().get(id);
-        Ok(Matrix::pack(&read_tensor(self.source, id)?, info.rows(), info.cols()))
+        self.pack(&read_tensor(self.source, id)?, info.rows(), info.cols())
     }
 
     /// Weights (out, in) of the same input, packed as one whose outputs follow one another.
@@ -128,7 +133,7 @@ impl<'a> Loader<'a> {
             values.extend(read_tensor(self.source, *id)?);
             rows += self.source.manifest().get(*id).rows();
         }
-        Ok(Matrix::pack(&values, rows, values.len() / rows))
+        self.pack(&values, rows, values.len() / rows)
     }
 
     /// A fused weight (experts, out, in), each expert packed for itself.
@@ -147,9 +152,14 @@ impl<'a> Loader<'a> {
         let mut values = vec![0.0; rows * cols];
         let pack = |expert: usize| {
             self.source.read_tile(&plan, expert * rows..(expert + 1) * rows, &mut values)?;
-            Ok(Matrix::pack(&values, rows, cols))
+            self.pack(&values, rows, cols)
         };
         (0..info.shape[0]).map(pack).collect()
+    }
+
+    /// A row-major (out, in) weight where its products are computed.
+    fn pack(&self, values: &[f32], rows: usize, cols: usize) -> Result<Matrix, Error> {
+        Matrix::pack(values, rows, cols).on(self.device, values)
     }
 
     fn find(&self, name: &str) -> Result<TensorId, Error> {

@@ -12,7 +12,7 @@ use darwin_engine::Text;
 use darwin_profile::{
     CheckOptions, Family, Loaded, Subject, Weights, check, health_summary, preflight, source_ref,
 };
-use darwin_testkit::{edited, sibling, tiny_qwen35, write_tiny_text};
+use darwin_testkit::{edited, sibling, tiny_llama, tiny_qwen3_moe, tiny_qwen35, write_tiny_text};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn parents() -> (MemorySource, MemorySource) {
@@ -54,6 +54,16 @@ fn checked(child: MemorySource, father: &MemorySource, mother: &MemorySource) ->
 
 fn found<'h>(health: &'h Health, check: &str) -> Vec<&'h Finding> {
     health.findings.iter().filter(|f| f.check == check).collect()
+}
+
+#[test]
+fn children_of_dense_parents_pass() {
+    for father in [tiny_llama(3), tiny_qwen3_moe(3)] {
+        let mother = sibling(&father, "mother", 2, 0.05);
+        let health = checked(average(&father, &mother), &father, &mother);
+        assert_ne!(health.verdict, Verdict::Fail, "{:?}", health.findings);
+        assert!(health_summary(&health).contains("L1"), "{}", health_summary(&health));
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use darwin_eval::Encoded;
 use darwin_profile::{
     CompareOptions, ProfileOptions, Samples, compare, comparison_summary, profile, profile_summary,
 };
-use darwin_testkit::{sibling, tiny_qwen35};
+use darwin_testkit::{sibling, tiny_llama, tiny_qwen3_moe, tiny_qwen35};
 
 fn measured(tiny: &Tiny, encoded: &Encoded) -> (darwin_core::files::Profile, Samples) {
     let options = ProfileOptions { batch_tokens: 200, ..ProfileOptions::default() };
@@ -82,6 +82,37 @@ fn a_profile_counts_what_the_model_did() {
         assert_eq!(layer.probes.len(), 3);
     }
     assert!(profile_summary(&profile).contains("L3    full"));
+}
+
+#[test]
+fn dense_layers_have_no_experts_and_no_routing() {
+    for (source, sparse) in
+        [(tiny_llama(2), [false; 4]), (tiny_qwen3_moe(2), [true, false, true, true])]
+    {
+        let tiny = Tiny::new("tiny", source.clone());
+        let (profile, samples) = measured(&tiny, &encoded(0..12));
+        for (layer, sparse) in profile.layers.iter().zip(sparse) {
+            assert_eq!(layer.experts.is_some(), sparse);
+            assert_eq!(layer.routing.is_some(), sparse);
+            assert_eq!(layer.head_importance.len(), 4);
+            assert_eq!(layer.importance.keys().collect::<Vec<_>>(), ["mixer", "routed"]);
+            assert!(layer.importance.values().all(|i| i.value > 0.0));
+        }
+        assert!(profile_summary(&profile).contains("L1    full       -    -   -        -"));
+        let dir = tempfile::tempdir().unwrap();
+        samples.save(&dir.path().join("s")).unwrap();
+        assert_eq!(Samples::load(&dir.path().join("s")).unwrap().profile(), profile);
+
+        let mother = Tiny::new("m", sibling(&source, "m", 5, 0.3));
+        let found = compared(&tiny, &mother, &encoded(0..8));
+        for (layer, sparse) in found.layers.iter().zip(sparse) {
+            assert_eq!(layer.jaccard.is_some(), sparse);
+            assert_eq!(layer.experts_aligned.is_some(), sparse);
+            assert!(layer.advantage.total.value != 0.0);
+            assert!(layer.deltas["routed"].relative > 0.2);
+        }
+        assert!(comparison_summary(&found).contains("L1"));
+    }
 }
 
 #[test]

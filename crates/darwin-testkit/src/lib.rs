@@ -2,6 +2,7 @@
 //!
 //! [`tiny_qwen35`] is a whole Qwen3.5-MoE text model of a few thousand parameters with *every*
 //! tensor perturbed (random initialisation hides bugs: centred norms start at 0, `dt_bias` at 1).
+//! [`tiny_qwen3_moe`] and [`tiny_llama`] have dense layers and plain attention.
 //! [`sibling`] makes a relative of a model, [`edited`] plants a fault, [`write_tiny_text`] writes a
 //! byte-level tokenizer with a chat template.
 //!
@@ -21,4 +22,4 @@ pub use darwin_checkpoint::ExpertLayout;
 pub use disk::write_model;
 pub use sparse::{qwen35_35b, write_sparse};
 pub use text::{TINY_VOCAB, write_tiny_text};
-pub use tiny::{Tiny, edited, sibling, tiny_qwen35};
+pub use tiny::{Tiny, edited, sibling, tiny_llama, tiny_qwen3_moe, tiny_qwen35};

@@ -51,6 +51,99 @@ pub fn tiny_qwen35(seed: u64) -> MemorySource {
     Tiny::default().build("tiny", seed)
 }
 
+/// A random Qwen3-MoE of four layers, of which the second is dense, without a shared expert.
+///
+/// # Panics
+/// Never: names and shapes are made here.
+#[must_use]
+pub fn tiny_qwen3_moe(seed: u64) -> MemorySource {
+    let hidden = Tiny::default().hidden;
+    let sizes = json!({
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
+        "head_dim": HEAD_DIM, "num_experts": 6, "num_experts_per_tok": 2,
+        "moe_intermediate_size": EXPERT_WIDTH, "norm_topk_prob": false, "mlp_only_layers": [1],
+    });
+    plain("tiny", &sizes, seed, |layer| {
+        let mut shapes = vec![
+            ("self_attn.q_norm.weight", vec![HEAD_DIM]),
+            ("self_attn.k_norm.weight", vec![HEAD_DIM]),
+        ];
+        shapes.extend(if layer == 1 {
+            dense(hidden)
+        } else {
+            vec![
+                ("mlp.gate.weight", vec![6, hidden]),
+                ("mlp.experts.gate_up_proj", vec![6, 2 * EXPERT_WIDTH, hidden]),
+                ("mlp.experts.down_proj", vec![6, hidden, EXPERT_WIDTH]),
+            ]
+        });
+        shapes
+    })
+}
+
+/// A random Llama of four layers.
+///
+/// # Panics
+/// Never: names and shapes are made here.
+#[must_use]
+pub fn tiny_llama(seed: u64) -> MemorySource {
+    let sizes =
+        json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": HEAD_DIM});
+    plain("tiny", &sizes, seed, |_| dense(Tiny::default().hidden))
+}
+
+/// A model of plain attention layers; `more` gives a layer's other tensors.
+fn plain(
+    name: &str,
+    sizes: &Value,
+    seed: u64,
+    more: impl Fn(usize) -> Vec<(&'static str, Vec<usize>)>,
+) -> MemorySource {
+    let Tiny { vocab, hidden: h, .. } = Tiny::default();
+    let mut config = json!({
+        "num_hidden_layers": 4, "hidden_act": "silu", "max_position_embeddings": 1024,
+        "tie_word_embeddings": false, "vocab_size": vocab, "hidden_size": h,
+        "intermediate_size": 3 * EXPERT_WIDTH, "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS, "rms_norm_eps": 1e-6, "dtype": "float32",
+    });
+    for (key, value) in sizes.as_object().into_iter().flatten() {
+        config[key] = value.clone();
+    }
+    let mut shapes = vec![
+        ("embed_tokens.weight".to_owned(), vec![vocab, h]),
+        ("norm.weight".to_owned(), vec![h]),
+        ("lm_head.weight".to_owned(), vec![vocab, h]),
+    ];
+    for layer in 0..4 {
+        let own = [
+            ("input_layernorm.weight", vec![h]),
+            ("post_attention_layernorm.weight", vec![h]),
+            ("self_attn.q_proj.weight", vec![HEADS * HEAD_DIM, h]),
+            ("self_attn.k_proj.weight", vec![KV_HEADS * HEAD_DIM, h]),
+            ("self_attn.v_proj.weight", vec![KV_HEADS * HEAD_DIM, h]),
+            ("self_attn.o_proj.weight", vec![h, HEADS * HEAD_DIM]),
+        ];
+        let all = own.into_iter().chain(more(layer));
+        shapes.extend(all.map(|(name, shape)| (format!("layers.{layer}.{name}"), shape)));
+    }
+    let tensors = shapes.into_iter().map(|(name, shape)| {
+        let mut values = random_values(&name, &shape, seed);
+        if name.ends_with("norm.weight") {
+            values.iter_mut().for_each(|v| *v += 1.0); // these norms are not centred
+        }
+        (name, Dtype::F32, shape, values)
+    });
+    MemorySource::new(name, config, tensors.collect()).expect("shapes and values agree")
+}
+
+fn dense(h: usize) -> Vec<(&'static str, Vec<usize>)> {
+    vec![
+        ("mlp.gate_proj.weight", vec![3 * EXPERT_WIDTH, h]),
+        ("mlp.up_proj.weight", vec![3 * EXPERT_WIDTH, h]),
+        ("mlp.down_proj.weight", vec![h, 3 * EXPERT_WIDTH]),
+    ]
+}
+
 impl Tiny {
     /// A random model of these sizes.
     ///

@@ -1,6 +1,9 @@
 //! Matrices packed once for many products.
 
 use super::Buffer;
+#[cfg(feature = "accelerator")]
+use crate::device::accelerator::Weight;
+use crate::{Device, Error};
 use std::sync::Arc;
 
 /// Columns of one panel.
@@ -15,6 +18,9 @@ pub(crate) struct Matrix {
     narrow: bool,
     columns: usize,
     depth: usize,
+    /// The same on an accelerator.
+    #[cfg(feature = "accelerator")]
+    elsewhere: Option<Weight>,
 }
 
 impl Matrix {
@@ -36,7 +42,29 @@ impl Matrix {
                 }
             }
         }
-        Self { data: Arc::new(data), narrow, columns, depth }
+        Self {
+            data: Arc::new(data),
+            narrow,
+            columns,
+            depth,
+            #[cfg(feature = "accelerator")]
+            elsewhere: None,
+        }
+    }
+
+    /// The matrix of these row-major values, on a device too.
+    #[cfg_attr(
+        not(feature = "accelerator"),
+        expect(unused_variables, reason = "there is only the CPU")
+    )]
+    pub(crate) fn on(self, device: &Device, values: &[f32]) -> Result<Self, Error> {
+        #[cfg(feature = "accelerator")]
+        let elsewhere = device.weight(values, self.narrow, self.columns, self.depth)?;
+        Ok(Self {
+            #[cfg(feature = "accelerator")]
+            elsewhere,
+            ..self
+        })
     }
 
     /// Output width.
@@ -51,7 +79,11 @@ impl Matrix {
 
     /// The panels for a product.
     pub(crate) fn panels(&self) -> Panels<'_> {
-        self.panels_of_depth(0, self.depth)
+        Panels {
+            #[cfg(feature = "accelerator")]
+            elsewhere: self.elsewhere.as_ref(),
+            ..self.panels_of_depth(0, self.depth)
+        }
     }
 
     /// The panels restricted to inputs `first..first + depth`; `first` is even.
@@ -62,7 +94,15 @@ impl Matrix {
         } else {
             (Values::F32(&self.data[first * PANEL..]), self.depth)
         };
-        Panels { values, columns: self.columns, depth, row: PANEL, panel: rows * PANEL }
+        Panels {
+            values,
+            columns: self.columns,
+            depth,
+            row: PANEL,
+            panel: rows * PANEL,
+            #[cfg(feature = "accelerator")]
+            elsewhere: None,
+        }
     }
 }
 
@@ -82,6 +122,9 @@ pub(crate) struct Panels<'a> {
     pub(crate) depth: usize,
     pub(crate) row: usize,
     pub(crate) panel: usize,
+    /// The same on an accelerator.
+    #[cfg(feature = "accelerator")]
+    pub(crate) elsewhere: Option<&'a Weight>,
 }
 
 /// The elements of [`Panels`].

@@ -28,13 +28,17 @@ fn folder(case: &str) -> PathBuf {
         .join(case)
 }
 
-pub(crate) fn model(case: &str) -> Model {
+pub(crate) fn source(case: &str) -> Checkpoint {
     let parents = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/parents");
     let weights = match case {
         "father" | "mother" => parents.join(case),
         _ => folder(case),
     };
-    Model::load(&Checkpoint::open(weights).unwrap()).unwrap()
+    Checkpoint::open(weights).unwrap()
+}
+
+pub(crate) fn model(case: &str) -> Model {
+    Model::load(&source(case)).unwrap()
 }
 
 /// Both sequences of a case.

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may fail and say so")]
 
+#[cfg(feature = "accelerator")]
+mod device;
 mod errors;
 mod fixture;
 mod golden;

@@ -26,7 +26,8 @@ pub(super) fn relative_load(observed: &Observed, layer: usize) -> Vec<f64> {
 
 fn loads(observed: &Observed, model: usize, layer: usize) -> Option<Loads> {
     let rows: Vec<&SampleRow> = observed.rows[model].iter().collect();
-    (observed.num_experts > 0)
+    observed
+        .has_experts(layer)
         .then(|| Loads::new(&rows, layer, observed.num_experts, observed.top_k))
 }
 

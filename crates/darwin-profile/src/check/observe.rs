@@ -4,7 +4,7 @@ use super::Family;
 use crate::Error;
 use crate::estimate::mean;
 use crate::pass::{Meter, answer_nll, answer_positions, full_pass, log_sum_exp, stop_if};
-use crate::profile::counters::SampleRow;
+use crate::profile::counters::{SampleRow, has_experts};
 use crate::profile::tap::CounterTap;
 use crate::sample::{Sample, batch_of, batches, owners};
 use darwin_core::files::Estimate;
@@ -37,6 +37,10 @@ impl Observed {
         self.layer_sums.len()
     }
 
+    pub(super) fn has_experts(&self, layer: usize) -> bool {
+        has_experts(&self.rows[2], layer)
+    }
+
     pub(super) fn num_samples(&self) -> usize {
         self.rows[0].len()
     }
@@ -57,7 +61,7 @@ impl Observed {
     pub(super) fn jaccard(&self, layer: usize) -> Option<[f64; 2]> {
         let n = self.tokens as f64;
         let [father, mother, _] = self.layer_sums[layer];
-        (self.num_experts > 0).then_some([father / n, mother / n])
+        self.has_experts(layer).then_some([father / n, mother / n])
     }
 
     /// Mean distance of the child's output from the segment between the parents' outputs, over
@@ -81,7 +85,7 @@ pub(super) fn observe(
         rows: Default::default(),
         num_experts: config.num_experts,
         top_k: config.num_experts_per_tok,
-        full_attention: config.layer_types.iter().map(|k| k.name() == "full_attention").collect(),
+        full_attention: config.layer_types.iter().map(|k| k.name() != "linear_attention").collect(),
         layer_sums: vec![[0.0; 3]; layers],
         tokens: 0,
         kl: Default::default(),

@@ -1,7 +1,7 @@
 //! From per-sample counters to `profile.json`.
 
 use crate::estimate::mean;
-use crate::profile::counters::{IMPORTANCE, Samples, Sum};
+use crate::profile::counters::{IMPORTANCE, Samples, Sum, has_experts};
 use crate::profile::loads::expert_loads;
 use crate::profile::probes::distances;
 use crate::profile::routing::{mean_of, routing};
@@ -58,18 +58,20 @@ impl Samples {
 
     fn layer(&self, layer: usize, probes: BTreeMap<String, ProbeDistance>) -> LayerProfile {
         let kind = self.setting.layer_kinds[layer].clone();
-        let loads = expert_loads(self, layer);
-        let routing = routing(self, layer, &loads);
+        let experts = has_experts(&self.rows, layer).then(|| expert_loads(self, layer));
+        let routing = experts.as_ref().map(|loads| routing(self, layer, loads));
+        let adds = |sum| self.rows.iter().any(|row| row.layers[layer].sum(sum) > 0.0);
         let importance = IMPORTANCE
             .iter()
+            .filter(|(_, sum)| adds(*sum))
             .map(|(name, sum)| ((*name).to_owned(), mean_of(self, layer, *sum)))
             .collect();
         LayerProfile {
             layer,
-            head_importance: if kind == "full_attention" { self.heads(layer) } else { vec![] },
+            head_importance: if kind != "linear_attention" { self.heads(layer) } else { vec![] },
             kind,
-            experts: Some(loads),
-            routing: Some(routing),
+            experts,
+            routing,
             importance,
             block_influence: mean_of(self, layer, Sum::Influence),
             probes,

@@ -69,6 +69,11 @@ impl LayerRow {
     }
 }
 
+/// Whether a layer has a router: every token of it was sent somewhere.
+pub(crate) fn has_experts(rows: &[SampleRow], layer: usize) -> bool {
+    rows.iter().any(|row| row.layers[layer].counts.iter().any(|n| *n > 0))
+}
+
 /// One sample in all layers.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SampleRow {

@@ -106,7 +106,9 @@ impl CounterTap {
 impl Tap for CounterTap {
     fn wants(&self, site: Site, layer: usize) -> bool {
         match site {
-            Site::MixerHeads => self.kinds.get(layer) == Some(&LayerKind::FullAttention),
+            Site::MixerHeads => {
+                self.kinds.get(layer).is_some_and(|kind| *kind != LayerKind::LinearAttention)
+            }
             Site::ResidIn
             | Site::MixerOut
             | Site::RouterLogits
