@@ -1,4 +1,4 @@
-"""Runs a Qwen3.5-MoE text model of transformers and records what every part of it puts out.
+"""Runs a text model of transformers and records what every part of it puts out.
 
 Everything is float32 on one CPU thread, with the eager attention and the eager experts: the plainest
 arithmetic that the reference has. Values are taken by forward hooks, because `hidden_states[-1]` of
@@ -13,21 +13,21 @@ recorded beside them.
 """
 
 import contextlib
+import sys
 
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as reference
 
 NEW_TOKENS = 32
 
 
-def load_reference(folder):
-    """The text model in `folder` in float32. Refuses a folder that does not fit the class exactly."""
+def load_reference(folder, dtype=torch.float32, attention="eager"):
+    """The text model in `folder`. Refuses a folder that does not fit the class exactly."""
     torch.set_num_threads(1)
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.float32,
-        attn_implementation="eager",
+        dtype=dtype,
+        attn_implementation=attention,
         experts_implementation="eager",
         output_loading_info=True,
     )
@@ -56,12 +56,21 @@ class Taps:
                 self._hook(layer.linear_attn, f"{at}.mixer_out", lambda out: out[0])
             else:
                 self._hook(layer.self_attn, f"{at}.mixer_out", lambda out: out[0][0])
-            self._hook(layer.mlp.gate, f"{at}.router_logits", lambda out: out[0])
-            self._hook(layer.mlp.gate, f"{at}.gates", lambda out: out[1])
-            self._hook(layer.mlp.gate, f"{at}.experts", lambda out: out[2])
-            self._hook(layer.mlp.experts, f"{at}.expert_out", lambda out: out)
-            self._hook(layer.mlp.shared_expert, f"{at}.shared_raw", lambda out: out)
-            self._hook(layer.mlp.shared_expert_gate, f"{at}.shared_gate", lambda out: out)
+            self._hook_mlp(layer.mlp, at)
+
+    def _hook_mlp(self, mlp, at):
+        if not hasattr(mlp, "gate"):
+            self._hook(mlp, f"{at}.mlp_out", lambda out: out[0])
+            return
+        self._hook(mlp.gate, f"{at}.router_logits", lambda out: out[0])
+        self._hook(mlp.gate, f"{at}.gates", lambda out: out[1])
+        self._hook(mlp.gate, f"{at}.experts", lambda out: out[2])
+        self._hook(mlp.experts, f"{at}.expert_out", lambda out: out)
+        if hasattr(mlp, "shared_expert"):
+            self._hook(mlp.shared_expert, f"{at}.shared_raw", lambda out: out)
+            self._hook(mlp.shared_expert_gate, f"{at}.shared_gate", lambda out: out)
+        if hasattr(mlp, "shared_experts"):
+            self._hook(mlp.shared_experts, f"{at}.shared_out", lambda out: out[0])
 
     def _hook(self, module, name, pick):
         def hook(_module, _args, out):
@@ -76,9 +85,13 @@ class Taps:
 
 
 @contextlib.contextmanager
-def recurrent_form():
+def recurrent_form(model):
     """Inside, transformers' recurrent delta rule also does the work of its chunked one."""
-    chunked = reference.torch_chunk_gated_delta_rule
+    reference = sys.modules[type(model).__module__]
+    chunked = getattr(reference, "torch_chunk_gated_delta_rule", None)
+    if chunked is None:
+        yield
+        return
     reference.torch_chunk_gated_delta_rule = reference.torch_recurrent_gated_delta_rule
     try:
         yield
@@ -90,7 +103,7 @@ def recurrent_form():
 def record(model, ids):
     """All taps of one sequence (T,) in the recurrent form: matrices (T, width), named as in the golden files."""
     taps = Taps(model)
-    with recurrent_form():
+    with recurrent_form(model):
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
     taps.remove()
     return finish(taps, logits, ids)
@@ -111,6 +124,11 @@ def finish(taps, logits, ids):
         at = name.removesuffix("shared_raw")
         gate = torch.sigmoid(seen.pop(f"{at}shared_gate"))
         seen[f"{at}shared_out"] = gate * seen.pop(name)
+    for name in [n for n in seen if n.endswith(".gates")]:
+        # some routers leave the order open
+        order = seen[name].argsort(dim=-1, descending=True, stable=True)
+        for tap in (name, name.replace(".gates", ".experts")):
+            seen[tap] = seen[tap].gather(-1, order)
     seen["logits"] = logits.clone()
     for name, value in seen.items():
         assert value.shape[0] == len(ids), (name, value.shape)

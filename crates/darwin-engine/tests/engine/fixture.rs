@@ -6,8 +6,34 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Random models with every tensor perturbed, and the example parents (tools/oracle/parents.py).
-pub(crate) const CASES: [&str; 6] = ["plain", "odd", "long", "bf16", "father", "mother"];
+/// Random models with every tensor perturbed (tools/oracle/engine.py, engine_families.py), and the
+/// example parents (tools/oracle/parents.py).
+pub(crate) const CASES: [&str; 24] = [
+    "plain",
+    "odd",
+    "long",
+    "bf16",
+    "father",
+    "mother",
+    "qwen3_5",
+    "qwen3_5_text",
+    "qwen3_5_moe_mtp",
+    "qwen3_5_moe_yarn",
+    "qwen3_next",
+    "qwen3",
+    "qwen2",
+    "llama3",
+    "llama_bias",
+    "qwen3_moe",
+    "qwen3_moe_step",
+    "olmoe",
+    "olmoe_clip",
+    "mixtral",
+    "deepseek_v2",
+    "deepseek_v2_groups",
+    "deepseek_v3",
+    "deepseek_v3_direct",
+];
 
 /// One sequence's golden tensors by key: values as f64 whatever the stored type.
 pub(crate) struct Golden {
@@ -22,12 +48,14 @@ impl Golden {
     }
 }
 
-fn folder(case: &str) -> PathBuf {
+/// Where a case lies.
+pub(crate) fn folder(case: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../darwin-testkit/fixtures/golden/engine")
         .join(case)
 }
 
+/// The weights of a case.
 pub(crate) fn source(case: &str) -> Checkpoint {
     let parents = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/parents");
     let weights = match case {
@@ -38,10 +66,15 @@ pub(crate) fn source(case: &str) -> Checkpoint {
 }
 
 pub(crate) fn model(case: &str) -> Model {
-    Model::load(&source(case)).unwrap()
+    Model::load(&source(case)).unwrap_or_else(|e| panic!("{case}: {e}"))
 }
 
-/// Both sequences of a case.
+/// What is known about a case (case.json).
+pub(crate) fn about(case: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(folder(case).join("case.json")).unwrap()).unwrap()
+}
+
+/// The sequences of a case.
 pub(crate) fn golden(case: &str) -> Vec<Golden> {
     let bytes = std::fs::read(folder(case).join("golden.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -52,17 +85,21 @@ pub(crate) fn golden(case: &str) -> Vec<Golden> {
         let data = &bytes[at(0)..at(1)];
         let values = match entry["dtype"].as_str().unwrap() {
             "F32" => data.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+            "I16" => data.as_chunks().0.iter().map(|b| f64::from(i16::from_le_bytes(*b))).collect(),
+            "U8" => data.iter().map(|b| f64::from(*b)).collect(),
             "I64" => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
             other => panic!("{name}: {other}"),
         };
         let (sequence, key) = name.split_once('.').unwrap();
         sequences.entry(sequence.to_owned()).or_default().insert(key.to_owned(), values);
     }
-    let ids = |values: &[f64]| values.iter().map(|v| *v as u32).collect::<Vec<_>>();
-    sequences
-        .into_values()
-        .map(|t| Golden { ids: ids(&t["input_ids"]), greedy: ids(&t["greedy"]), tensors: t })
-        .collect()
+    let ids = |values: &Vec<f64>| values.iter().map(|v| *v as u32).collect::<Vec<_>>();
+    let golden = |t: BTreeMap<String, Vec<f64>>| Golden {
+        ids: ids(&t["input_ids"]),
+        greedy: t.get("greedy").map(ids).unwrap_or_default(),
+        tensors: t,
+    };
+    sequences.into_values().map(golden).collect()
 }
 
 pub(crate) fn batch(golden: &[Golden]) -> Batch {
