@@ -71,21 +71,48 @@ impl Projection {
     pub(crate) fn columns(&self) -> usize {
         self.weight.columns()
     }
+
+    /// The L2 norm of each head's slice of `x` (tokens, heads x width) through the weight
+    /// (tokens, heads).
+    pub(crate) fn slice_norms(&self, heads: usize, x: &[f32]) -> Vec<f32> {
+        let (all, columns) = (self.weight.depth(), self.weight.columns());
+        let (width, tokens) = (all / heads, x.len() / all);
+        let mut norms = vec![0.0; tokens * heads];
+        let mut out = vec![0.0; tokens * columns];
+        for head in 0..heads {
+            let of_head = head * width..(head + 1) * width;
+            if width.is_multiple_of(2) {
+                let slice = self.weight.panels_of_depth(of_head.start, width);
+                multiply(tokens, &x[of_head.start..], all, slice, &mut out, columns);
+            } else {
+                // packed inputs come in pairs: the other heads' are 0 instead of left out
+                let mut alone = vec![0.0; x.len()];
+                for (to, from) in alone.chunks_exact_mut(all).zip(x.chunks_exact(all)) {
+                    to[of_head.clone()].copy_from_slice(&from[of_head.clone()]);
+                }
+                multiply(tokens, &alone, all, self.weight.panels(), &mut out, columns);
+            }
+            for (t, row) in out.chunks_exact(columns).enumerate() {
+                norms[t * heads + head] = l2_norm(row);
+            }
+        }
+        norms
+    }
 }
 
 /// Keys and values of a sequence so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cache {
-    tokens: usize,
-    heads: Vec<HeadCache>,
+    pub(crate) tokens: usize,
+    pub(crate) heads: Vec<HeadCache>,
 }
 
 /// Keys and values of one key-value head.
 #[derive(Clone, Debug, Default)]
-struct HeadCache {
-    /// Panels of 16 positions, each (head dim, 16): the right-hand side of `q k^T`.
+pub(crate) struct HeadCache {
+    /// Panels of 16 positions, each (key width, 16): the right-hand side of `q k^T`.
     keys: Buffer,
-    /// (tokens, head dim padded to 16): the right-hand side of `p v`.
+    /// (tokens, value width padded to 16): the right-hand side of `p v`.
     values: Buffer,
 }
 
@@ -242,7 +269,9 @@ impl Weights {
                 }
             }
             let attended = scratch(&mut buffers.attended, tokens * group * dim);
-            let shape = Shape { before, group, dim, window: config.window(input.layer) };
+            let window = config.window(input.layer);
+            let scale = 1.0 / (dim as f32).sqrt();
+            let shape = Shape { before, group, dim, value_dim: dim, scale, window };
             head.attend(&shape, queries, &mut buffers.scores, attended);
             for (i, row) in attended.chunks_exact(dim).enumerate() {
                 let (t, at) = (rows.start + i / group, kv_head * group + i % group);
@@ -268,40 +297,36 @@ impl Weights {
 
     /// The L2 norm of each head's slice through `o_proj` (tokens, heads), after `forward`.
     pub(crate) fn head_norms(&self, config: &Config, tokens: usize, buffers: &Scratch) -> Vec<f32> {
-        let (heads, dim) = (config.num_attention_heads, config.head_dim);
-        let mut norms = vec![0.0; tokens * heads];
-        let mut out = vec![0.0; tokens * config.hidden_size];
-        for head in 0..heads {
-            let slice = self.o_proj.weight.panels_of_depth(head * dim, dim);
-            let x = &buffers.gated[head * dim..tokens * heads * dim];
-            multiply(tokens, x, heads * dim, slice, &mut out, config.hidden_size);
-            for (t, row) in out.chunks_exact(config.hidden_size).enumerate() {
-                norms[t * heads + head] = l2_norm(row);
-            }
-        }
-        norms
+        let heads = config.num_attention_heads;
+        self.o_proj.slice_norms(heads, &buffers.gated[..tokens * heads * config.head_dim])
     }
 }
 
 impl HeadCache {
     /// Remembers key and value of a position.
-    fn append(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        let (dim, padded) = (key.len(), key.len().next_multiple_of(PANEL));
+    pub(crate) fn append(&mut self, position: usize, key: &[f32], value: &[f32]) {
+        let (dim, padded) = (key.len(), value.len().next_multiple_of(PANEL));
         self.keys.resize((position / PANEL + 1) * dim * PANEL);
         let panel = &mut self.keys[position / PANEL * dim * PANEL..];
         for (i, k) in key.iter().enumerate() {
             panel[i * PANEL + position % PANEL] = *k;
         }
         self.values.resize((position + 1) * padded);
-        self.values[position * padded..][..dim].copy_from_slice(value);
+        self.values[position * padded..][..value.len()].copy_from_slice(value);
     }
 
-    /// Causal attention of the last queries (tokens x group, dim).
-    fn attend(&self, shape: &Shape, queries: &[f32], scores: &mut Buffer, out: &mut [f32]) {
-        let Shape { before, group, dim, window } = *shape;
-        let scale = 1.0 / (dim as f32).sqrt();
-        let block = QUERY_BLOCK * group * dim;
-        let blocks = queries.chunks(block).zip(out.chunks_mut(block));
+    /// Causal attention of the last queries (tokens x group, dim), into `out`
+    /// (tokens x group, value dim).
+    pub(crate) fn attend(
+        &self,
+        shape: &Shape,
+        queries: &[f32],
+        scores: &mut Buffer,
+        out: &mut [f32],
+    ) {
+        let Shape { before, group, dim, value_dim, scale, window } = *shape;
+        let block = QUERY_BLOCK * group;
+        let blocks = queries.chunks(block * dim).zip(out.chunks_mut(block * value_dim));
         for (i, (queries, out)) in blocks.enumerate() {
             let first = before + i * QUERY_BLOCK;
             let rows = queries.len() / dim;
@@ -326,26 +351,30 @@ impl HeadCache {
             }
             let values = Panels {
                 values: Values::F32(&self.values),
-                columns: dim,
+                columns: value_dim,
                 depth: seen,
-                row: dim.next_multiple_of(PANEL),
+                row: value_dim.next_multiple_of(PANEL),
                 panel: PANEL,
                 #[cfg(feature = "accelerator")]
                 elsewhere: None,
             };
-            multiply(rows, scores, width, values, out, dim);
+            multiply(rows, scores, width, values, out, value_dim);
         }
     }
 }
 
-/// How the queries of a call lie.
-struct Shape {
+/// How the queries of a call lie, and what they see.
+pub(crate) struct Shape {
     /// Position of the first one.
-    before: usize,
+    pub(crate) before: usize,
     /// Queries of a position that share a key.
-    group: usize,
-    /// Their width.
-    dim: usize,
+    pub(crate) group: usize,
+    /// Width of queries and keys.
+    pub(crate) dim: usize,
+    /// Width of values.
+    pub(crate) value_dim: usize,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
     /// How many of the latest positions a query sees.
-    window: usize,
+    pub(crate) window: usize,
 }

@@ -4,10 +4,13 @@ use crate::cache::Caches;
 use crate::kernels::{Buffer, Matrix, add_assign, add_sum, rms_norm, scratch};
 use crate::mixer::{Block, Input};
 use crate::mlp::Dense;
-use crate::moe::{Routed, Router, Shared};
+use crate::moe::{Routed, Shared};
 use crate::probe::Probe;
+use crate::router::Router;
 use crate::weights::{Expected, Loader};
-use crate::{Config, Error, LayerKind, MlpKind, SharedForm, Site, attention, gdn, mlp, moe};
+use crate::{
+    Config, Error, LatentForm, LayerKind, MlpKind, SharedForm, Site, attention, gdn, mla, mlp, moe,
+};
 use darwin_core::Component;
 use std::sync::Arc;
 
@@ -43,6 +46,7 @@ enum Mlp {
 enum Mixer {
     Linear(Arc<gdn::Weights>),
     Full(Arc<attention::Weights>),
+    Latent(LatentForm, Arc<mla::Weights>),
 }
 
 /// Buffers of a forward pass, reused from layer to layer and from step to step.
@@ -58,6 +62,7 @@ pub(crate) struct Workspace {
     shared_gate: Buffer,
     gdn: gdn::Scratch,
     attention: attention::Scratch,
+    latent: mla::Scratch,
     mlp: mlp::Scratch,
     moe: moe::Scratch,
 }
@@ -89,9 +94,10 @@ pub(crate) fn expected(config: &Config) -> Vec<Expected> {
         all.extend(Expected::list(&prefix, norms));
         all.extend(match kind {
             LayerKind::LinearAttention => gdn::expected(config, &prefix),
-            LayerKind::FullAttention | LayerKind::SlidingAttention => {
-                attention::expected(config, &prefix)
-            }
+            LayerKind::FullAttention | LayerKind::SlidingAttention => match &config.latent {
+                Some(form) => mla::expected(config, form, &prefix),
+                None => attention::expected(config, &prefix),
+            },
         });
         all.extend(match config.mlp_types[layer] {
             MlpKind::Dense => mlp::expected(config, &prefix),
@@ -129,20 +135,10 @@ impl Layer {
         let norm = |tensor: &str, old: Option<&Arc<[f32]>>| {
             loader.norm(config, &format!("{prefix}{tensor}"), old)
         };
-        let mixer = match (config.layer_types[layer], old.map(|o| &o.mixer)) {
-            (LayerKind::LinearAttention, old) => {
-                let old = old.and_then(Mixer::linear);
-                Mixer::Linear(Arc::new(gdn::Weights::load(loader, config, &prefix, old)?))
-            }
-            (LayerKind::FullAttention | LayerKind::SlidingAttention, old) => {
-                let old = old.and_then(Mixer::full);
-                Mixer::Full(Arc::new(attention::Weights::load(loader, config, &prefix, old)?))
-            }
-        };
         let post_norm = old.map(|o| &o.post_attention_layernorm);
         Ok(Self {
             input_layernorm: norm("input_layernorm", old.map(|o| &o.input_layernorm))?,
-            mixer,
+            mixer: Mixer::load(loader, config, layer, &prefix, old.map(|o| &o.mixer))?,
             post_attention_layernorm: norm("post_attention_layernorm", post_norm)?,
             mlp: Mlp::load(loader, config, layer, &prefix, old.map(|o| &o.mlp))?,
         })
@@ -237,6 +233,13 @@ impl Layer {
                     probe.see(Site::MixerHeads, layer, &norms, config.num_attention_heads);
                 }
             }
+            Mixer::Latent(form, mixer) => {
+                mixer.forward(form, &input, caches, &mut work.latent, mixed);
+                if probe.wants(Site::MixerHeads, layer) {
+                    let norms = mixer.head_norms(form, config, tokens, &work.latent);
+                    probe.see(Site::MixerHeads, layer, &norms, config.num_attention_heads);
+                }
+            }
         }
         probe.at(Site::MixerOut, layer, first, mixed, width)?;
         add_assign(hidden, mixed);
@@ -255,7 +258,7 @@ impl Layer {
                 probe.mask(layer, router_logits, config.num_experts);
                 let experts = &mut work.moe.experts[rows.start * k..rows.end * k];
                 let gates = &mut work.moe.gates[rows.start * k..rows.end * k];
-                moe::select(config.router, router_logits, experts, gates, k);
+                router.select(&config.router, router_logits, experts, gates, k);
                 probe.see_experts(Site::TopK, layer, gates, experts, k);
 
                 let Some(shared) = shared else { return Ok(()) };
@@ -289,14 +292,10 @@ impl Mlp {
             }
             _ => (None, None, None),
         };
-        let shared = match config.shared {
-            SharedForm::None => None,
-            SharedForm::Gated => Some(Arc::new(Shared::load(loader, prefix, old_shared)?)),
-        };
         Ok(Self::Sparse {
-            router: Arc::new(Router::load(loader, prefix, old_router)?),
+            router: Arc::new(Router::load(loader, config, prefix, old_router)?),
             routed: Arc::new(Routed::load(loader, prefix, old_routed)?),
-            shared,
+            shared: Shared::load(loader, config, prefix, old_shared)?.map(Arc::new),
         })
     }
 
@@ -321,17 +320,31 @@ impl Mlp {
 }
 
 impl Mixer {
-    fn linear(&self) -> Option<&gdn::Weights> {
-        match self {
-            Self::Linear(weights) => Some(weights),
-            Self::Full(_) => None,
+    fn load(
+        loader: &Loader<'_>,
+        config: &Config,
+        layer: usize,
+        prefix: &str,
+        old: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let (mut linear, mut full, mut latent) = (None, None, None);
+        match old {
+            Some(Self::Linear(weights)) => linear = Some(&**weights),
+            Some(Self::Full(weights)) => full = Some(&**weights),
+            Some(Self::Latent(_, weights)) => latent = Some(&**weights),
+            None => {}
         }
-    }
-
-    fn full(&self) -> Option<&attention::Weights> {
-        match self {
-            Self::Full(weights) => Some(weights),
-            Self::Linear(_) => None,
-        }
+        Ok(match (config.layer_types[layer], &config.latent) {
+            (LayerKind::LinearAttention, _) => {
+                Self::Linear(Arc::new(gdn::Weights::load(loader, config, prefix, linear)?))
+            }
+            (_, Some(form)) => {
+                let weights = mla::Weights::load(loader, config, form, prefix, latent)?;
+                Self::Latent(*form, Arc::new(weights))
+            }
+            (_, None) => {
+                Self::Full(Arc::new(attention::Weights::load(loader, config, prefix, full)?))
+            }
+        })
     }
 }

@@ -35,11 +35,13 @@ mod generate;
 mod kernels;
 mod layer;
 mod mixer;
+mod mla;
 mod mlp;
 mod model;
 mod moe;
 mod probe;
 mod rope;
+mod router;
 mod score;
 mod state;
 mod tap;
@@ -48,8 +50,8 @@ mod weights;
 mod workspaces;
 
 pub use config::{
-    AttentionForm, Config, LayerKind, LinearForm, MlpKind, QkNorm, Rope, RopeScaling, RouterForm,
-    SharedForm,
+    AttentionForm, Config, LatentForm, LayerKind, LinearForm, MlpKind, QkNorm, Rope, RopeScaling,
+    RouterForm, RouterGroups, RouterScores, SharedForm,
 };
 pub use device::Device;
 pub use error::Error;

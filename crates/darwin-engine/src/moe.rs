@@ -1,19 +1,13 @@
-//! Router, routed experts and the shared expert.
+//! Routed experts and the shared expert.
 
 use crate::kernels::{
-    Buffer, Matrix, Rows, add_scaled, dot, l2_norm, largest, log_sum_exp, multiply, multiply_rows,
-    scale, scratch, sigmoids, silu_mul, softmax_of_falling,
+    Buffer, Matrix, Rows, add_scaled, dot, l2_norm, multiply, multiply_rows, scale, scratch,
+    sigmoids, silu_mul,
 };
 use crate::mlp::{self, Dense};
 use crate::weights::{Expected, Loader};
-use crate::{Config, Error, RouterForm, SharedForm};
+use crate::{Config, Error, SharedForm};
 use std::sync::Arc;
-
-/// The router: (experts, hidden).
-#[derive(Clone, Debug)]
-pub(crate) struct Router {
-    gate: Matrix,
-}
 
 /// The routed experts; (out, in) before packing.
 #[derive(Clone, Debug)]
@@ -28,7 +22,7 @@ pub(crate) struct Routed {
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     expert: Dense,
-    /// (hidden)
+    /// (hidden); empty where it has no gate
     gate: Arc<[f32]>,
 }
 
@@ -64,42 +58,25 @@ pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
             ("shared_expert.down_proj.weight", vec![hidden, shared]),
             ("shared_expert_gate.weight", vec![1, hidden]),
         ]),
+        SharedForm::Plain => {
+            shapes.extend([
+                ("shared_experts.gate_proj.weight", vec![shared, hidden]),
+                ("shared_experts.up_proj.weight", vec![shared, hidden]),
+                ("shared_experts.down_proj.weight", vec![hidden, shared]),
+            ]);
+            if config.mlp_bias {
+                shapes.extend([
+                    ("shared_experts.gate_proj.bias", vec![shared]),
+                    ("shared_experts.up_proj.bias", vec![shared]),
+                    ("shared_experts.down_proj.bias", vec![hidden]),
+                ]);
+            }
+        }
+    }
+    if config.router.bias {
+        shapes.push(("gate.e_score_correction_bias", vec![experts]));
     }
     Expected::list(&format!("{prefix}mlp."), shapes)
-}
-
-impl Router {
-    pub(crate) fn load(l: &Loader<'_>, prefix: &str, old: Option<&Self>) -> Result<Self, Error> {
-        Ok(Self { gate: l.matrix(&format!("{prefix}mlp.gate.weight"), old.map(|o| &o.gate))? })
-    }
-
-    /// Router logits (tokens, experts) of normed hidden states.
-    pub(crate) fn logits(&self, x: &[f32], out: &mut [f32]) {
-        let hidden = self.gate.depth();
-        multiply(x.len() / hidden, x, hidden, self.gate.panels(), out, self.gate.columns());
-    }
-}
-
-/// The `k` largest logits of each row, falling, and their gates: the softmax over all experts, or
-/// over the chosen ones where gates sum to 1. Uses the logits up.
-pub(crate) fn select(
-    form: RouterForm,
-    logits: &mut [f32],
-    experts: &mut [u32],
-    gates: &mut [f32],
-    k: usize,
-) {
-    let num_experts = logits.len() * k / experts.len();
-    if form.normalised {
-        largest(logits, num_experts, gates, experts, k);
-        softmax_of_falling(gates, k);
-        return;
-    }
-    let totals: Vec<f64> = logits.chunks_exact(num_experts).map(log_sum_exp).collect();
-    largest(logits, num_experts, gates, experts, k);
-    for (row, total) in gates.chunks_exact_mut(k).zip(totals) {
-        row.iter_mut().for_each(|gate| *gate = (f64::from(*gate) - total).exp() as f32);
-    }
 }
 
 impl Routed {
@@ -195,15 +172,33 @@ impl Order {
 }
 
 impl Shared {
-    pub(crate) fn load(l: &Loader<'_>, prefix: &str, old: Option<&Self>) -> Result<Self, Error> {
-        let name = format!("{prefix}mlp.shared_expert");
-        Ok(Self {
-            expert: Dense::load_named(l, &name, false, old.map(|o| &o.expert))?,
-            gate: l.vector(&format!("{name}_gate.weight"), old.map(|o| &o.gate), |w| w)?,
+    /// The shared expert, where the form has one.
+    pub(crate) fn load(
+        l: &Loader<'_>,
+        config: &Config,
+        prefix: &str,
+        old: Option<&Self>,
+    ) -> Result<Option<Self>, Error> {
+        let expert = |name: &str, biased: bool| {
+            let name = format!("{prefix}mlp.{name}");
+            Dense::load_named(l, &name, biased, old.map(|o| &o.expert))
+        };
+        let gate = format!("{prefix}mlp.shared_expert_gate.weight");
+        Ok(match config.shared {
+            SharedForm::None => None,
+            SharedForm::Gated => Some(Self {
+                expert: expert("shared_expert", false)?,
+                gate: l.vector(&gate, old.map(|o| &o.gate), |w| w)?,
+            }),
+            SharedForm::Plain => Some(Self {
+                expert: expert("shared_experts", config.mlp_bias)?,
+                gate: Arc::default(),
+            }),
         })
     }
 
-    /// The shared expert times its gate over `x` (tokens, hidden), into `out`; `gates` (tokens).
+    /// The shared expert over `x` (tokens, hidden), times its gate where it has one, into `out`;
+    /// `gates` (tokens).
     pub(crate) fn forward(
         &self,
         x: &[f32],
@@ -211,8 +206,11 @@ impl Shared {
         gates: &mut [f32],
         out: &mut [f32],
     ) {
-        let hidden = self.gate.len();
         self.expert.forward(x, buffers, out);
+        if self.gate.is_empty() {
+            return;
+        }
+        let hidden = self.gate.len();
         for (x, gate) in x.chunks_exact(hidden).zip(gates.iter_mut()) {
             *gate = dot(x, &self.gate);
         }
@@ -226,25 +224,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn selection_is_falling_and_keeps_the_first_of_equals() {
-        let (mut experts, mut gates) = ([0; 6], [0.0; 6]);
-        let mut logits = [0.0, 2.0, 1.0, 2.0, f32::NEG_INFINITY, 5.0, 6.0, 7.0, 8.0, 9.0];
-        let mut whole = logits;
-        select(RouterForm { normalised: true }, &mut logits, &mut experts, &mut gates, 3);
-        assert_eq!(experts, [1, 3, 2, 4, 3, 2]);
-        assert_eq!(gates[0], gates[1]);
-        assert!(gates.chunks(3).all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-6));
-
-        let parts = [gates[3] / gates[4], gates[4] / gates[5]];
-        let first: f32 = [0.0, 2.0, 1.0, 2.0].map(f32::exp).iter().sum();
-        select(RouterForm { normalised: false }, &mut whole, &mut experts, &mut gates, 3);
-        assert_eq!(experts, [1, 3, 2, 4, 3, 2]);
-        assert!((gates[0] - 2_f32.exp() / first).abs() < 1e-6);
-        assert!(gates[3..].iter().sum::<f32>() < 1.0);
-        assert!((gates[3] / gates[4] - parts[0]).abs() < 1e-4);
-    }
 
     #[test]
     fn slots_are_grouped_by_expert() {

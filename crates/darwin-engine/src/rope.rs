@@ -2,8 +2,7 @@
 
 use crate::Rope;
 
-/// Cosines and sines of the positions met so far. The first `dim` dimensions of a head are rotated,
-/// its first half against its second; for text the three rows of positions of mrope are equal.
+/// Cosines and sines of the positions met so far, for the first `dim` dimensions of a head; for text the three rows of positions of mrope are equal.
 #[derive(Debug, Default)]
 pub(crate) struct RopeTable {
     half: usize,
@@ -30,13 +29,23 @@ impl RopeTable {
         self.positions = self.positions.max(positions);
     }
 
-    /// Rotates a head at a prepared position.
+    /// Rotates a head at a prepared position, the first half of its dimensions against the second.
     pub(crate) fn rotate(&self, position: usize, head: &mut [f32]) {
         let row = &self.table[position * 2 * self.half..][..2 * self.half];
         let (cos, sin) = row.split_at(self.half);
         let (first, second) = head[..2 * self.half].split_at_mut(self.half);
         for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+
+    /// Rotates a head at a prepared position, each dimension of even number against the next.
+    pub(crate) fn rotate_pairs(&self, position: usize, head: &mut [f32]) {
+        let row = &self.table[position * 2 * self.half..][..2 * self.half];
+        let (cos, sin) = row.split_at(self.half);
+        for ((pair, cos), sin) in head.as_chunks_mut().0.iter_mut().zip(cos).zip(sin) {
+            let [a, b] = *pair;
+            *pair = [a * cos - b * sin, b * cos + a * sin];
         }
     }
 }

@@ -1,10 +1,14 @@
 //! The text model's numbers, read from `config.json` by its family and checked.
 
+mod latent;
 mod reader;
 mod rope;
+mod router;
 
+pub use latent::LatentForm;
 pub(crate) use reader::Reader;
 pub use rope::{Rope, RopeScaling};
+pub use router::{RouterForm, RouterGroups, RouterScores};
 
 use crate::Error;
 
@@ -80,13 +84,6 @@ pub enum LinearForm {
     ByKeyHead,
 }
 
-/// How a router turns logits into a choice and gates.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RouterForm {
-    /// The gates of the chosen experts sum to 1 (`norm_topk_prob`).
-    pub normalised: bool,
-}
-
 /// What runs beside the routed experts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SharedForm {
@@ -95,6 +92,8 @@ pub enum SharedForm {
     None,
     /// `shared_expert` times the sigmoid of `shared_expert_gate`.
     Gated,
+    /// `shared_experts`.
+    Plain,
 }
 
 /// The numbers of a text model, under transformers' names; 0 for a part that it does not have.
@@ -119,6 +118,8 @@ pub struct Config {
     pub num_key_value_heads: usize,
     pub head_dim: usize,
     pub attention: AttentionForm,
+    /// In place of the usual attention.
+    pub latent: Option<LatentForm>,
     pub sliding_window: usize,
     pub rope: Rope,
     pub linear: LinearForm,
@@ -180,12 +181,13 @@ impl Config {
             num_experts_per_tok: 0,
             moe_intermediate_size: 0,
             shared_expert_intermediate_size: 0,
-            router: RouterForm { normalised: true },
+            router: RouterForm::softmax(true),
             shared: SharedForm::None,
             num_attention_heads: heads,
             num_key_value_heads: read.size_or("num_key_value_heads", heads),
             head_dim,
             attention: AttentionForm::default(),
+            latent: None,
             sliding_window: 0,
             rope: Rope::plain(head_dim),
             linear: LinearForm::Split,
@@ -282,6 +284,9 @@ impl Config {
             if n > 0 && !n.is_multiple_of(of) {
                 read.wrong(key, n, &format!("a multiple of {of_key} = {of}"));
             }
+        }
+        if self.latent.is_some() {
+            return;
         }
         if !self.head_dim.is_multiple_of(2) {
             read.wrong("head_dim", self.head_dim, "even");

@@ -52,6 +52,19 @@ impl Rope {
         Self { dim, theta, scaling }
     }
 
+    /// What latent attention's scores are multiplied with for a stretched context: the square of
+    /// YaRN's scale by `mscale_all_dim`.
+    pub(crate) fn score_scale(&self, read: &mut Reader<'_>) -> f64 {
+        let factor = match self.scaling {
+            RopeScaling::Default => return 1.0,
+            RopeScaling::Linear { factor }
+            | RopeScaling::Yarn { factor, .. }
+            | RopeScaling::Llama3 { factor, .. } => factor,
+        };
+        let by = Parameters { read }.scale("mscale_all_dim");
+        by.map_or(1.0, |by| mscale(factor, by).powi(2))
+    }
+
     /// Radians per position of each pair of dimensions, and what cosines and sines are multiplied
     /// with; in float32 as transformers computes them.
     pub(crate) fn frequencies(&self) -> (Vec<f32>, f32) {
@@ -97,6 +110,11 @@ impl Rope {
             }
         }
     }
+}
+
+/// YaRN's scale for a context that is `factor` times as long.
+fn mscale(factor: f64, by: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 }
 }
 
 /// The group of keys that speak of rope, wherever they lie.
@@ -149,9 +167,6 @@ impl<'a> Parameters<'_, 'a> {
         let context = self.number("max_position_embeddings", None);
         let original = self.number("original_max_position_embeddings", Some(context));
         let factor = self.number("factor", Some(context / original));
-        let mscale = |scale: f64, by: f64| {
-            if scale <= 1.0 { 1.0 } else { 0.1 * by * scale.ln() + 1.0 }
-        };
         let scales = (self.scale("mscale"), self.scale("mscale_all_dim"));
         let attention_factor = match scales {
             (Some(one), Some(all)) => mscale(factor, one) / mscale(factor, all),

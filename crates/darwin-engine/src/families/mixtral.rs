@@ -14,7 +14,7 @@ fn config(read: &mut Reader<'_>) -> Config {
         rope: Rope::read(read, config.head_dim, 1.0, 1e6),
         // the width of an expert
         moe_intermediate_size: read.size("intermediate_size"),
-        router: RouterForm { normalised: true },
+        router: RouterForm::softmax(true),
         ..config
     }
 }

@@ -1,6 +1,7 @@
 //! The model families that the engine runs: each file says how a family's `config.json` is read
 //! into the forms of [`Config`]. A new family is a file here and an entry in [`FAMILIES`].
 
+mod deepseek;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -37,6 +38,7 @@ const FAMILIES: &[Family] = &[
     mistral::FAMILY,
     olmoe::FAMILY,
     mixtral::FAMILY,
+    deepseek::FAMILY,
 ];
 
 /// The numbers of a source, read by its family.

@@ -21,7 +21,7 @@ fn config(read: &mut Reader<'_>) -> Config {
         rope: Rope::read(read, config.head_dim, 1.0, 1e4),
         // the width of an expert
         moe_intermediate_size: read.size("intermediate_size"),
-        router: RouterForm { normalised: read.flag("norm_topk_prob", false) },
+        router: RouterForm::softmax(read.flag("norm_topk_prob", false)),
         ..config
     }
 }

@@ -12,7 +12,7 @@ fn config(read: &mut Reader<'_>) -> Config {
     Config {
         moe_intermediate_size: read.size("moe_intermediate_size"),
         shared_expert_intermediate_size: read.size("shared_expert_intermediate_size"),
-        router: RouterForm { normalised: true },
+        router: RouterForm::softmax(true),
         shared: SharedForm::Gated,
         ..config
     }

@@ -9,7 +9,7 @@ fn config(read: &mut Reader<'_>) -> Config {
     let config = qwen3::mixers(read).with_experts(read, "num_experts");
     Config {
         moe_intermediate_size: read.size("moe_intermediate_size"),
-        router: RouterForm { normalised: read.flag("norm_topk_prob", false) },
+        router: RouterForm::softmax(read.flag("norm_topk_prob", false)),
         ..config
     }
 }

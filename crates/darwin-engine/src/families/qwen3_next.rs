@@ -25,7 +25,7 @@ fn config(read: &mut Reader<'_>) -> Config {
         centred_norms: true,
         moe_intermediate_size: read.size("moe_intermediate_size"),
         shared_expert_intermediate_size: read.size("shared_expert_intermediate_size"),
-        router: RouterForm { normalised: read.flag("norm_topk_prob", true) },
+        router: RouterForm::softmax(read.flag("norm_topk_prob", true)),
         shared: SharedForm::Gated,
         ..config
     }

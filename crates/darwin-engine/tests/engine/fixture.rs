@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Random models with every tensor perturbed (tools/oracle/engine.py, engine_families.py), and the
 /// example parents (tools/oracle/parents.py).
-pub(crate) const CASES: [&str; 20] = [
+pub(crate) const CASES: [&str; 24] = [
     "plain",
     "odd",
     "long",
@@ -29,6 +29,10 @@ pub(crate) const CASES: [&str; 20] = [
     "olmoe",
     "olmoe_clip",
     "mixtral",
+    "deepseek_v2",
+    "deepseek_v2_groups",
+    "deepseek_v3",
+    "deepseek_v3_direct",
 ];
 
 /// One sequence's golden tensors by key: values as f64 whatever the stored type.
