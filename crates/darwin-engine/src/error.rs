@@ -49,6 +49,18 @@ pub enum Error {
         /// The context.
         limit: usize,
     },
+    /// A sequence too short for what is asked.
+    #[error("sequence {sequence} has {tokens} tokens, {needed} are needed to score {what}")]
+    TooShort {
+        /// Index of the sequence.
+        sequence: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// How many are needed.
+        needed: usize,
+        /// For what.
+        what: &'static str,
+    },
     /// A layer range that does not continue the state, or leaves the model.
     #[error("cannot run layers {}..{} of {layers} on a state that has passed {reached}", asked.start, asked.end)]
     Layers {
@@ -121,6 +133,7 @@ impl Diagnose for Error {
                 "use `cpu`, or build with `--features cuda` or `--features metal` where the toolkit is"
                     .to_owned(),
             ),
+            Self::TooShort { .. } => Some("leave the short sequences out".to_owned()),
             Self::Empty { .. } => Some("give at least one token".to_owned()),
             _ => None,
         }

@@ -276,17 +276,28 @@ impl<'a> Decoder<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use darwin_checkpoint::Checkpoint;
+    use std::path::Path;
 
     /// The hidden states after all layers have the same bits whether the tokens came at once,
-    /// in two parts, or one by one.
+    /// in two parts, or one by one: every kind of mixer, router and rotary embedding.
     #[test]
     fn caches_do_not_change_a_bit() {
-        let model = Model::load(&darwin_testkit::tiny_qwen35(1)).unwrap();
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../darwin-testkit/fixtures/golden/engine");
+        caches_change_nothing(&Model::load(&darwin_testkit::tiny_qwen35(1)).unwrap());
+        for case in ["qwen3_next", "olmoe_clip", "qwen3", "deepseek_v2_groups", "deepseek_v3"] {
+            let checkpoint = Checkpoint::open(golden.join(case)).unwrap();
+            caches_change_nothing(&Model::load(&checkpoint).unwrap());
+        }
+    }
+
+    fn caches_change_nothing(model: &Model) {
         let (options, cancel) =
             (GenerateOptions { max_new_tokens: 1, stop: vec![] }, Cancel::default());
-        let ids: Vec<u32> = (0..70).map(|i| i * 31 % 250).collect();
+        let ids: Vec<u32> = (0..70).map(|i| i * 31 % model.config().vocab_size as u32).collect();
         let hidden = |parts: &[usize]| {
-            let mut decoder = Decoder::new(&model, &options, &cancel);
+            let mut decoder = Decoder::new(model, &options, &cancel);
             let mut cache = SequenceCache::new(model.config());
             let (mut all, mut rest) = (Vec::new(), ids.as_slice());
             for n in parts {
@@ -298,8 +309,14 @@ mod tests {
             all
         };
         let at_once = hidden(&[70]);
-        assert_eq!(at_once, hidden(&[1; 70]));
-        assert_eq!(at_once, hidden(&[33, 37]));
-        assert_eq!(at_once, hidden(&[2, 0, 20, 48]));
+        for parts in [&[1; 70][..], &[33, 37], &[2, 0, 20, 48]] {
+            assert_eq!(
+                at_once,
+                hidden(parts),
+                "{} in {} parts",
+                model.config().model_type,
+                parts.len()
+            );
+        }
     }
 }

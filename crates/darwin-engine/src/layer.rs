@@ -85,25 +85,35 @@ pub(crate) fn expected(config: &Config) -> Vec<Expected> {
     if !config.tie_word_embeddings {
         all.extend(Expected::list("", [("lm_head.weight", vec![vocab, hidden])]));
     }
-    for (layer, kind) in config.layer_types.iter().enumerate() {
-        let prefix = format!("layers.{layer}.");
-        let norms = [
-            ("input_layernorm.weight", vec![hidden]),
-            ("post_attention_layernorm.weight", vec![hidden]),
-        ];
-        all.extend(Expected::list(&prefix, norms));
-        all.extend(match kind {
-            LayerKind::LinearAttention => gdn::expected(config, &prefix),
-            LayerKind::FullAttention | LayerKind::SlidingAttention => match &config.latent {
-                Some(form) => mla::expected(config, form, &prefix),
-                None => attention::expected(config, &prefix),
-            },
-        });
-        all.extend(match config.mlp_types[layer] {
-            MlpKind::Dense => mlp::expected(config, &prefix),
-            MlpKind::Sparse => moe::expected(config, &prefix),
-        });
-    }
+    let layers = 0..config.num_hidden_layers;
+    all.extend(layers.flat_map(|layer| expected_of_layer(config, layer, &prefix(layer))));
+    all
+}
+
+/// What the names of a layer's tensors begin with.
+pub(crate) fn prefix(layer: usize) -> String {
+    format!("layers.{layer}.")
+}
+
+/// Every tensor of a layer in its shape.
+pub(crate) fn expected_of_layer(config: &Config, layer: usize, prefix: &str) -> Vec<Expected> {
+    let hidden = config.hidden_size;
+    let norms = [
+        ("input_layernorm.weight", vec![hidden]),
+        ("post_attention_layernorm.weight", vec![hidden]),
+    ];
+    let mut all = Expected::list(prefix, norms);
+    all.extend(match config.layer_types[layer] {
+        LayerKind::LinearAttention => gdn::expected(config, prefix),
+        LayerKind::FullAttention | LayerKind::SlidingAttention => match &config.latent {
+            Some(form) => mla::expected(config, form, prefix),
+            None => attention::expected(config, prefix),
+        },
+    });
+    all.extend(match config.mlp_types[layer] {
+        MlpKind::Dense => mlp::expected(config, prefix),
+        MlpKind::Sparse => moe::expected(config, prefix),
+    });
     all
 }
 
@@ -129,18 +139,18 @@ impl Layer {
         loader: &Loader<'_>,
         config: &Config,
         layer: usize,
+        prefix: &str,
         old: Option<&Self>,
     ) -> Result<Self, Error> {
-        let prefix = format!("layers.{layer}.");
         let norm = |tensor: &str, old: Option<&Arc<[f32]>>| {
             loader.norm(config, &format!("{prefix}{tensor}"), old)
         };
         let post_norm = old.map(|o| &o.post_attention_layernorm);
         Ok(Self {
             input_layernorm: norm("input_layernorm", old.map(|o| &o.input_layernorm))?,
-            mixer: Mixer::load(loader, config, layer, &prefix, old.map(|o| &o.mixer))?,
+            mixer: Mixer::load(loader, config, layer, prefix, old.map(|o| &o.mixer))?,
             post_attention_layernorm: norm("post_attention_layernorm", post_norm)?,
-            mlp: Mlp::load(loader, config, layer, &prefix, old.map(|o| &o.mlp))?,
+            mlp: Mlp::load(loader, config, layer, prefix, old.map(|o| &o.mlp))?,
         })
     }
 

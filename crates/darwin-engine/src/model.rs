@@ -3,7 +3,7 @@
 use crate::cache::Caches;
 use crate::families::read_config;
 use crate::kernels::{multiply, rms_norm};
-use crate::layer::{Ends, Layer, Pass, expected};
+use crate::layer::{Ends, Layer, Pass, expected, prefix};
 use crate::mixer::Block;
 use crate::probe::{Probe, Seen, Wanted};
 use crate::weights::{Loader, check_tensors};
@@ -83,7 +83,7 @@ impl Model {
         let ends = Ends::load(&loader, &config, old.map(|o| &o.ends))?;
         let layers = (0..config.num_hidden_layers)
             .into_par_iter()
-            .map(|i| Layer::load(&loader, &config, i, old.map(|o| &o.layers[i])))
+            .map(|i| Layer::load(&loader, &config, i, &prefix(i), old.map(|o| &o.layers[i])))
             .collect::<Result<_, _>>()?;
         let workspaces = old.map_or_else(Arc::default, |o| o.workspaces.clone());
         Ok(Self { config: Arc::new(config), device: device.clone(), ends, layers, workspaces })
@@ -93,6 +93,11 @@ impl Model {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where products are computed.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// This model with one whole layer of `donor`, a model of the same config.
@@ -280,7 +285,7 @@ impl Model {
     }
 
     /// Logits (rows, vocab) of normed rows.
-    fn head(&self, normed: &[f32]) -> Vec<f32> {
+    pub(crate) fn head(&self, normed: &[f32]) -> Vec<f32> {
         let mut logits = vec![0.0; normed.len() / self.config.hidden_size * self.config.vocab_size];
         self.head_into(normed, &mut logits);
         logits

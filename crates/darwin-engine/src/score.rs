@@ -132,20 +132,24 @@ fn score_block(
         rows.extend_from_slice(&hidden[(end - item.answer.len()) * width..end * width]);
         answers.extend_from_slice(&item.answer);
     }
-    let mut scored = score_tokens(model, &rows, &answers).into_iter();
+    let mut scored = score_tokens(model, &rows, &answers, |h| model.final_norm(h)).into_iter();
     let of_item = |i: &usize| item_score(scored.by_ref().take(items[*i].answer.len()));
     Ok(block.iter().map(of_item).collect())
 }
 
-/// The log-probability of each token after the hidden state before it, and whether greedy
-/// decoding takes it.
-fn score_tokens(model: &Model, hidden: &[f32], tokens: &[u32]) -> Vec<(f64, bool)> {
+/// The log-probability of each token after its hidden state, and whether greedy decoding takes it.
+pub(crate) fn score_tokens(
+    model: &Model,
+    hidden: &[f32],
+    tokens: &[u32],
+    norm: impl Fn(&[f32]) -> Vec<f32>,
+) -> Vec<(f64, bool)> {
     let (width, vocab) = (model.config().hidden_size, model.config().vocab_size);
     let mut scored = Vec::with_capacity(tokens.len());
     let mut logits = vec![0.0; tokens.len().min(LOGIT_ROWS) * vocab];
     for (hidden, tokens) in hidden.chunks(LOGIT_ROWS * width).zip(tokens.chunks(LOGIT_ROWS)) {
         let logits = &mut logits[..tokens.len() * vocab];
-        model.head_into(&model.final_norm(hidden), logits);
+        model.head_into(&norm(hidden), logits);
         for (row, token) in logits.chunks_exact(vocab).zip(tokens) {
             let logprob = f64::from(row[*token as usize]) - log_sum_exp(row);
             scored.push((logprob, argmax(row) == *token as usize));
@@ -155,7 +159,7 @@ fn score_tokens(model: &Model, hidden: &[f32], tokens: &[u32]) -> Vec<(f64, bool
 }
 
 /// The score of an answer from its tokens'.
-fn item_score(tokens: impl Iterator<Item = (f64, bool)>) -> ItemScore {
+pub(crate) fn item_score(tokens: impl Iterator<Item = (f64, bool)>) -> ItemScore {
     let mut score = ItemScore { nll: 0.0, logprobs: Vec::new(), greedy: true, first_miss: None };
     for (i, (logprob, greedy)) in tokens.enumerate() {
         if score.greedy && !greedy {

@@ -33,11 +33,18 @@ pub enum Site {
     FinalNorm,
     /// The logits (tokens, vocab).
     Logits,
+    /// The stream after the norm of the MTP head (tokens, hidden), from [`MtpHead::run`]; 0 for a
+    /// sequence's last token, whose next one is not known.
+    ///
+    /// [`MtpHead::run`]: crate::MtpHead::run
+    MtpOut,
+    /// The MTP head's logits of the token after the next (tokens, vocab); 0 as before.
+    MtpLogits,
 }
 
 impl Site {
     /// All sites, in the order of computation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::ResidIn,
         Self::MixerHeads,
         Self::MixerOut,
@@ -51,6 +58,8 @@ impl Site {
         Self::ResidOut,
         Self::FinalNorm,
         Self::Logits,
+        Self::MtpOut,
+        Self::MtpLogits,
     ];
 
     /// Width of a row of values.
@@ -60,7 +69,7 @@ impl Site {
             Self::RouterLogits => config.num_experts,
             Self::TopK | Self::ExpertNorms => config.num_experts_per_tok,
             Self::SharedGate => 1,
-            Self::Logits => config.vocab_size,
+            Self::Logits | Self::MtpLogits => config.vocab_size,
             _ => config.hidden_size,
         }
     }
@@ -75,6 +84,8 @@ impl Site {
                 | Self::SharedGate
                 | Self::FinalNorm
                 | Self::Logits
+                | Self::MtpOut
+                | Self::MtpLogits
         )
     }
 }

@@ -1,10 +1,11 @@
 //! Bad input gets a sentence that names the place.
 
+use crate::fixture::source;
 use darwin_checkpoint::{Dtype, MemorySource, TensorSource};
 use darwin_core::{Cancel, Diagnose, Fault};
 use darwin_engine::{
-    Batch, Error, GenerateOptions, Interventions, Model, NoTap, ScoreItem, Sequence, generate,
-    score,
+    Batch, Config, Error, GenerateOptions, Interventions, Model, NoTap, ScoreItem, Sequence,
+    generate, score,
 };
 use darwin_testkit::{Tiny, tiny_qwen35};
 use serde_json::{Value, json};
@@ -143,4 +144,46 @@ fn cancelled_work_says_so() {
     let options = GenerateOptions { max_new_tokens: 2, stop: vec![] };
     let error = generate(&model, &[vec![1]], &[], &options, &cancel).unwrap_err();
     assert_eq!(error.fault(), Fault::Interrupted);
+}
+
+/// The config of a golden case, edited, is refused with these words.
+fn refused(case: &str, edit: impl Fn(&mut Value), expect: &[&str]) {
+    let source = source(case);
+    let mut config = source.config().clone();
+    edit(&mut config);
+    check(Config::from_json(&config, case).unwrap_err(), expect);
+}
+
+#[test]
+fn rope_that_depends_on_the_length_is_refused_by_name() {
+    for (case, kind) in [("llama3", "dynamic"), ("qwen3_5_moe_yarn", "longrope"), ("qwen3", "ntk")]
+    {
+        let edit = |c: &mut Value| {
+            let key = ["rope_scaling", "rope_parameters"].into_iter().find(|k| c.get(k).is_some());
+            c[key.unwrap()]["rope_type"] = json!(kind);
+        };
+        let found = format!("rope_type` is \"{kind}\", needed is default, linear, yarn or llama3");
+        refused(case, edit, &[&found]);
+    }
+}
+
+#[test]
+fn routers_of_other_kinds_are_refused_by_name() {
+    let set = |key: &'static str, value: Value| move |c: &mut Value| c[key] = value.clone();
+    refused("deepseek_v2", set("norm_topk_prob", json!(true)), &["norm_topk_prob` is true"]);
+    refused("deepseek_v2", set("topk_method", json!("noaux_tc")), &["group_limited_greedy"]);
+    refused("deepseek_v2", set("scoring_func", json!("sigmoid")), &["needed is \"softmax\""]);
+    refused("deepseek_v2", set("moe_layer_freq", json!(2)), &["moe_layer_freq` is 2"]);
+    refused("deepseek_v3", set("topk_method", json!("greedy")), &["needed is \"noaux_tc\""]);
+    refused("deepseek_v3", set("n_group", json!(4)), &["n_group` is 4", "a divisor of", "9"]);
+    refused("deepseek_v3", set("n_group", json!(9)), &["n_group` is 9", "2 or more each"]);
+    refused(
+        "deepseek_v3",
+        set("topk_group", json!(4)),
+        &["topk_group` is 4", "at most n_group = 3"],
+    );
+    refused("deepseek_v3", set("qk_rope_head_dim", json!(5)), &["qk_rope_head_dim` is 5", "even"]);
+    refused("deepseek_v3", set("num_key_value_heads", json!(1)), &["num_key_value_heads` is 1"]);
+    refused("deepseek_v3", set("n_shared_experts", Value::Null), &["n_shared_experts` is missing"]);
+    refused("deepseek_v3", set("routed_scaling_factor", Value::Null), &["routed_scaling_factor"]);
 }

@@ -6,8 +6,10 @@
 #[cfg(feature = "accelerator")]
 mod device;
 mod errors;
+mod far;
 mod fixture;
 mod golden;
+mod mtp;
 mod sharing;
 mod taps;
 mod text;

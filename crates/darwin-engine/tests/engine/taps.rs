@@ -46,6 +46,7 @@ fn every_site_has_its_shape() {
         let expected = match site {
             Site::FinalNorm | Site::Logits => vec![layers],
             Site::MixerHeads => vec![3],
+            Site::MtpOut | Site::MtpLogits => vec![], // of the MTP head alone
             _ => (0..layers).collect(),
         };
         assert_eq!(seen, expected, "{site:?}");
