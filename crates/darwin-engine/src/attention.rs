@@ -378,3 +378,22 @@ pub(crate) struct Shape {
     /// How many of the latest positions a query sees.
     pub(crate) window: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Weights of one in each output: a head's slice through them is the sum of its inputs.
+    #[test]
+    fn slices_of_heads_are_told_apart_whatever_their_width() {
+        for width in [2, 3] {
+            let weight = Matrix::pack(&vec![1.0; 5 * 4 * width], 5, 4 * width);
+            let projection = Projection { weight, bias: Arc::default() };
+            let x: Vec<f32> = (0..2 * 4 * width).map(|i| i as f32).collect();
+            let norms = projection.slice_norms(4, &x);
+            let want = x.chunks(width).map(|head| head.iter().sum::<f32>() * 5_f32.sqrt());
+            assert_eq!(norms.len(), 8);
+            assert!(norms.iter().zip(want).all(|(n, w)| (n - w).abs() < 1e-4 * w), "{norms:?}");
+        }
+    }
+}

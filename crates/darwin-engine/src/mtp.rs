@@ -97,7 +97,7 @@ impl MtpHead {
                     batch: state.batch(),
                 });
             };
-            let mut logits = wanted[1].then(|| model.head(&rows)).unwrap_or_default();
+            let mut logits = if wanted[1] { model.head(&rows) } else { Vec::new() };
             if wanted[0] {
                 rows.resize(rows.len() + self.config.hidden_size, 0.0);
                 tell(Site::MtpOut, &rows, self.config.hidden_size);
