@@ -66,7 +66,7 @@ SHARED = dict(shared_expert_intermediate_size=11)
 ATTENTION = dict(num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=10, intermediate_size=26)
 LATENT = dict(
     num_hidden_layers=2,
-    rms_norm_eps=1e-5,  # unlike the 1e-6 of the norms between the low-rank projections
+    rms_norm_eps=1e-3,  # unlike the 1e-6 of the norms of latents, by enough to be seen
     num_attention_heads=3,
     num_key_value_heads=3,
     kv_lora_rank=14,
@@ -174,11 +174,24 @@ DENSE = {
             "Qwen2ForCausalLM",
             **{k: v for k, v in ATTENTION.items() if k != "head_dim"} | dict(num_attention_heads=3, num_key_value_heads=1),
             rope_theta=1e5,
-            use_sliding_window=False,
+            use_sliding_window=True,
+            sliding_window=9,
+            max_window_layers=1,
             rope_scaling=dict(type="yarn", factor=4.0, original_max_position_embeddings=16),
         ),
         lengths=(25, 6),
         dtype="float32",
+    ),
+    "mistral": case(
+        flat(
+            "mistral",
+            "MistralForCausalLM",
+            **ATTENTION | dict(num_attention_heads=3, num_key_value_heads=1, head_dim=14),
+            rms_norm_eps=1e-5,
+            rope_theta=1e4,
+            sliding_window=7,
+        ),
+        lengths=(20, 6),
     ),
     "llama3": case(
         flat(

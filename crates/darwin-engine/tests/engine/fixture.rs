@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Random models with every tensor perturbed (tools/oracle/engine.py, engine_families.py), and the
 /// example parents (tools/oracle/parents.py).
-pub(crate) const CASES: [&str; 24] = [
+pub(crate) const CASES: [&str; 25] = [
     "plain",
     "odd",
     "long",
@@ -22,6 +22,7 @@ pub(crate) const CASES: [&str; 24] = [
     "qwen3_next",
     "qwen3",
     "qwen2",
+    "mistral",
     "llama3",
     "llama_bias",
     "qwen3_moe",
