@@ -144,7 +144,7 @@ fn scoring(model: &Model) -> u64 {
     let item = |i| ScoreItem { prompt: ids(model, 24, i), answer: ids(model, 8, 1000 + i) };
     let items: Vec<ScoreItem> = (0..512).map(item).collect();
     let (_, cost) = score_counted(model, &items, &Cancel::default()).unwrap();
-    cost.tokens
+    cost.run
 }
 
 /// A random model of the example parents' shape.

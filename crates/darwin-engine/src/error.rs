@@ -32,7 +32,7 @@ pub enum Error {
     /// A sequence without tokens.
     #[error("{what} {index} is empty")]
     Empty {
-        /// `sequence`, `prompt` or `answer of item`.
+        /// `sequence`, `prompt`, `answer of item` or `stop string`.
         what: &'static str,
         /// Its index.
         index: usize,
@@ -101,6 +101,32 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A conversation that cannot be rendered as it was asked for, or that its template refuses.
+    #[error("{}: {reason}", path.display())]
+    Chat {
+        /// Where the chat template stands.
+        path: PathBuf,
+        /// What does not make sense, or what the template says.
+        reason: String,
+    },
+    /// A number of the sampling is out of its range.
+    #[error("`{name}` is {found}, allowed is {needed}")]
+    Sampling {
+        /// Which number.
+        name: &'static str,
+        /// Its value.
+        found: f32,
+        /// What it may be.
+        needed: &'static str,
+    },
+    /// Padded input whose mask does not fit, or has holes.
+    #[error("sequence {sequence}: {reason}")]
+    Padding {
+        /// Index of the sequence.
+        sequence: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// The work was cancelled.
     #[error("interrupted")]
     Cancelled,
@@ -128,12 +154,21 @@ impl Diagnose for Error {
             Self::TokenOutOfRange { .. } => {
                 Some("encode the text with this model's own tokenizer".to_owned())
             }
+            Self::Chat { .. } => {
+                Some("change the conversation, or the template if it is broken".to_owned())
+            }
+            Self::Sampling { name, .. } => Some(format!("change `{name}`")),
+            Self::Padding { .. } => Some(
+                "the mask of each sequence is ones beside zeros on the left or on the right"
+                    .to_owned(),
+            ),
             Self::ContextTooLong { .. } => Some("shorten the prompt or the answer".to_owned()),
             Self::Device { .. } => Some(
                 "use `cpu`, or build with `--features cuda` or `--features metal` where the toolkit is"
                     .to_owned(),
             ),
             Self::TooShort { .. } => Some("leave the short sequences out".to_owned()),
+            Self::Empty { what: "stop string", .. } => Some("give it a character".to_owned()),
             Self::Empty { .. } => Some("give at least one token".to_owned()),
             _ => None,
         }

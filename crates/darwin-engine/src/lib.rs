@@ -7,7 +7,9 @@
 //!
 //! A forward pass is a value: [`Model::embed`] makes a [`State`], [`Model::run`] takes it through
 //! layers, a [`Tap`] sees what is computed, [`Interventions`] change it. [`score`] and
-//! [`generate`] are the two jobs that need speed. [`Text`] is the way from text to token ids.
+//! [`generate`] are the two jobs that need speed; a [`Generator`] also draws, streams, and ends at
+//! texts. [`Text`] is the way from text to token ids, and a [`ChatRequest`] from a conversation to
+//! text.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -56,10 +58,13 @@ pub use config::{
 };
 pub use device::Device;
 pub use error::Error;
-pub use generate::{GenerateOptions, generate, generate_counted};
+pub use generate::{
+    Chosen, Finish, GenerateOptions, Generation, Generator, Request, Sampling, generate,
+    generate_counted,
+};
 pub use model::Model;
 pub use mtp::MtpHead;
 pub use score::{Cost, ItemScore, ScoreItem, score, score_counted};
 pub use state::{Batch, Sequence, State};
 pub use tap::{Interventions, NoTap, Record, Site, Tap};
-pub use text::Text;
+pub use text::{ChatRequest, GenerationDefaults, Text, TextStream};

@@ -1,5 +1,6 @@
 //! Batches and the state of a forward pass, as values.
 
+use crate::Error;
 use darwin_core::Domain;
 use std::sync::Arc;
 
@@ -39,6 +40,35 @@ impl Batch {
             Some(*end)
         }));
         Self { sequences, offsets }
+    }
+
+    /// A batch of padded sequences as transformers takes them: `ids` and `attention_mask` are
+    /// (sequences, length) row-major, padding (mask false) stands on the left or on the right of
+    /// each. What the engine computes for a token is what transformers computes at its place.
+    ///
+    /// # Errors
+    /// [`Error::Padding`] for a mask of another size, with holes, or without a token.
+    pub fn from_padded(ids: &[u32], attention_mask: &[bool], length: usize) -> Result<Self, Error> {
+        let wrong = |sequence, reason| Err(Error::Padding { sequence, reason });
+        if ids.len() != attention_mask.len() || length == 0 || !ids.len().is_multiple_of(length) {
+            let (ids, mask) = (ids.len(), attention_mask.len());
+            let reason = format!("{ids} ids and {mask} mask values are no whole rows of {length}");
+            return wrong(0, reason);
+        }
+        let mut sequences = Vec::with_capacity(ids.len() / length);
+        for (i, (ids, mask)) in ids.chunks(length).zip(attention_mask.chunks(length)).enumerate() {
+            let first = mask.iter().position(|token| *token);
+            let last = mask.iter().rposition(|token| *token);
+            let (Some(first), Some(last)) = (first, last) else {
+                return wrong(i, "its attention mask has no token".to_owned());
+            };
+            if let Some(hole) = mask[first..last].iter().position(|token| !token) {
+                let reason = format!("its attention mask has a hole at position {}", first + hole);
+                return wrong(i, reason);
+            }
+            sequences.push(Sequence::new(ids[first..=last].to_vec()));
+        }
+        Ok(Self::new(sequences))
     }
 
     /// The sequences.

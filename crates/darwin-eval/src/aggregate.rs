@@ -126,7 +126,7 @@ mod tests {
 
     fn evaluation(right: impl Fn(usize) -> bool, n: usize) -> Evaluation {
         let result = |i| ItemResult { nll: i as f64, exact: Some(right(i)), ..Default::default() };
-        Evaluation { results: (0..n).map(result).collect(), cost: Cost { tokens: 0 } }
+        Evaluation { results: (0..n).map(result).collect(), cost: Cost::default() }
     }
 
     #[test]

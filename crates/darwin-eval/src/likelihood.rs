@@ -29,10 +29,11 @@ impl Likelihood {
         &self.encoded
     }
 
-    /// Forward tokens of one evaluation, before it is run.
+    /// Forward tokens of one evaluation, before it is run: at most so many are.
     #[must_use]
     pub fn cost(&self) -> Cost {
-        Cost { tokens: self.encoded.tokens() }
+        let tokens = self.encoded.tokens();
+        Cost { tokens, run: tokens }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Items of `darwin score`: JSON lines with `prompt` and `answer` as text, or `prompt_ids` and
-//! `answer_ids` as token ids (then no tokenizer is needed).
+//! Items of `darwin score`: JSON lines with `prompt` and `answer` as text, with a whole `text`, or
+//! with `prompt_ids` and `answer_ids` as token ids (then no tokenizer is needed).
 
 use crate::Error;
 use crate::item_line::{Line, kind, read_text};
@@ -14,8 +14,11 @@ pub struct Scorable {
     pub id: Option<Value>,
     /// Line in the file, from 1.
     pub line: usize,
-    /// Prompt and answer.
+    /// Prompt and answer. Of a whole text the answer is all but its beginning: the special tokens
+    /// that the tokenizer puts before it, or its first token where there are none.
     pub item: ScoreItem,
+    /// Bytes of what is scored, where it is text.
+    pub bytes: Option<usize>,
 }
 
 /// Reads the items; `text` is asked for only where a line has texts, and at most once.
@@ -47,22 +50,42 @@ pub fn read(
 
 fn scorable(line: &Line<'_>, text: Option<&Text>) -> Result<Scorable, Error> {
     let has = |key| line.get(key).is_some();
-    let as_ids = has("prompt_ids") || has("answer_ids");
-    if as_ids && (has("prompt") || has("answer")) {
+    let kinds =
+        [has("prompt_ids") || has("answer_ids"), has("prompt") || has("answer"), has("text")];
+    if kinds.iter().filter(|kind| **kind).count() > 1 {
         return Err(line.wrong(
-            "has both texts and token ids".to_owned(),
-            "give `prompt` and `answer`, or `prompt_ids` and `answer_ids`",
+            "has more than one kind of item".to_owned(),
+            "give `prompt` and `answer`, or `text`, or `prompt_ids` and `answer_ids`",
         ));
     }
-    let item = match text {
-        Some(text) if !as_ids => ScoreItem {
-            prompt: text.encode(line.text("prompt")?)?,
-            answer: text.encode(line.text("answer")?)?,
-        },
-        _ => ScoreItem { prompt: ids(line, "prompt_ids")?, answer: ids(line, "answer_ids")? },
+    let (item, bytes) = match text {
+        Some(text) if kinds[2] => whole(line, text)?,
+        Some(text) if !kinds[0] => {
+            let answer = line.text("answer")?;
+            let prompt = text.encode(line.text("prompt")?)?;
+            (ScoreItem { prompt, answer: text.encode(answer)? }, Some(answer.len()))
+        }
+        _ => {
+            let (prompt, answer) = (ids(line, "prompt_ids")?, ids(line, "answer_ids")?);
+            (ScoreItem { prompt, answer }, None)
+        }
     };
-    check(line, &item, as_ids)?;
-    Ok(Scorable { id: line.get("id").cloned(), line: line.number(), item })
+    check(line, &item, kinds[0])?;
+    Ok(Scorable { id: line.get("id").cloned(), line: line.number(), item, bytes })
+}
+
+/// A whole text, scored from its second token on or, where special tokens stand before it, from
+/// its first.
+fn whole(line: &Line<'_>, text: &Text) -> Result<(ScoreItem, Option<usize>), Error> {
+    let content = line.text("text")?;
+    let (mut prompt, special) = text.encode_alone(content)?;
+    let answer = prompt.split_off(special.max(1).min(prompt.len()));
+    if answer.is_empty() {
+        let hint = "a text is scored from its second token on";
+        return Err(line.wrong("key `text` holds fewer than two tokens".to_owned(), hint));
+    }
+    let unscored = if special == 0 { text.decode(&prompt, false).len() } else { 0 };
+    Ok((ScoreItem { prompt, answer }, Some(content.len().saturating_sub(unscored))))
 }
 
 fn check(line: &Line<'_>, item: &ScoreItem, as_ids: bool) -> Result<(), Error> {

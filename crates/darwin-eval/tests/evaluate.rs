@@ -102,7 +102,8 @@ fn uniform_logits_cost_ln_vocab_a_token() {
     let found = proxy.evaluate(&candidates, &NoProgress, &Cancel::default()).unwrap();
     let found = found.into_iter().next().unwrap().unwrap();
     assert_eq!(proxy.kind(), Kind::Proxy);
-    assert_eq!(found.cost, proxy.cost());
+    assert_eq!(found.cost.tokens, proxy.cost().tokens);
+    assert!(found.cost.run <= proxy.cost().run);
     for (result, item) in found.results.iter().zip(proxy.encoded().items()) {
         let expected = item.main().answer.len() as f64 * (TINY_VOCAB as f64).ln();
         assert!((result.nll - expected).abs() < 1e-3);

@@ -1,13 +1,17 @@
 //! The arguments, typed.
 
 mod extract_lora;
+mod generate;
 mod mergekit;
+mod score;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use darwin_checkpoint::ExpertLayout;
 use darwin_merge::Numerics;
 pub(crate) use extract_lora::ExtractLoraArgs;
+pub(crate) use generate::GenerateArgs;
 use mergekit::MergekitFlags;
+pub(crate) use score::ScoreArgs;
 use std::path::PathBuf;
 
 /// Breeds large language models and proves what it did: profiles two parents, evolves a merge
@@ -70,20 +74,27 @@ pub(crate) enum Command {
         darwin validate examples/card-v5-override.yaml\n  \
         darwin validate examples/card-v5-override.yaml --models")]
     Validate(ValidateArgs),
-    /// Continue a prompt by greedy decoding
+    /// Answer a message, or continue a text
     ///
-    /// The most probable token is taken each time, so the answer is always the same.
-    #[command(after_help = "Example:\n  \
-        darwin generate examples/parents/father 'What is 2 + 3?' --max-new-tokens 16")]
+    /// The prompt goes through the model's chat template, if it has one. Text appears as it comes;
+    /// Ctrl-C ends with what there is. Settings that are not given are the model's own
+    /// (generation_config.json); where it has none, the most likely token is taken each time. A draw
+    /// depends on the seed alone, not on threads.
+    #[command(after_help = "Examples:\n  \
+        darwin generate examples/parents/father 'What is 2 + 3?' --max-new-tokens 16\n  \
+        echo 'What is 2 + 3?' | darwin generate examples/parents/father --thinking --json\n  \
+        darwin generate examples/parents/father 'What is 2 + 3?' --n 3 --temperature 0.8 --seed 1")]
     Generate(GenerateArgs),
-    /// Score given answers: log-likelihoods, one JSON line per item
+    /// Score given answers or texts: log-likelihoods, their mean, bits per byte
     ///
-    /// A line has the item's `id` (else its line number), `nll` (negative log-likelihood of the
-    /// answer, nats), `logprobs` (one per answer token, nats) and `greedy` (whether greedy decoding
-    /// would give this answer).
-    #[command(after_help = "Example:\n  \
+    /// Prints for each item (its `id`, else its line number) `nll` (negative log-likelihood of the
+    /// answer, nats) and whether greedy decoding would give this answer; then the mean over items
+    /// with its 95 % interval, and the means over tokens and bytes. A whole text is scored from its
+    /// second token on.
+    #[command(after_help = "Examples:\n  \
         echo '{\"prompt\": \"2 + 3 =\", \"answer\": \" 5\"}' >items.jsonl\n  \
-        darwin score examples/parents/father items.jsonl")]
+        darwin score examples/parents/father items.jsonl\n  \
+        darwin score examples/parents/father items.jsonl --json --tokens")]
     Score(ScoreArgs),
     /// Profile a model: expert loads, routing, importance and probes of every layer
     ///
@@ -225,37 +236,6 @@ pub(crate) struct ValidateArgs {
     /// Check it against the headers of the models, too
     #[arg(long)]
     pub(crate) models: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    /// Folder of a Hugging Face checkpoint
-    pub(crate) model: PathBuf,
-    /// The user's message
-    pub(crate) prompt: String,
-    /// Most tokens to generate; an end-of-text token stops earlier
-    #[arg(long, default_value_t = 128)]
-    pub(crate) max_new_tokens: usize,
-    /// Give the prompt to the model as it is, without the chat template
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// Let the chat template open `<think>`
-    #[arg(long, conflicts_with = "raw")]
-    pub(crate) think: bool,
-    /// Show the end-of-text token too
-    #[arg(long)]
-    pub(crate) special: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ScoreArgs {
-    /// Folder of a Hugging Face checkpoint
-    pub(crate) model: PathBuf,
-    /// JSON lines with `prompt` and `answer` (text), or `prompt_ids` and `answer_ids` (token ids)
-    pub(crate) items: PathBuf,
-    /// Add `experts`: for each layer and token the ids of the selected experts, largest gate first
-    #[arg(long)]
-    pub(crate) taps: bool,
 }
 
 /// Items, and how many of them.

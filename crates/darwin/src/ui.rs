@@ -46,6 +46,19 @@ impl Ui {
         let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end_matches('\n'));
     }
 
+    /// Prints text on stdout as it comes; false where nobody reads it any more.
+    pub(crate) fn stream(&self, text: &str) -> bool {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+    }
+
+    /// Says on stderr how things went, unless the user wants it quiet.
+    pub(crate) fn note(&self, text: impl AsRef<str>) {
+        if !self.progress.quiet {
+            let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+        }
+    }
+
     /// Prints a warning on stderr.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
         let _ = writeln!(std::io::stderr().lock(), "warning: {}", text.as_ref());

@@ -75,13 +75,13 @@ pub(crate) fn about(case: &str) -> Value {
     serde_json::from_slice(&std::fs::read(folder(case).join("case.json")).unwrap()).unwrap()
 }
 
-/// The sequences of a case.
-pub(crate) fn golden(case: &str) -> Vec<Golden> {
-    let bytes = std::fs::read(folder(case).join("golden.safetensors")).unwrap();
+/// The tensors of a golden file by name, values as f64 whatever the stored type.
+pub(crate) fn read_tensors(file: &str) -> BTreeMap<String, Vec<f64>> {
+    let bytes = std::fs::read(folder(file)).unwrap();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let index: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..header]).unwrap();
-    let mut sequences: BTreeMap<String, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
-    for (name, entry) in index.iter().filter(|(name, _)| *name != "__metadata__") {
+    let tensors = index.into_iter().filter(|(name, _)| name != "__metadata__");
+    let read = |(name, entry): (String, Value)| {
         let at = |i: usize| header + entry["data_offsets"][i].as_u64().unwrap() as usize;
         let data = &bytes[at(0)..at(1)];
         let values = match entry["dtype"].as_str().unwrap() {
@@ -91,6 +91,15 @@ pub(crate) fn golden(case: &str) -> Vec<Golden> {
             "I64" => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
             other => panic!("{name}: {other}"),
         };
+        (name, values)
+    };
+    tensors.map(read).collect()
+}
+
+/// The sequences of a case.
+pub(crate) fn golden(case: &str) -> Vec<Golden> {
+    let mut sequences: BTreeMap<String, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
+    for (name, values) in read_tensors(&format!("{case}/golden.safetensors")) {
         let (sequence, key) = name.split_once('.').unwrap();
         sequences.entry(sequence.to_owned()).or_default().insert(key.to_owned(), values);
     }

@@ -83,12 +83,15 @@ fn save_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure>
     })
 }
 
-/// The time, UTC, as `2026-11-24T08:00:00Z`: for `created`, the one clock in our files.
+/// Seconds since 1970, UTC.
 #[allow(clippy::disallowed_methods, reason = "the binary owns the clock")]
+fn seconds_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// The time, UTC, as `2026-11-24T08:00:00Z`: for `created`, the one clock in our files.
 fn now() -> String {
-    let seconds = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let seconds = seconds_now();
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     format!(

@@ -7,6 +7,7 @@ mod adapters;
 mod layouts;
 mod mergekit;
 mod preflight;
+mod text;
 
 use darwin_checkpoint::{Dtype, MemorySource};
 use darwin_testkit::{ExpertLayout, Tiny, edited, sibling, tiny_qwen35, write_model};
@@ -255,42 +256,6 @@ fn configurations_of_runs_are_checked_too() {
     let (code, _, stderr) = darwin(folder.path(), &["evolve", "gone.yaml"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("gone.yaml"), "{stderr}");
-}
-
-#[test]
-fn score_and_generate_answer_and_refuse() {
-    let folder = siblings();
-    let items = "{\"id\":\"a\",\"prompt_ids\":[1,2,3],\"answer_ids\":[4,5]}\n{\"prompt\":\"1+1\",\"answer\":\"2\"}\n";
-    std::fs::write(folder.path().join("items.jsonl"), items).expect("write");
-    let (code, stdout, stderr) =
-        darwin(folder.path(), &["-q", "score", "father", "items.jsonl", "--taps"]);
-    assert_eq!(code, 0, "{stderr}");
-    let lines: Vec<serde_json::Value> =
-        stdout.lines().map(|l| serde_json::from_str(l).expect("JSON lines")).collect();
-    assert_eq!(lines.len(), 2);
-    let nll = lines[0]["nll"].as_f64().expect("a number");
-    let sum: f64 = lines[0]["logprobs"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(serde_json::Value::as_f64)
-        .sum();
-    assert!((nll + sum).abs() < 1e-4 && nll > 0.0);
-    // 4 layers, 5 tokens, 2 experts each.
-    assert_eq!(lines[0]["experts"].as_array().map(Vec::len), Some(4));
-    assert_eq!(lines[0]["experts"][3].as_array().map(Vec::len), Some(5));
-    assert_eq!(lines[0]["experts"][3][4].as_array().map(Vec::len), Some(2));
-    std::fs::write(
-        folder.path().join("items.jsonl"),
-        "{\"prompt_ids\":[999999],\"answer_ids\":[1]}\n",
-    )
-    .expect("write");
-    let (code, _, stderr) = darwin(folder.path(), &["-q", "score", "father", "items.jsonl"]);
-    assert_eq!(code, 2);
-    assert!(stderr.contains("999999"), "{stderr}");
-    let (code, _, stderr) =
-        darwin(folder.path(), &["-q", "generate", "father", "hello", "--max-new-tokens", "4"]);
-    assert_eq!(code, 0, "{stderr}");
 }
 
 #[test]

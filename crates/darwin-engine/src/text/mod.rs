@@ -1,15 +1,21 @@
 //! Tokenizer and chat template of a checkpoint folder.
 
+mod chat;
+mod defaults;
+mod python;
+mod stream;
+mod template;
+
 use crate::Error;
+pub use chat::ChatRequest;
 use darwin_core::Fault;
 use darwin_core::hash::sha256_hex;
-use minijinja::{Environment, ErrorKind, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
+pub use defaults::GenerationDefaults;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+pub use stream::TextStream;
+use template::Templates;
 use tokenizers::Tokenizer;
-
-const TEMPLATE: &str = "chat_template";
 
 /// Text in and out of token ids, as the checkpoint's own files say.
 #[derive(Clone, Debug)]
@@ -17,19 +23,8 @@ pub struct Text {
     tokenizer_path: PathBuf,
     tokenizer: Tokenizer,
     tokenizer_sha256: String,
-    template: Option<Template>,
+    templates: Option<Templates>,
     stop_ids: Vec<u32>,
-}
-
-/// A chat template that has been parsed.
-#[derive(Clone, Debug)]
-struct Template {
-    path: PathBuf,
-    environment: Environment<'static>,
-    sha256: String,
-    /// `bos_token` and `eos_token` of `tokenizer_config.json`, which templates may print.
-    bos_token: String,
-    eos_token: String,
 }
 
 impl Text {
@@ -52,7 +47,7 @@ impl Text {
             tokenizer_sha256: sha256_hex(&bytes),
             tokenizer_path,
             tokenizer,
-            template: Template::find(folder)?,
+            templates: Templates::find(folder)?,
             stop_ids: stop_ids(folder)?,
         })
     }
@@ -70,33 +65,31 @@ impl Text {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Token ids of a text that stands alone: with the special tokens that the tokenizer puts around
+    /// it, and how many it puts before it.
+    ///
+    /// # Errors
+    /// [`Error::Text`] where the tokenizer fails.
+    pub fn encode_alone(&self, text: &str) -> Result<(Vec<u32>, usize), Error> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, true)
+            .map_err(|e| damaged(&self.tokenizer_path, format!("cannot encode: {e}")))?;
+        let special = encoding.get_special_tokens_mask();
+        let before = special.iter().take_while(|mask| **mask == 1).count();
+        Ok((encoding.get_ids().to_vec(), before))
+    }
+
     /// The text of token ids; ids that the tokenizer does not know are left out.
     #[must_use]
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         self.tokenizer.decode(ids, skip_special).unwrap_or_default()
     }
 
-    /// A user's message as the model was trained to see it, the generation prompt added.
-    ///
-    /// # Errors
-    /// [`Error::Text`] where there is no chat template or it fails.
-    pub fn chat(&self, user: &str, thinking: bool) -> Result<String, Error> {
-        let Some(template) = &self.template else {
-            return Err(damaged(
-                &self.tokenizer_path.with_file_name("chat_template.jinja"),
-                "the model has no chat template".to_owned(),
-            ));
-        };
-        let rendered = template.environment.get_template(TEMPLATE).and_then(|t| {
-            t.render(context! {
-                messages => [context! { role => "user", content => user }],
-                add_generation_prompt => true,
-                enable_thinking => thinking,
-                bos_token => template.bos_token,
-                eos_token => template.eos_token,
-            })
-        });
-        rendered.map_err(|e| damaged(&template.path, format!("chat template fails: {e}")))
+    /// The id of a whole token, special ones included.
+    #[must_use]
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
     }
 
     /// Ids that end an answer (`eos_token_id` of `generation_config.json`, else of `config.json`).
@@ -111,54 +104,17 @@ impl Text {
         &self.tokenizer_sha256
     }
 
+    /// Whether there is a chat template.
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.templates.is_some()
+    }
+
     /// SHA-256 of the chat template's text, where there is one.
     #[must_use]
     pub fn template_sha256(&self) -> Option<&str> {
-        self.template.as_ref().map(|t| t.sha256.as_str())
+        self.templates.as_ref().map(|t| t.sha256.as_str())
     }
-}
-
-impl Template {
-    fn find(folder: &Path) -> Result<Option<Self>, Error> {
-        let file = folder.join("chat_template.jinja");
-        let config_path = folder.join("tokenizer_config.json");
-        let config = read_json(&config_path)?.unwrap_or(Value::Null);
-        let (path, source) = match std::fs::read_to_string(&file) {
-            Ok(source) => (file, source),
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(unreadable(&file, &e));
-            }
-            Err(_) => match config.get("chat_template").and_then(Value::as_str) {
-                Some(source) => (config_path, source.to_owned()),
-                None => return Ok(None),
-            },
-        };
-        let sha256 = sha256_hex(source.as_bytes());
-        let environment =
-            environment(source).map_err(|e| damaged(&path, format!("not a chat template: {e}")))?;
-        let (bos_token, eos_token) = (token(&config, "bos_token"), token(&config, "eos_token"));
-        Ok(Some(Self { path, environment, sha256, bos_token, eos_token }))
-    }
-}
-
-/// Jinja as transformers sets it up for chat templates.
-fn environment(source: String) -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_unknown_method_callback(unknown_method_callback);
-    environment.add_function("raise_exception", |why: String| -> Result<String, _> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
-    });
-    environment.add_template_owned(TEMPLATE, source)?;
-    Ok(environment)
-}
-
-/// A special token of `tokenizer_config.json`: a string, or an object with `content`.
-fn token(config: &Value, key: &str) -> String {
-    let found = config.get(key);
-    let content = found.and_then(|t| t.as_str().or_else(|| t.get("content")?.as_str()));
-    content.unwrap_or("").to_owned()
 }
 
 fn stop_ids(folder: &Path) -> Result<Vec<u32>, Error> {

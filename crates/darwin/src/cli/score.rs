@@ -1,0 +1,25 @@
+//! The arguments of `darwin score`.
+
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// Folder of a Hugging Face checkpoint
+    pub(crate) model: PathBuf,
+    /// JSON lines with `prompt` and `answer` (text), `text` (a whole text), or `prompt_ids` and
+    /// `answer_ids` (token ids)
+    pub(crate) items: PathBuf,
+    /// Print a JSON line for each item, as soon as its block is done, and one for the summary
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Add `logprobs`: the log-probability of each answer token, nats
+    #[arg(long, requires = "json")]
+    pub(crate) tokens: bool,
+    /// Add `experts`: for each layer and token the ids of the selected experts, largest gate first
+    #[arg(long, requires = "json")]
+    pub(crate) taps: bool,
+    /// Threads [default: all cores]
+    #[arg(long, short = 'j')]
+    pub(crate) threads: Option<usize>,
+}
