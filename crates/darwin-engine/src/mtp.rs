@@ -139,7 +139,7 @@ impl MtpHead {
         let rows = self.forward(model, &state)?;
         let score = |(rows, ids): (&Vec<f32>, &Vec<u32>)| {
             let scored = &rows[..(ids.len() - 2) * self.config.hidden_size];
-            item_score(score_tokens(model, scored, &ids[2..], <[f32]>::to_vec).into_iter())
+            item_score(score_tokens(model, scored, &ids[2..], <[f32]>::to_vec))
         };
         Ok(rows.par_iter().zip(sequences).map(score).collect())
     }

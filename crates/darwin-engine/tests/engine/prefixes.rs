@@ -23,7 +23,7 @@ fn alone(model: &Model, items: &[ScoreItem]) -> Vec<ItemScore> {
 /// Few examples that all questions begin with, questions, four answers each, some of one token.
 #[test]
 fn multiple_choice_equals_each_alone() {
-    for case in ["plain", "odd", "long", "father"] {
+    for case in ["plain", "odd", "long", "father", "qwen3_next", "olmoe_clip", "deepseek_v3"] {
         let (model, golden) = (model(case), golden(case));
         let vocab = model.config().vocab_size as u32;
         let examples: Vec<u32> = golden[0].ids.iter().cycle().take(70).copied().collect();
