@@ -2,6 +2,7 @@
 
 mod unpack;
 
+use crate::any::{StoredTensor, no_checkpoint};
 use crate::dtype::all_finite;
 use crate::layout::{Layout, Place, assemble};
 use crate::resume::SUMS;
@@ -54,6 +55,7 @@ impl Checkpoint {
     /// [`Error::Invalid`] with all problems; [`Error::Io`] where the folder cannot be read.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         let folder = folder.as_ref();
+        no_checkpoint(folder)?;
         let config_path = folder.join("config.json");
         let config_bytes = std::fs::read(&config_path).map_err(|e| no_config(folder, e))?;
         let config: Value = serde_json::from_slice(&config_bytes).map_err(|e| {
@@ -208,15 +210,18 @@ impl Checkpoint {
         self.places.iter().any(Place::is_quantised)
     }
 
-    /// Bytes in the files of a stored tensor, by its position in the layout; without its scales.
-    pub(crate) fn stored_bytes(&self, stored: usize) -> u64 {
-        let bytes = &self.places[stored].bytes;
-        bytes.end - bytes.start
-    }
-
-    /// The element type in the files of a stored tensor, by its position in the layout.
-    pub(crate) fn stored_dtype(&self, stored: usize) -> Dtype {
-        self.places[stored].dtype
+    /// Every tensor as the files have it, in the order of the layout.
+    pub(crate) fn stored(&self) -> Vec<StoredTensor<'_>> {
+        let pairs = self.layout.stored.iter().zip(&self.places);
+        pairs
+            .map(|(stored, place)| StoredTensor {
+                name: &stored.name,
+                id: stored.id,
+                shape: &stored.shape,
+                dtype: place.dtype.name(),
+                bytes: place.bytes.end - place.bytes.start,
+            })
+            .collect()
     }
 
     /// The name on the Hub that the model gives itself in its config or README, if any.

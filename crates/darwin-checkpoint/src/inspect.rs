@@ -1,10 +1,11 @@
 //! What a checkpoint is, from headers alone.
 
 use crate::checkpoint::main_dtype;
-use crate::{Checkpoint, Dtype, Role, TensorSource};
+use crate::{AnyModel, Dtype, Role, StoredTensor, TensorSource};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// One role's share of a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -55,15 +56,16 @@ pub struct Inspection {
     pub unknown: Vec<String>,
 }
 
-/// Summarises a checkpoint; no weight is read.
+/// Summarises a model; no weight is read.
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the folder cannot be listed.
-pub fn inspect(model: &Checkpoint) -> Result<Inspection, crate::Error> {
-    let text = model.text_config();
+pub fn inspect(model: &AnyModel) -> Result<Inspection, crate::Error> {
+    let text = model.config().get("text_config").unwrap_or(model.config());
+    let stored = model.stored();
     let number = |key: &str| text.get(key).and_then(Value::as_u64).map(|n| n as usize);
     let experts = number("num_experts").zip(number("num_experts_per_tok"));
-    let roles = roles(model);
+    let roles = roles(model, &stored);
     Ok(Inspection {
         model: model.name().to_owned(),
         architecture: first_architecture(model.config()),
@@ -73,23 +75,36 @@ pub fn inspect(model: &Checkpoint) -> Result<Inspection, crate::Error> {
         experts,
         parameters: roles.values().map(|r| r.parameters).sum(),
         active_parameters: active(model, experts),
-        bytes: model.tensor_bytes(),
-        layout: match (experts, model.layout().is_per_expert()) {
-            (None, _) => "dense",
-            (_, true) => "per-expert",
-            _ => "fused",
+        bytes: stored.iter().map(|s| s.bytes).sum(),
+        layout: match model {
+            AnyModel::Checkpoint(model) if experts.is_some() => {
+                match model.layout().is_per_expert() {
+                    true => "per-expert",
+                    false => "fused",
+                }
+            }
+            _ => "dense",
         }
         .to_owned(),
-        dtype: main_dtype(model.manifest()).torch_name().to_owned(),
-        shards: model.num_shards(),
-        unknown: unknown(model),
+        dtype: match model {
+            AnyModel::Checkpoint(model) => main_dtype(model.manifest()).torch_name(),
+            AnyModel::Gguf(model) => model.main_type(),
+        }
+        .to_owned(),
+        shards: match model {
+            AnyModel::Checkpoint(model) => model.num_shards(),
+            AnyModel::Gguf(_) => 1,
+        },
+        unknown: unknown(model, &stored),
         roles,
-        side_files: model
-            .side_files()?
-            .iter()
-            .filter_map(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()))
-            .collect(),
+        side_files: side_files(model)?,
     })
+}
+
+fn side_files(model: &AnyModel) -> Result<Vec<String>, crate::Error> {
+    let AnyModel::Checkpoint(model) = model else { return Ok(Vec::new()) };
+    let name = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());
+    Ok(model.side_files()?.iter().filter_map(name).collect())
 }
 
 fn string(config: &Value, key: &str) -> String {
@@ -108,22 +123,21 @@ fn layer_kinds(text: &Value) -> BTreeMap<String, usize> {
     kinds
 }
 
-fn roles(model: &Checkpoint) -> BTreeMap<Role, RoleSummary> {
+fn roles(model: &AnyModel, stored: &[StoredTensor<'_>]) -> BTreeMap<Role, RoleSummary> {
     let mut roles: BTreeMap<Role, RoleSummary> = BTreeMap::new();
-    for (i, stored) in model.layout().stored.iter().enumerate() {
-        let info = model.manifest().get(stored.id);
-        let dtype = model.stored_dtype(i);
-        let parameters: u64 = stored.shape.iter().map(|d| *d as u64).product();
-        let role = roles.entry(info.role).or_default();
+    for tensor in stored {
+        let parameters: u64 = tensor.shape.iter().map(|d| *d as u64).product();
+        let role = roles.entry(model.manifest().get(tensor.id).role).or_default();
         role.tensors += 1;
         role.parameters += parameters;
-        role.bytes += model.stored_bytes(i);
-        *role.dtypes.entry(Dtype::torch_name(dtype).to_owned()).or_default() += 1;
+        role.bytes += tensor.bytes;
+        let dtype = Dtype::from_name(tensor.dtype).map_or(tensor.dtype, Dtype::torch_name);
+        *role.dtypes.entry(dtype.to_owned()).or_default() += 1;
     }
     roles
 }
 
-fn active(model: &Checkpoint, experts: Option<(usize, usize)>) -> u64 {
+fn active(model: &AnyModel, experts: Option<(usize, usize)>) -> u64 {
     model
         .manifest()
         .tensors()
@@ -138,10 +152,7 @@ fn active(model: &Checkpoint, experts: Option<(usize, usize)>) -> u64 {
         .sum()
 }
 
-fn unknown(model: &Checkpoint) -> Vec<String> {
-    let stored = model.layout().stored.iter();
-    stored
-        .filter(|s| model.manifest().get(s.id).role == Role::Other)
-        .map(|s| s.name.clone())
-        .collect()
+fn unknown(model: &AnyModel, stored: &[StoredTensor<'_>]) -> Vec<String> {
+    let unknown = stored.iter().filter(|s| model.manifest().get(s.id).role == Role::Other);
+    unknown.map(|s| s.name.to_owned()).collect()
 }

@@ -5,14 +5,17 @@
 //! fused (`…experts.gate_up_proj` of shape (E, 2I, H)) whatever the files hold, so that fused and
 //! per-expert layouts are one and the same to the rest of the program. Its [`Layout`] remembers
 //! the names and pieces on disk, and [`write_checkpoint`] writes any [`TensorSource`] in it.
+//! A [`Gguf`] file is a tensor source too; [`AnyModel`] opens whichever of the two a path is.
 //!
 //! Nothing is mapped: tiles come by `pread` into own buffers.
 
 mod adapter;
+mod any;
 mod checkpoint;
 mod dtype;
 mod error;
 mod families;
+mod gguf;
 mod header;
 mod inspect;
 mod layout;
@@ -30,10 +33,12 @@ mod tapped;
 mod write;
 
 pub use adapter::Adapted;
+pub use any::{AnyModel, StoredTensor, gguf_file};
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{Error, Problem};
 pub use families::{ExpertNaming, FAMILIES, Family};
+pub use gguf::Gguf;
 pub use header::MAX_HEADER_BYTES;
 pub use inspect::{Inspection, RoleSummary, inspect};
 pub use layout::{ExpertLayout, Layout, Stored};

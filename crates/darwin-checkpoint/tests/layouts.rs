@@ -4,7 +4,7 @@
 mod common;
 
 use darwin_checkpoint::{
-    Checkpoint, Dtype, TensorSource, WriteOptions, inspect, read_tensor, write_checkpoint,
+    AnyModel, Checkpoint, Dtype, TensorSource, WriteOptions, inspect, read_tensor, write_checkpoint,
 };
 use darwin_core::{Cancel, NoProgress};
 use darwin_testkit::{qwen35_35b, write_sparse};
@@ -108,8 +108,9 @@ fn a_35b_is_inspected_within_a_second_from_a_sparse_file() {
     let (config, tensors) = qwen35_35b(40);
     write_sparse(dir.path(), &config, &tensors);
     let start = Instant::now();
-    let model = Checkpoint::open(dir.path()).expect("opens");
-    model.check_known().expect("every tensor is known");
+    let model = AnyModel::open(dir.path()).expect("opens");
+    let AnyModel::Checkpoint(folder) = &model else { panic!("a folder") };
+    folder.check_known().expect("every tensor is known");
     let found = inspect(&model).expect("inspects");
     assert!(start.elapsed().as_secs_f64() < 1.0, "took {:?}", start.elapsed());
     assert_eq!(found.num_layers, 40);

@@ -147,7 +147,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Folder of a Hugging Face checkpoint
+    /// Folder of a Hugging Face checkpoint, or a GGUF file of a Llama model
     pub(crate) model: PathBuf,
     /// Print JSON instead of tables
     #[arg(long)]
@@ -251,7 +251,7 @@ pub(crate) struct ItemArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ProfileArgs {
-    /// Folder of a Hugging Face checkpoint
+    /// Folder of a Hugging Face checkpoint, or a GGUF file of a Llama model
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) items: ItemArgs,

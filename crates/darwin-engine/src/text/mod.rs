@@ -1,17 +1,20 @@
-//! Tokenizer and chat template of a checkpoint folder.
+//! Tokenizer and chat template of a checkpoint folder or a GGUF file.
 
 mod chat;
 mod defaults;
+mod gguf;
 mod python;
 mod stream;
 mod template;
 
 use crate::Error;
 pub use chat::ChatRequest;
+use darwin_checkpoint::gguf_file;
 use darwin_core::Fault;
 use darwin_core::hash::sha256_hex;
 pub use defaults::GenerationDefaults;
 use serde_json::Value;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 pub use stream::TextStream;
 use template::Templates;
@@ -30,12 +33,18 @@ pub struct Text {
 impl Text {
     /// Reads `tokenizer.json`, the chat template (`chat_template.jinja`, or the key
     /// `chat_template` of `tokenizer_config.json`) and the stop ids of a folder. A folder without
-    /// a template can encode and decode.
+    /// a template can encode and decode. A GGUF file holds all of them, and stands for a folder
+    /// without a `tokenizer.json` that holds no other weights.
     ///
     /// # Errors
-    /// [`Error::Text`] naming the file.
+    /// [`Error::Text`] naming the file; [`Error::Weights`] for a GGUF file that cannot be read.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let tokenizer_path = folder.join("tokenizer.json");
+        if !tokenizer_path.exists()
+            && let Some(file) = gguf_file(folder)?
+        {
+            return gguf::open(&file);
+        }
         let bytes = std::fs::read(&tokenizer_path).map_err(|e| unreadable(&tokenizer_path, &e))?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes)
             .map_err(|e| damaged(&tokenizer_path, format!("not a tokenizer: {e}")))?;
@@ -143,7 +152,7 @@ fn read_json(path: &Path) -> Result<Option<Value>, Error> {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|e| damaged(path, format!("not valid JSON: {e}"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(unreadable(path, &e)),
     }
 }

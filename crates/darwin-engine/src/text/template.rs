@@ -62,7 +62,8 @@ impl Templates {
         Self::parse(path, sources, specials(&config)).map(Some)
     }
 
-    fn parse(
+    /// Templates by name, and the special tokens that they may print.
+    pub(super) fn parse(
         path: PathBuf,
         sources: Vec<(String, String)>,
         specials: Map<String, Value>,

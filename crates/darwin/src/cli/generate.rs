@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Folder of a Hugging Face checkpoint
+    /// Folder of a Hugging Face checkpoint, or a GGUF file of a Llama model
     pub(crate) model: PathBuf,
     /// The user's message, or the text to continue; `-` or nothing reads it from stdin
     pub(crate) prompt: Option<String>,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// Folder of a Hugging Face checkpoint
+    /// Folder of a Hugging Face checkpoint, or a GGUF file of a Llama model
     pub(crate) model: PathBuf,
     /// JSON lines with `prompt` and `answer` (text), `text` (a whole text), or `prompt_ids` and
     /// `answer_ids` (token ids)

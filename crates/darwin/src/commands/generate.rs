@@ -2,7 +2,7 @@
 
 use crate::cli::GenerateArgs;
 use crate::ui::Ui;
-use darwin_checkpoint::Checkpoint;
+use darwin_checkpoint::AnyModel;
 use darwin_core::{Failure, Fault};
 use darwin_engine::{
     ChatRequest, Chosen, Finish, GenerateOptions, Generation, GenerationDefaults, Generator, Model,
@@ -20,7 +20,7 @@ const MAX_NEW_TOKENS: usize = 128;
 
 pub(crate) fn run(arguments: &GenerateArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     super::use_threads(arguments.threads)?;
-    let checkpoint = Checkpoint::open(&arguments.model)?;
+    let source = AnyModel::open(&arguments.model)?;
     let text = Text::open(&arguments.model)?;
     let settings = Settings::of(arguments, &text)?;
     if arguments.verbose {
@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &GenerateArgs, ui: &Ui) -> Result<ExitCode, Failure
     if prompt.is_empty() {
         return Err(Failure::user("the prompt is empty").with_hint("give at least one character"));
     }
-    let model = Model::load(&checkpoint)?;
+    let model = Model::load(&source)?;
     let streams = arguments.n == 1 && !arguments.json;
     let (begun, first) = (Instant::now(), OnceLock::new());
     let listener = |chosen: &Chosen<'_>| {

@@ -3,12 +3,12 @@
 use crate::cli::InspectArgs;
 use crate::table::{human_bytes, human_count, table};
 use crate::ui::Ui;
-use darwin_checkpoint::{Checkpoint, Inspection, TensorSource, inspect};
+use darwin_checkpoint::{AnyModel, Inspection, TensorSource, inspect};
 use darwin_core::Failure;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &InspectArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    let model = Checkpoint::open(&arguments.model)?;
+    let model = AnyModel::open(&arguments.model)?;
     let inspection = inspect(&model)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&inspection)
@@ -68,15 +68,14 @@ fn roles(i: &Inspection) -> String {
     table(&rows)
 }
 
-fn tensors(model: &Checkpoint) -> String {
+fn tensors(model: &AnyModel) -> String {
     let head = ["tensor", "role", "dtype", "shape"].map(str::to_owned).to_vec();
     let mut rows = vec![head];
-    for stored in &model.layout().stored {
-        let info = model.manifest().get(stored.id);
+    for stored in model.stored() {
         rows.push(vec![
-            stored.name.clone(),
-            info.role.name().to_owned(),
-            info.dtype.to_string(),
+            stored.name.to_owned(),
+            model.manifest().get(stored.id).role.name().to_owned(),
+            stored.dtype.to_owned(),
             format!("{:?}", stored.shape),
         ]);
     }

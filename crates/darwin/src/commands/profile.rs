@@ -2,14 +2,16 @@
 
 use crate::cli::ProfileArgs;
 use crate::ui::Ui;
-use darwin_checkpoint::Checkpoint;
+use darwin_checkpoint::{AnyModel, Checkpoint};
+use darwin_core::files::ModelRef;
 use darwin_core::{Failure, Fault};
 use darwin_engine::{Model, Text};
-use darwin_profile::{ProfileOptions, Subject, model_ref, profile, profile_summary};
+use darwin_profile::{ProfileOptions, Subject, profile, profile_summary, source_ref};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &ProfileArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    let checkpoint = Checkpoint::open(&arguments.model)?;
+    let source = AnyModel::open(&arguments.model)?;
     let text = Text::open(&arguments.model)?;
     let items = super::calibration(&arguments.items, &text)?;
     if let Some(out) = &arguments.out {
@@ -17,9 +19,12 @@ pub(crate) fn run(arguments: &ProfileArgs, ui: &Ui) -> Result<ExitCode, Failure>
             Failure::new(Fault::of_io(&e), format!("cannot create {}: {e}", out.display()))
         })?;
     }
-    let model = Model::load(&checkpoint)?;
-    let reference = model_ref(checkpoint_name(&checkpoint), &checkpoint, Some(&text));
-    let subject = Subject { model: &model, source: &checkpoint, reference: &reference };
+    let model = Model::load(&source)?;
+    let reference = ModelRef {
+        headers_sha256: source.headers_sha256().to_owned(),
+        ..source_ref(last_part(source.path()), &source, Some(&text))
+    };
+    let subject = Subject { model: &model, source: &source, reference: &reference };
     let options = ProfileOptions::default();
     let (profile, samples) = profile(&subject, &items, &options, ui.progress(), ui.cancel())?;
     ui.say(profile_summary(&profile));
@@ -32,5 +37,9 @@ pub(crate) fn run(arguments: &ProfileArgs, ui: &Ui) -> Result<ExitCode, Failure>
 
 /// The last part of the folder's path.
 pub(crate) fn checkpoint_name(checkpoint: &Checkpoint) -> &str {
-    checkpoint.folder().file_name().and_then(|n| n.to_str()).unwrap_or("model")
+    last_part(checkpoint.folder())
+}
+
+fn last_part(path: &Path) -> &str {
+    path.file_name().and_then(|n| n.to_str()).unwrap_or("model")
 }

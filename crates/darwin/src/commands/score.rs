@@ -3,7 +3,7 @@
 use crate::cli::ScoreArgs;
 use crate::table::table;
 use crate::ui::Ui;
-use darwin_checkpoint::Checkpoint;
+use darwin_checkpoint::AnyModel;
 use darwin_core::Failure;
 use darwin_core::stats::{Estimate, Z95, mean_se};
 use darwin_engine::{
@@ -19,9 +19,9 @@ const BLOCK: usize = 256;
 
 pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     super::use_threads(arguments.threads)?;
-    let checkpoint = Checkpoint::open(&arguments.model)?;
+    let source = AnyModel::open(&arguments.model)?;
     let items = score_items::read(&arguments.items, || Text::open(&arguments.model))?;
-    let model = Model::load(&checkpoint)?;
+    let model = Model::load(&source)?;
     let (mut summary, mut rows) = (Summary::default(), vec![head()]);
     ui.progress().start("score", items.len() as u64, "items");
     for block in items.chunks(BLOCK) {
