@@ -4,14 +4,14 @@ use crate::cache::{Caches, SequenceCache};
 use crate::kernels::{Buffer, argmax, scratch};
 use crate::layer::Pass;
 use crate::mixer::Block;
-use crate::model::{LOGIT_ROWS, MAX_GROUP_TOKENS};
+use crate::model::MAX_GROUP_TOKENS;
 use crate::probe::Probe;
+use crate::team::{Team, run_all};
 use crate::workspaces::Borrowed;
 use crate::{Cost, Error, Model};
 use darwin_core::Cancel;
-use rayon::prelude::*;
 
-/// Prompts that are decoded together on one thread.
+/// Prompts that are decoded together.
 const GROUP: usize = 64;
 
 /// When generation ends.
@@ -57,11 +57,13 @@ pub fn generate_counted(
     let draft = |i: usize| drafts.get(i).map_or(&[][..], Vec::as_slice);
     let jobs: Vec<(&[u32], &[u32])> =
         prompts.iter().enumerate().map(|(i, p)| (p.as_slice(), draft(i))).collect();
-    let group = prompts.len().div_ceil(rayon::current_num_threads()).clamp(1, GROUP);
-    let groups = jobs
-        .par_chunks(group)
-        .map(|jobs| Decoder::new(model, options, cancel).run(jobs))
-        .collect::<Result<Vec<_>, Error>>()?;
+    // of a large model every step reads the weights: then all sequences at once, on all threads
+    let shared = model.is_large();
+    let threads = if shared { 1 } else { rayon::current_num_threads() };
+    let group = prompts.len().div_ceil(threads).clamp(1, GROUP);
+    let groups = run_all(jobs.chunks(group).collect(), shared, |jobs: &[_], team| {
+        Decoder::new(model, team, options, cancel).run(jobs)
+    })?;
     let mut cost = Cost::default();
     let mut all = Vec::with_capacity(prompts.len());
     for (ids, group_cost) in groups {
@@ -90,9 +92,10 @@ struct Feed<'a> {
     cache: &'a mut SequenceCache,
 }
 
-/// Decodes a group of prompts on one thread.
+/// Decodes a group of prompts.
 struct Decoder<'a> {
     model: &'a Model,
+    team: Team<'a>,
     options: &'a GenerateOptions,
     cancel: &'a Cancel,
     work: Borrowed<'a>,
@@ -105,9 +108,15 @@ struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    fn new(model: &'a Model, options: &'a GenerateOptions, cancel: &'a Cancel) -> Self {
+    fn new(
+        model: &'a Model,
+        team: Team<'a>,
+        options: &'a GenerateOptions,
+        cancel: &'a Cancel,
+    ) -> Self {
         Self {
             model,
+            team,
             options,
             cancel,
             work: model.workspace(),
@@ -256,18 +265,18 @@ impl<'a> Decoder<'a> {
         let layers = 0..self.model.config().num_hidden_layers;
         let (caches, probe) = (Caches::Kept(caches), Probe::none());
         let blocks = Block::cut(offsets);
-        let mut pass = Pass { blocks, caches, work: &mut self.work, probe };
+        let mut pass = Pass { blocks, caches, team: self.team, work: &mut self.work, probe };
         self.model.forward(&mut self.hidden, layers, &mut pass)
     }
 
     /// Calls `f` with the most likely next token after each of some rows of `hidden`.
     fn choose(&mut self, rows: std::ops::Range<usize>, mut f: impl FnMut(u32)) {
         let (width, vocab) = (self.model.config().hidden_size, self.model.config().vocab_size);
-        for hidden in self.hidden[rows.start * width..rows.end * width].chunks(LOGIT_ROWS * width) {
+        for hidden in self.hidden[rows.start * width..rows.end * width].chunks(GROUP * width) {
             let normed = scratch(&mut self.normed, hidden.len());
             self.model.final_norm_into(hidden, normed);
             let logits = scratch(&mut self.logits, hidden.len() / width * vocab);
-            self.model.head_into(normed, logits);
+            self.model.head_into(self.team, normed, logits);
             logits.chunks_exact(vocab).for_each(|row| f(argmax(row) as u32));
         }
     }
@@ -297,7 +306,7 @@ mod tests {
             (GenerateOptions { max_new_tokens: 1, stop: vec![] }, Cancel::default());
         let ids: Vec<u32> = (0..70).map(|i| i * 31 % model.config().vocab_size as u32).collect();
         let hidden = |parts: &[usize]| {
-            let mut decoder = Decoder::new(model, &options, &cancel);
+            let mut decoder = Decoder::new(model, Team::alone(), &options, &cancel);
             let mut cache = SequenceCache::new(model.config());
             let (mut all, mut rest) = (Vec::new(), ids.as_slice());
             for n in parts {

@@ -34,6 +34,8 @@ mod gdn;
 mod generate;
 mod kernels;
 mod layer;
+#[doc(hidden)]
+pub mod measure;
 mod mixer;
 mod mla;
 mod mlp;
@@ -46,6 +48,7 @@ mod router;
 mod score;
 mod state;
 mod tap;
+mod team;
 mod text;
 mod weights;
 mod workspaces;

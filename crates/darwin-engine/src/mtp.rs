@@ -7,6 +7,7 @@ use crate::layer::{Layer, Pass, expected_of_layer};
 use crate::mixer::Block;
 use crate::probe::Probe;
 use crate::score::{item_score, score_tokens};
+use crate::team::Team;
 use crate::weights::{Expected, Loader, check_tensors};
 use crate::{
     Batch, Config, Error, Interventions, ItemScore, LayerKind, MlpKind, Model, NoTap, Record,
@@ -139,7 +140,9 @@ impl MtpHead {
         let rows = self.forward(model, &state)?;
         let score = |(rows, ids): (&Vec<f32>, &Vec<u32>)| {
             let scored = &rows[..(ids.len() - 2) * self.config.hidden_size];
-            item_score(score_tokens(model, scored, &ids[2..], <[f32]>::to_vec).into_iter())
+            item_score(
+                score_tokens(model, Team::alone(), scored, &ids[2..], <[f32]>::to_vec).into_iter(),
+            )
         };
         Ok(rows.par_iter().zip(sequences).map(score).collect())
     }
@@ -174,11 +177,12 @@ impl MtpHead {
             rms_norm(state, &self.pre_fc_norm_hidden, eps, second);
         }
         let mut x = vec![0.0; hidden.len()];
-        multiply(tokens, &joined, 2 * width, self.fc.panels(), &mut x, width);
+        multiply(Team::alone(), tokens, &joined, 2 * width, self.fc.panels(), &mut x, width);
         if tokens > 0 {
             let work = &mut *model.workspace();
             let (caches, probe) = (Caches::fresh(), Probe::none());
-            let mut pass = Pass { blocks: Block::cut(&[0, tokens]), caches, work, probe };
+            let mut pass =
+                Pass { blocks: Block::cut(&[0, tokens]), caches, team: Team::alone(), work, probe };
             self.layer.forward(&self.config, 0, &mut x, &mut pass)?;
         }
         let mut normed = vec![0.0; x.len()];

@@ -6,9 +6,9 @@ use crate::layer::Pass;
 use crate::mixer::Block;
 use crate::model::{LOGIT_ROWS, group_tokens};
 use crate::probe::Probe;
+use crate::team::{Team, run_all};
 use crate::{Error, Model};
 use darwin_core::Cancel;
-use rayon::prelude::*;
 
 /// A prompt and the answer whose likelihood is asked for, as token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,16 +68,15 @@ pub fn score_counted(
         model.check_ids("answer of item", i, &item.answer)?;
         model.check_length(i, item.prompt.len() + item.answer.len())?;
     }
-    let blocks: Vec<Vec<(usize, ItemScore)>> = blocks(items)
-        .into_par_iter()
-        .map(|block| {
-            if cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let scores = score_block(model, items, &block)?;
-            Ok(block.into_iter().zip(scores).collect())
-        })
-        .collect::<Result<_, _>>()?;
+    let blocks = blocks(items);
+    let shared = model.shares(blocks.len());
+    let blocks: Vec<Vec<(usize, ItemScore)>> = run_all(blocks, shared, |block, team| {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let scores = score_block(model, team, items, &block)?;
+        Ok(block.into_iter().zip(scores).collect())
+    })?;
     let mut scores: Vec<(usize, ItemScore)> = blocks.into_iter().flatten().collect();
     scores.sort_unstable_by_key(|(i, _)| *i);
     let tokens = items.iter().map(|item| fed(item) as u64).sum();
@@ -112,6 +111,7 @@ fn blocks(items: &[ScoreItem]) -> Vec<Vec<usize>> {
 
 fn score_block(
     model: &Model,
+    team: Team<'_>,
     items: &[ScoreItem],
     block: &[usize],
 ) -> Result<Vec<ItemScore>, Error> {
@@ -125,14 +125,15 @@ fn score_block(
     let layers = 0..model.config().num_hidden_layers;
     let work = &mut *model.workspace();
     let (caches, probe, blocks) = (Caches::fresh(), Probe::none(), Block::cut(&offsets));
-    model.forward(&mut hidden, layers, &mut Pass { blocks, caches, work, probe })?;
+    model.forward(&mut hidden, layers, &mut Pass { blocks, caches, team, work, probe })?;
     let width = model.config().hidden_size;
     let (mut rows, mut answers) = (Vec::new(), Vec::new());
     for (item, end) in block.iter().map(|i| &items[*i]).zip(&offsets[1..]) {
         rows.extend_from_slice(&hidden[(end - item.answer.len()) * width..end * width]);
         answers.extend_from_slice(&item.answer);
     }
-    let mut scored = score_tokens(model, &rows, &answers, |h| model.final_norm(h)).into_iter();
+    let scored = score_tokens(model, team, &rows, &answers, |h| model.final_norm(h));
+    let mut scored = scored.into_iter();
     let of_item = |i: &usize| item_score(scored.by_ref().take(items[*i].answer.len()));
     Ok(block.iter().map(of_item).collect())
 }
@@ -140,6 +141,7 @@ fn score_block(
 /// The log-probability of each token after its hidden state, and whether greedy decoding takes it.
 pub(crate) fn score_tokens(
     model: &Model,
+    team: Team<'_>,
     hidden: &[f32],
     tokens: &[u32],
     norm: impl Fn(&[f32]) -> Vec<f32>,
@@ -149,7 +151,7 @@ pub(crate) fn score_tokens(
     let mut logits = vec![0.0; tokens.len().min(LOGIT_ROWS) * vocab];
     for (hidden, tokens) in hidden.chunks(LOGIT_ROWS * width).zip(tokens.chunks(LOGIT_ROWS)) {
         let logits = &mut logits[..tokens.len() * vocab];
-        model.head_into(&norm(hidden), logits);
+        model.head_into(team, &norm(hidden), logits);
         for (row, token) in logits.chunks_exact(vocab).zip(tokens) {
             let logprob = f64::from(row[*token as usize]) - log_sum_exp(row);
             scored.push((logprob, argmax(row) == *token as usize));
