@@ -57,7 +57,7 @@ step "merges against mergekit 0.1.5"
 rm -rf target/parity
 
 step "engine against transformers, same cores, float32"
-"$transformers" tools/oracle/bench_transformers.py examples/parents/father --threads 2 \
+"$transformers" tools/bench/engine_transformers.py examples/parents/father --threads 2 \
     | tail -n 1 >target/peer.json
 cargo bench --locked -p darwin-engine --bench engine -- examples/parents/father --peer "$PWD/target/peer.json"
 

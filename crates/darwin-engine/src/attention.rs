@@ -9,12 +9,13 @@ use crate::kernels::{
 };
 use crate::mixer::Input;
 use crate::rope::RopeTable;
+use crate::team::{Disjoint, PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Queries that attend side by side, times the heads of a group.
+/// Positions whose queries attend side by side, times the heads of a group.
 const QUERY_BLOCK: usize = 16;
 
 /// Weights of one layer; (out, in) before packing.
@@ -58,9 +59,16 @@ impl Projection {
     }
 
     /// `x` (rows, in) to `out` (rows, out), whose rows lie `out_row` apart.
-    pub(crate) fn forward(&self, rows: usize, x: &[f32], out: &mut [f32], out_row: usize) {
+    pub(crate) fn forward(
+        &self,
+        team: Team<'_>,
+        rows: usize,
+        x: &[f32],
+        out: &mut [f32],
+        out_row: usize,
+    ) {
         let (depth, columns) = (self.weight.depth(), self.weight.columns());
-        multiply(rows, x, depth, self.weight.panels(), out, out_row);
+        multiply(team, rows, x, depth, self.weight.panels(), out, out_row);
         if !self.bias.is_empty() {
             let rows = out.chunks_mut(out_row).take(rows);
             rows.for_each(|row| add_assign(&mut row[..columns], &self.bias));
@@ -83,14 +91,22 @@ impl Projection {
             let of_head = head * width..(head + 1) * width;
             if width.is_multiple_of(2) {
                 let slice = self.weight.panels_of_depth(of_head.start, width);
-                multiply(tokens, &x[of_head.start..], all, slice, &mut out, columns);
+                multiply(Team::alone(), tokens, &x[of_head.start..], all, slice, &mut out, columns);
             } else {
                 // packed inputs come in pairs: the other heads' are 0 instead of left out
                 let mut alone = vec![0.0; x.len()];
                 for (to, from) in alone.chunks_exact_mut(all).zip(x.chunks_exact(all)) {
                     to[of_head.clone()].copy_from_slice(&from[of_head.clone()]);
                 }
-                multiply(tokens, &alone, all, self.weight.panels(), &mut out, columns);
+                multiply(
+                    Team::alone(),
+                    tokens,
+                    &alone,
+                    all,
+                    self.weight.panels(),
+                    &mut out,
+                    columns,
+                );
             }
             for (t, row) in out.chunks_exact(columns).enumerate() {
                 norms[t * heads + head] = l2_norm(row);
@@ -134,8 +150,11 @@ pub(crate) struct Scratch {
     projected: Buffer,
     keys: Buffer,
     values: Buffer,
+    /// (kv heads, tokens, heads of a group, head dim)
     queries: Buffer,
-    scores: Buffer,
+    /// Of each member of the team
+    scores: Vec<Buffer>,
+    /// As the queries
     attended: Buffer,
     gated: Buffer,
 }
@@ -206,15 +225,16 @@ impl Weights {
         out: &mut [f32],
     ) {
         let (config, x, tokens) = (input.config, input.x, input.tokens());
+        let team = input.team;
         let heads = config.num_attention_heads * config.head_dim;
         let kv_heads = config.num_key_value_heads * config.head_dim;
 
         let projected = scratch(&mut buffers.projected, tokens * self.q_proj.columns());
-        self.q_proj.forward(tokens, x, projected, self.q_proj.columns());
+        self.q_proj.forward(team, tokens, x, projected, self.q_proj.columns());
         let keys = scratch(&mut buffers.keys, tokens * kv_heads);
-        self.k_proj.forward(tokens, x, keys, kv_heads);
+        self.k_proj.forward(team, tokens, x, keys, kv_heads);
         let values = scratch(&mut buffers.values, tokens * kv_heads);
-        self.v_proj.forward(tokens, x, values, kv_heads);
+        self.v_proj.forward(team, tokens, x, values, kv_heads);
         if config.attention.qk_norm == QkNorm::Whole {
             let eps = config.rms_norm_eps as f32;
             for (rows, norm) in [(&mut *projected, &self.q_norm), (&mut *keys, &self.k_norm)] {
@@ -234,7 +254,13 @@ impl Weights {
             let cache = caches.full(input.layer, piece);
             self.sequence(input, piece.rows.clone(), cache, buffers);
         }
-        self.o_proj.forward(tokens, &buffers.gated[..tokens * heads], out, config.hidden_size);
+        self.o_proj.forward(
+            team,
+            tokens,
+            &buffers.gated[..tokens * heads],
+            out,
+            config.hidden_size,
+        );
     }
 
     /// One sequence's rows of the projections to its rows of `gated` (tokens, heads x head dim).
@@ -245,46 +271,100 @@ impl Weights {
         cache: &mut Cache,
         buffers: &mut Scratch,
     ) {
-        let config = input.config;
+        let (config, team) = (input.config, input.team);
         let (dim, tokens, before) = (config.head_dim, rows.len(), cache.tokens);
-        let group = config.num_attention_heads / config.num_key_value_heads;
+        let kv_heads = config.num_key_value_heads;
+        let group = config.num_attention_heads / kv_heads;
+        buffers.rope.prepare(&config.rope, before + tokens);
+        cache.heads.resize(kv_heads, HeadCache::default());
+        self.remember(input, rows.clone(), cache, buffers);
+
+        let Scratch { queries, scores, attended, .. } = buffers;
+        let all = kv_heads * tokens * group * dim;
+        let (queries, attended) = (&queries[..all], Disjoint::new(scratch(attended, all)));
+        scores.resize(team.threads().max(scores.len()), Buffer::default());
+        let (scores, heads) = (Disjoint::new(scores), &cache.heads);
+        let blocks = tokens.div_ceil(QUERY_BLOCK);
+        team.each(kv_heads * blocks, |part, member| {
+            let (head, first) = (part / blocks, part % blocks * QUERY_BLOCK);
+            let row = group * dim;
+            let end = tokens.min(first + QUERY_BLOCK);
+            let range = (head * tokens + first) * row..(head * tokens + end) * row;
+            let window = config.window(input.layer);
+            let (before, scale) = (before + first, 1.0 / (dim as f32).sqrt());
+            let shape = Shape { before, group, dim, value_dim: dim, scale, window };
+            // SAFETY: a member runs one part at a time, and parts have queries of their own.
+            let (scores, out) = unsafe { (scores.at(member), attended.range(range.clone())) };
+            heads[head].attend(&shape, &queries[range], scores, out);
+        });
+        self.gate(config, team, rows, buffers);
+        cache.tokens += tokens;
+    }
+
+    /// Keys and values of a sequence's rows to its cache, rotated; its queries, rotated.
+    fn remember(
+        &self,
+        input: &Input<'_>,
+        rows: Range<usize>,
+        cache: &mut Cache,
+        buffers: &mut Scratch,
+    ) {
+        let (config, before) = (input.config, cache.tokens);
+        let (dim, tokens, kv_heads) = (config.head_dim, rows.len(), config.num_key_value_heads);
+        let group = config.num_attention_heads / kv_heads;
         let heads = config.num_attention_heads * dim;
         let parts = if config.attention.gated { 2 } else { 1 }; // query, or query and gate
-        buffers.rope.prepare(&config.rope, before + tokens);
-        cache.heads.resize(config.num_key_value_heads, HeadCache::default());
-        let queries = scratch(&mut buffers.queries, tokens * group * dim);
-        for (kv_head, head) in cache.heads.iter_mut().enumerate() {
-            for t in 0..tokens {
-                let at = ((rows.start + t) * config.num_key_value_heads + kv_head) * dim;
-                let key = scratch(&mut buffers.attended, dim);
-                self.head(config, &self.k_norm, &buffers.keys[at..][..dim], key);
-                buffers.rope.rotate(before + t, key);
-                head.append(before + t, key, &buffers.values[at..][..dim]);
-                for g in 0..group {
-                    let from =
-                        (rows.start + t) * parts * heads + (kv_head * group + g) * parts * dim;
-                    let query = &mut queries[(t * group + g) * dim..][..dim];
-                    self.head(config, &self.q_norm, &buffers.projected[from..][..dim], query);
-                    buffers.rope.rotate(before + t, query);
+        let Scratch { rope, projected, keys, values, queries, .. } = buffers;
+        let of_head = tokens * group * dim;
+        let queries = Disjoint::new(scratch(queries, kv_heads * of_head));
+        let caches = Disjoint::new(&mut cache.heads);
+        let cost = PER_VALUE * (tokens * (group + 2) * dim) as f64;
+        input.team.split(kv_heads, 1, cost, |range, _| {
+            for kv_head in range {
+                // SAFETY: a head is in one range alone.
+                let (head, queries) = unsafe {
+                    let all = kv_head * of_head..(kv_head + 1) * of_head;
+                    (caches.at(kv_head), queries.range(all))
+                };
+                for t in 0..tokens {
+                    let queries = &mut queries[t * group * dim..(t + 1) * group * dim];
+                    let at = ((rows.start + t) * kv_heads + kv_head) * dim;
+                    let key = &mut queries[..dim]; // until the query comes
+                    self.head(config, &self.k_norm, &keys[at..][..dim], key);
+                    rope.rotate(before + t, key);
+                    head.append(before + t, key, &values[at..][..dim]);
+                    for (g, query) in queries.chunks_exact_mut(dim).enumerate() {
+                        let from =
+                            (rows.start + t) * parts * heads + (kv_head * group + g) * parts * dim;
+                        self.head(config, &self.q_norm, &projected[from..][..dim], query);
+                        rope.rotate(before + t, query);
+                    }
                 }
             }
-            let attended = scratch(&mut buffers.attended, tokens * group * dim);
-            let window = config.window(input.layer);
-            let scale = 1.0 / (dim as f32).sqrt();
-            let shape = Shape { before, group, dim, value_dim: dim, scale, window };
-            head.attend(&shape, queries, &mut buffers.scores, attended);
-            for (i, row) in attended.chunks_exact(dim).enumerate() {
-                let (t, at) = (rows.start + i / group, kv_head * group + i % group);
-                let out = &mut buffers.gated[t * heads + at * dim..][..dim];
-                if config.attention.gated {
-                    let gates = &buffers.projected[(t * 2 * heads) + (2 * at + 1) * dim..][..dim];
-                    gated(row, gates, out);
-                } else {
-                    out.copy_from_slice(row);
+        });
+    }
+
+    /// From `attended` to the rows of `gated`.
+    fn gate(&self, config: &Config, team: Team<'_>, rows: Range<usize>, buffers: &mut Scratch) {
+        let (dim, tokens) = (config.head_dim, rows.len());
+        let group = config.num_attention_heads / config.num_key_value_heads;
+        let heads = config.num_attention_heads * dim;
+        let Scratch { projected, attended, gated: out, .. } = buffers;
+        let out = &mut out[rows.start * heads..rows.end * heads];
+        team.rows(out, heads, PER_VALUE * heads as f64, |some, out| {
+            for (t, out) in some.zip(out.chunks_exact_mut(heads)) {
+                for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+                    let (kv_head, g) = (head / group, head % group);
+                    let row = &attended[((kv_head * tokens + t) * group + g) * dim..][..dim];
+                    if config.attention.gated {
+                        let at = (rows.start + t) * 2 * heads + (2 * head + 1) * dim;
+                        gated(row, &projected[at..][..dim], out);
+                    } else {
+                        out.copy_from_slice(row);
+                    }
                 }
             }
-        }
-        cache.tokens += tokens;
+        });
     }
 
     /// One head's query or key as it is rotated.
@@ -315,7 +395,32 @@ impl HeadCache {
         self.values[position * padded..][..value.len()].copy_from_slice(value);
     }
 
-    /// Causal attention of the last queries (tokens x group, dim), into `out`
+    /// [`HeadCache::attend`], positions shared among a team.
+    pub(crate) fn attend_all(
+        &self,
+        team: Team<'_>,
+        shape: &Shape,
+        queries: &[f32],
+        scores: &mut Vec<Buffer>,
+        out: &mut [f32],
+    ) {
+        let Shape { before, group, dim, value_dim, .. } = *shape;
+        let tokens = queries.len() / (group * dim);
+        scores.resize(team.threads().max(scores.len()), Buffer::default());
+        let (scores, out) = (Disjoint::new(scores), Disjoint::new(out));
+        team.each(tokens.div_ceil(QUERY_BLOCK), |part, member| {
+            let first = part * QUERY_BLOCK;
+            let rows = first * group..tokens.min(first + QUERY_BLOCK) * group;
+            let queries = &queries[rows.start * dim..rows.end * dim];
+            // SAFETY: a member runs one part at a time, and parts have rows of their own.
+            let (scores, out) = unsafe {
+                (scores.at(member), out.range(rows.start * value_dim..rows.end * value_dim))
+            };
+            self.attend(&Shape { before: before + first, ..*shape }, queries, scores, out);
+        });
+    }
+
+    /// Causal attention of some queries (tokens x group, dim), into `out`
     /// (tokens x group, value dim).
     pub(crate) fn attend(
         &self,
@@ -325,41 +430,37 @@ impl HeadCache {
         out: &mut [f32],
     ) {
         let Shape { before, group, dim, value_dim, scale, window } = *shape;
-        let block = QUERY_BLOCK * group;
-        let blocks = queries.chunks(block * dim).zip(out.chunks_mut(block * value_dim));
-        for (i, (queries, out)) in blocks.enumerate() {
-            let first = before + i * QUERY_BLOCK;
-            let rows = queries.len() / dim;
-            let seen = first + rows / group; // positions that the last query sees
-            let width = seen.next_multiple_of(PANEL);
-            let scores = scratch(scores, rows * width);
-            let keys = Panels {
-                values: Values::F32(&self.keys),
-                columns: width,
-                depth: dim,
-                row: PANEL,
-                panel: dim * PANEL,
-                #[cfg(feature = "accelerator")]
-                elsewhere: None,
-            };
-            multiply(rows, queries, dim, keys, scores, width); // (tokens x group, positions)
-            for (r, row) in scores.chunks_exact_mut(width).enumerate() {
-                let end = first + r / group + 1;
-                let start = end.saturating_sub(window);
-                row[..start].fill(0.0);
-                softmax(&mut row[start..], end - start, scale);
-            }
-            let values = Panels {
-                values: Values::F32(&self.values),
-                columns: value_dim,
-                depth: seen,
-                row: value_dim.next_multiple_of(PANEL),
-                panel: PANEL,
-                #[cfg(feature = "accelerator")]
-                elsewhere: None,
-            };
-            multiply(rows, scores, width, values, out, value_dim);
+        let rows = queries.len() / dim;
+        let seen = before + rows / group; // positions that the last query sees
+        let width = seen.next_multiple_of(PANEL);
+        let scores = scratch(scores, rows * width);
+        let keys = Panels {
+            values: Values::F32(&self.keys),
+            columns: width,
+            depth: dim,
+            row: PANEL,
+            panel: dim * PANEL,
+            #[cfg(feature = "accelerator")]
+            elsewhere: None,
+        };
+        // (tokens x group, positions)
+        multiply(Team::alone(), rows, queries, dim, keys, scores, width);
+        for (r, row) in scores.chunks_exact_mut(width).enumerate() {
+            let end = before + r / group + 1;
+            let start = end.saturating_sub(window);
+            row[..start].fill(0.0);
+            softmax(&mut row[start..], end - start, scale);
         }
+        let values = Panels {
+            values: Values::F32(&self.values),
+            columns: value_dim,
+            depth: seen,
+            row: value_dim.next_multiple_of(PANEL),
+            panel: PANEL,
+            #[cfg(feature = "accelerator")]
+            elsewhere: None,
+        };
+        multiply(Team::alone(), rows, scores, width, values, out, value_dim);
     }
 }
 

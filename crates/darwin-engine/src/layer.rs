@@ -7,6 +7,7 @@ use crate::mlp::Dense;
 use crate::moe::{Routed, Shared};
 use crate::probe::Probe;
 use crate::router::Router;
+use crate::team::{PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{
     Config, Error, LatentForm, LayerKind, MlpKind, SharedForm, Site, attention, gdn, mla, mlp, moe,
@@ -73,6 +74,7 @@ pub(crate) struct Pass<'a> {
     /// [`Block::cut`] of the sequences
     pub(crate) blocks: Vec<Block>,
     pub(crate) caches: Caches<'a>,
+    pub(crate) team: Team<'a>,
     pub(crate) work: &'a mut Workspace,
     pub(crate) probe: Probe<'a>,
 }
@@ -193,23 +195,28 @@ impl Layer {
             self.block(config, layer, block, hidden, pass)?;
         }
 
-        let Pass { work: Workspace { normed, routed_out, shared_out, moe, .. }, probe, .. } = pass;
+        let Pass { team, work, probe, .. } = pass;
+        let Workspace { normed, routed_out, shared_out, moe, .. } = &mut **work;
         let routed_out = &mut routed_out[..hidden.len()];
         if let Mlp::Sparse { routed, .. } = &self.mlp {
             let norms = probe.wants(Site::ExpertNorms, layer);
-            routed.forward(&normed[..hidden.len()], k, norms, moe, routed_out);
+            routed.forward(*team, &normed[..hidden.len()], k, norms, moe, routed_out);
             if norms {
                 let (norms, experts) = (&moe.norms[..tokens * k], &moe.experts[..tokens * k]);
                 probe.see_experts(Site::ExpertNorms, layer, norms, experts, k);
             }
         }
         probe.at(Site::ExpertOut, layer, 0, routed_out, config.hidden_size)?;
-        match &self.mlp {
-            Mlp::Sparse { shared: Some(_), .. } => {
-                add_sum(hidden, routed_out, &shared_out[..hidden.len()]);
+        let (width, shared_out) = (config.hidden_size, &shared_out[..hidden.len()]);
+        team.rows(hidden, width, PER_VALUE * width as f64, |rows, hidden| {
+            let values = rows.start * width..rows.end * width;
+            match &self.mlp {
+                Mlp::Sparse { shared: Some(_), .. } => {
+                    add_sum(hidden, &routed_out[values.clone()], &shared_out[values]);
+                }
+                _ => add_assign(hidden, &routed_out[values]),
             }
-            _ => add_assign(hidden, routed_out),
-        }
+        });
         probe.at(Site::ResidOut, layer, 0, hidden, config.hidden_size)
     }
 
@@ -222,7 +229,8 @@ impl Layer {
         hidden: &mut [f32],
         pass: &mut Pass<'_>,
     ) -> Result<(), Error> {
-        let Pass { blocks, caches, work, probe } = pass;
+        let Pass { blocks, caches, team, work, probe } = pass;
+        let team = *team;
         let Block { rows, pieces } = &blocks[block];
         let (width, k) = (config.hidden_size, config.num_experts_per_tok);
         let (eps, first, tokens) = (config.rms_norm_eps as f32, rows.start, rows.len());
@@ -232,8 +240,8 @@ impl Layer {
         probe.at(Site::ResidIn, layer, first, hidden, width)?;
 
         let mixed = scratch(&mut work.mixed, hidden.len());
-        rms_norm(hidden, &self.input_layernorm, eps, normed);
-        let input = Input { config, layer, x: normed, pieces };
+        norm(team, hidden, &self.input_layernorm, eps, normed);
+        let input = Input { config, team, layer, x: normed, pieces };
         match &self.mixer {
             Mixer::Linear(mixer) => mixer.forward(&input, caches, &mut work.gdn, mixed),
             Mixer::Full(mixer) => {
@@ -255,15 +263,15 @@ impl Layer {
         add_assign(hidden, mixed);
         probe.at(Site::ResidMid, layer, first, hidden, width)?;
 
-        rms_norm(hidden, &self.post_attention_layernorm, eps, normed);
+        norm(team, hidden, &self.post_attention_layernorm, eps, normed);
         match &self.mlp {
             Mlp::Dense(mlp) => {
-                mlp.forward(normed, &mut work.mlp, &mut work.routed_out[values]);
+                mlp.forward(team, normed, &mut work.mlp, &mut work.routed_out[values]);
                 Ok(())
             }
             Mlp::Sparse { router, shared, .. } => {
                 let router_logits = scratch(&mut work.router_logits, tokens * config.num_experts);
-                router.logits(normed, router_logits);
+                router.logits(team, normed, router_logits);
                 probe.at(Site::RouterLogits, layer, first, router_logits, config.num_experts)?;
                 probe.mask(layer, router_logits, config.num_experts);
                 let experts = &mut work.moe.experts[rows.start * k..rows.end * k];
@@ -274,7 +282,7 @@ impl Layer {
                 let Some(shared) = shared else { return Ok(()) };
                 let shared_out = &mut work.shared_out[values];
                 let gates = scratch(&mut work.shared_gate, tokens);
-                shared.forward(normed, &mut work.mlp, gates, shared_out);
+                shared.forward(team, normed, &mut work.mlp, gates, shared_out);
                 if config.shared == SharedForm::Gated {
                     probe.see(Site::SharedGate, layer, gates, 1);
                 }
@@ -282,6 +290,14 @@ impl Layer {
             }
         }
     }
+}
+
+/// The norm of (tokens, hidden).
+fn norm(team: Team<'_>, hidden: &[f32], scale: &[f32], eps: f32, normed: &mut [f32]) {
+    let width = scale.len();
+    team.rows(normed, width, PER_VALUE * width as f64, |rows, out| {
+        rms_norm(&hidden[rows.start * width..rows.end * width], scale, eps, out);
+    });
 }
 
 impl Mlp {

@@ -36,6 +36,8 @@ mod gdn;
 mod generate;
 mod kernels;
 mod layer;
+#[doc(hidden)]
+pub mod measure;
 mod mixer;
 mod mla;
 mod mlp;
@@ -48,6 +50,7 @@ mod router;
 mod score;
 mod state;
 mod tap;
+mod team;
 mod text;
 mod weights;
 mod workspaces;

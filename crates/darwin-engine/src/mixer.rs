@@ -1,6 +1,7 @@
 //! What both kinds of token mixer are handed: a block of tokens.
 
 use crate::Config;
+use crate::team::Team;
 use std::ops::Range;
 
 /// Tokens that go through a layer together up to the routed experts: what lies between two
@@ -52,6 +53,7 @@ impl Block {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) team: Team<'a>,
     pub(crate) layer: usize,
     /// (tokens, hidden)
     pub(crate) x: &'a [f32],

@@ -7,6 +7,7 @@ use crate::config::LatentForm;
 use crate::kernels::{Buffer, rms_norm, scratch};
 use crate::mixer::Input;
 use crate::rope::RopeTable;
+use crate::team::Team;
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
 use std::ops::Range;
@@ -51,7 +52,8 @@ pub(crate) struct Scratch {
     expanded: Buffer,
     key: Buffer,
     of_head: Buffer,
-    scores: Buffer,
+    /// Of each member of the team
+    scores: Vec<Buffer>,
     attended: Buffer,
     /// (tokens, heads x value dim)
     joined: Buffer,
@@ -116,19 +118,20 @@ impl Weights {
         out: &mut [f32],
     ) {
         let (config, x, tokens) = (input.config, input.x, input.tokens());
+        let team = input.team;
         let rank = form.kv_lora_rank;
-        self.queries.forward(tokens, x, buffers);
+        self.queries.forward(team, tokens, x, buffers);
 
         let compressed = self.kv_a_proj_with_mqa.columns();
         let values = scratch(&mut buffers.compressed, tokens * compressed);
-        self.kv_a_proj_with_mqa.forward(tokens, x, values, compressed);
+        self.kv_a_proj_with_mqa.forward(team, tokens, x, values, compressed);
         let normed = scratch(&mut buffers.normed, tokens * rank);
         for (row, normed) in values.chunks_exact(compressed).zip(normed.chunks_exact_mut(rank)) {
             rms_norm(&row[..rank], &self.kv_a_layernorm, LATENT_EPS, normed);
         }
         let expanded = self.kv_b_proj.columns();
         let values = scratch(&mut buffers.expanded, tokens * expanded);
-        self.kv_b_proj.forward(tokens, normed, values, expanded);
+        self.kv_b_proj.forward(team, tokens, normed, values, expanded);
         let joined = config.num_attention_heads * form.v_head_dim;
         scratch(&mut buffers.joined, tokens * joined);
 
@@ -137,7 +140,7 @@ impl Weights {
             sequence(form, input, piece.rows.clone(), cache, buffers);
         }
         let joined = &buffers.joined[..tokens * joined];
-        self.o_proj.forward(tokens, joined, out, config.hidden_size);
+        self.o_proj.forward(team, tokens, joined, out, config.hidden_size);
     }
 
     /// The L2 norm of each head's slice through `o_proj` (tokens, heads), after `forward`.
@@ -184,21 +187,21 @@ impl Queries {
     }
 
     /// Into `buffers.queries` (tokens, heads x query dim).
-    fn forward(&self, tokens: usize, x: &[f32], buffers: &mut Scratch) {
+    fn forward(&self, team: Team<'_>, tokens: usize, x: &[f32], buffers: &mut Scratch) {
         match self {
             Self::Direct { q_proj } => {
                 let columns = q_proj.columns();
                 let queries = scratch(&mut buffers.queries, tokens * columns);
-                q_proj.forward(tokens, x, queries, columns);
+                q_proj.forward(team, tokens, x, queries, columns);
             }
             Self::Latent { q_a_proj, q_a_layernorm, q_b_proj } => {
                 let (rank, columns) = (q_a_proj.columns(), q_b_proj.columns());
                 let latent = scratch(&mut buffers.latent, tokens * rank);
-                q_a_proj.forward(tokens, x, latent, rank);
+                q_a_proj.forward(team, tokens, x, latent, rank);
                 let normed = scratch(&mut buffers.normed, tokens * rank);
                 rms_norm(latent, q_a_layernorm, LATENT_EPS, normed);
                 let queries = scratch(&mut buffers.queries, tokens * columns);
-                q_b_proj.forward(tokens, normed, queries, columns);
+                q_b_proj.forward(team, tokens, normed, queries, columns);
             }
         }
     }
@@ -244,7 +247,7 @@ fn sequence(
         }
         let shape =
             Shape { before, group: 1, dim, value_dim, scale: form.scale, window: usize::MAX };
-        head.attend(&shape, of_head, scores, attended);
+        head.attend_all(input.team, &shape, of_head, scores, attended);
         for (row, values) in rows.clone().zip(attended.chunks_exact(value_dim)) {
             joined[(row * heads + h) * value_dim..][..value_dim].copy_from_slice(values);
         }

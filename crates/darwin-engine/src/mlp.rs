@@ -2,6 +2,7 @@
 
 use crate::attention::Projection;
 use crate::kernels::{Buffer, scratch, silu_mul};
+use crate::team::{PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
 
@@ -68,14 +69,22 @@ impl Dense {
     }
 
     /// Over `x` (tokens, hidden), into `out`.
-    pub(crate) fn forward(&self, x: &[f32], buffers: &mut Scratch, out: &mut [f32]) {
+    pub(crate) fn forward(
+        &self,
+        team: Team<'_>,
+        x: &[f32],
+        buffers: &mut Scratch,
+        out: &mut [f32],
+    ) {
         let (hidden, width) = (self.down_proj.columns(), self.gate_proj.columns());
         let tokens = x.len() / hidden;
         let gate_up = scratch(&mut buffers.gate_up, tokens * 2 * width);
-        self.gate_proj.forward(tokens, x, gate_up, 2 * width);
-        self.up_proj.forward(tokens, x, &mut gate_up[width..], 2 * width);
+        self.gate_proj.forward(team, tokens, x, gate_up, 2 * width);
+        self.up_proj.forward(team, tokens, x, &mut gate_up[width..], 2 * width);
         let activated = scratch(&mut buffers.activated, tokens * width);
-        silu_mul(gate_up, width, activated);
-        self.down_proj.forward(tokens, activated, out, hidden);
+        team.rows(activated, width, PER_VALUE * width as f64, |rows, out| {
+            silu_mul(&gate_up[2 * width * rows.start..2 * width * rows.end], width, out);
+        });
+        self.down_proj.forward(team, tokens, activated, out, hidden);
     }
 }

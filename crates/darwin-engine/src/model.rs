@@ -6,12 +6,14 @@ use crate::kernels::{multiply, rms_norm};
 use crate::layer::{Ends, Layer, Pass, expected, prefix};
 use crate::mixer::Block;
 use crate::probe::{Probe, Seen, Wanted};
+use crate::team::{Team, run_all};
 use crate::weights::{Loader, check_tensors};
 use crate::workspaces::{Borrowed, Workspaces};
 use crate::{Batch, Config, Device, Error, Interventions, Site, State, Tap};
 use darwin_checkpoint::{TensorInfo, TensorSource};
 use darwin_core::{Component, LayerIdx};
 use rayon::prelude::*;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -29,6 +31,10 @@ pub(crate) fn group_tokens(all: usize) -> usize {
 /// Rows of logits that are computed together.
 pub(crate) const LOGIT_ROWS: usize = 48;
 
+/// Weights of a layer that a token meets, from which on threads share the work on a layer: about
+/// those that a core's second-level cache holds.
+const LARGE_LAYER: usize = 1 << 18;
+
 /// The weights of a text model. Every part is behind an [`Arc`]: clones and swaps are cheap.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -37,6 +43,8 @@ pub struct Model {
     ends: Ends,
     layers: Vec<Layer>,
     workspaces: Arc<Workspaces>,
+    /// Whether threads share the work on a layer where they have less than a group each.
+    large: bool,
 }
 
 impl Model {
@@ -86,7 +94,9 @@ impl Model {
             .map(|i| Layer::load(&loader, &config, i, &prefix(i), old.map(|o| &o.layers[i])))
             .collect::<Result<_, _>>()?;
         let workspaces = old.map_or_else(Arc::default, |o| o.workspaces.clone());
-        Ok(Self { config: Arc::new(config), device: device.clone(), ends, layers, workspaces })
+        let large = config.active_weights() / config.num_hidden_layers >= LARGE_LAYER;
+        let (config, device) = (Arc::new(config), device.clone());
+        Ok(Self { config, device, ends, layers, workspaces, large })
     }
 
     /// The numbers.
@@ -189,18 +199,27 @@ impl Model {
             rest = after;
             jobs.push((first, local, hidden));
         }
-        let run = |(first, local, hidden): (usize, Vec<usize>, &mut [f32])| {
+        let run = |(first, local, hidden): (usize, Vec<usize>, &mut [f32]), team: Team<'_>| {
             let work = &mut *self.workspace();
             let probe = Probe::new(interventions, wanted, first);
             let blocks = Block::cut(&local);
-            let mut pass = Pass { blocks, caches: Caches::fresh(), work, probe };
+            let mut pass = Pass { blocks, caches: Caches::fresh(), team, work, probe };
             self.forward(hidden, layers.clone(), &mut pass)?;
             Ok(pass.probe.into_seen())
         };
-        if jobs.len() == 1 {
-            return jobs.into_iter().map(run).collect();
-        }
-        jobs.into_par_iter().map(run).collect()
+        let shared = self.shares(jobs.len());
+        run_all(jobs, shared, run)
+    }
+
+    /// Whether so many jobs are done one after another by all threads, not side by side: where
+    /// there are fewer than threads, and a layer is large enough to be cut.
+    pub(crate) fn shares(&self, jobs: usize) -> bool {
+        self.large && jobs < rayon::current_num_threads()
+    }
+
+    /// Whether a layer is large enough to be cut.
+    pub(crate) fn is_large(&self) -> bool {
+        self.large
     }
 
     /// Buffers for [`Model::forward`].
@@ -262,14 +281,19 @@ impl Model {
     pub fn logits_into(&self, state: &State, positions: &[usize], logits: &mut Vec<f32>) {
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
         logits.resize(positions.len() * vocab, 0.0);
-        let rows = logits.par_chunks_mut(LOGIT_ROWS * vocab).zip(positions.par_chunks(LOGIT_ROWS));
-        rows.for_each(|(logits, positions)| {
-            let mut hidden = Vec::with_capacity(positions.len() * width);
-            for p in positions {
-                hidden.extend_from_slice(&state.hidden[p * width..(p + 1) * width]);
-            }
-            self.head_into(&self.final_norm(&hidden), logits);
-        });
+        let rows = logits.chunks_mut(LOGIT_ROWS * vocab).zip(positions.chunks(LOGIT_ROWS));
+        let rows: Vec<_> = rows.collect();
+        let shared = self.shares(rows.len());
+        let done: Result<Vec<()>, Infallible> =
+            run_all(rows, shared, |(logits, positions), team| {
+                let mut hidden = Vec::with_capacity(positions.len() * width);
+                for p in positions {
+                    hidden.extend_from_slice(&state.hidden[p * width..(p + 1) * width]);
+                }
+                self.head_into(team, &self.final_norm(&hidden), logits);
+                Ok(())
+            });
+        done.unwrap_or_else(|never| match never {});
     }
 
     /// The final norm of (rows, hidden).
@@ -287,14 +311,15 @@ impl Model {
     /// Logits (rows, vocab) of normed rows.
     pub(crate) fn head(&self, normed: &[f32]) -> Vec<f32> {
         let mut logits = vec![0.0; normed.len() / self.config.hidden_size * self.config.vocab_size];
-        self.head_into(normed, &mut logits);
+        self.head_into(Team::alone(), normed, &mut logits);
         logits
     }
 
     /// Logits (rows, vocab) of normed rows.
-    pub(crate) fn head_into(&self, normed: &[f32], logits: &mut [f32]) {
+    pub(crate) fn head_into(&self, team: Team<'_>, normed: &[f32], logits: &mut [f32]) {
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
-        multiply(normed.len() / width, normed, width, self.ends.lm_head.panels(), logits, vocab);
+        let rows = normed.len() / width;
+        multiply(team, rows, normed, width, self.ends.lm_head.panels(), logits, vocab);
     }
 
     /// Appends the embeddings of checked ids.
@@ -347,4 +372,44 @@ fn groups(offsets: &[usize]) -> Vec<Range<usize>> {
         }
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GenerateOptions, NoTap, ScoreItem, Sequence, generate, score};
+    use darwin_core::Cancel;
+
+    /// Threads that share the work on every layer give the bits of one thread alone.
+    #[test]
+    fn shared_layers_do_not_change_a_bit() {
+        let mut model = Model::load(&darwin_testkit::tiny_qwen35(1)).unwrap();
+        let ids: Vec<Vec<u32>> =
+            (1..6).map(|n| (0..n * 23).map(|i| i * 31 % 250).collect()).collect();
+        let prompts: Vec<Vec<u32>> = ids.iter().map(|ids| ids[..9].to_vec()).collect();
+        let items: Vec<ScoreItem> = ids
+            .iter()
+            .map(|ids| ScoreItem { prompt: ids[..5].to_vec(), answer: ids[5..].to_vec() })
+            .collect();
+        let all = |model: &Model, threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let batch = Batch::new(ids.iter().cloned().map(Sequence::new).collect());
+                let mut state = model.embed(&batch).unwrap();
+                let layers = 0..model.config().num_hidden_layers;
+                model.run(&mut state, layers, &mut NoTap, &Interventions::new()).unwrap();
+                let logits = model.logits(&state, &[0, 7, batch.tokens() - 1]);
+                let options = GenerateOptions { max_new_tokens: 20, stop: vec![] };
+                let never = Cancel::default();
+                let answers = generate(model, &prompts, &[], &options, &never).unwrap();
+                (state.hidden, logits, answers, score(model, &items, &never).unwrap())
+            })
+        };
+        let alone = all(&model, 1);
+        assert!(!model.large, "a tiny model is not shared by itself");
+        model.large = true;
+        for threads in [2, 5] {
+            assert_eq!(all(&model, threads), alone, "{threads} threads");
+        }
+    }
 }

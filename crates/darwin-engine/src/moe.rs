@@ -5,6 +5,7 @@ use crate::kernels::{
     sigmoids, silu_mul,
 };
 use crate::mlp::{self, Dense};
+use crate::team::{Disjoint, PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error, SharedForm};
 use std::sync::Arc;
@@ -88,10 +89,16 @@ impl Routed {
         })
     }
 
+    /// Experts of given weights.
+    pub(crate) fn of(gate_up_proj: Vec<Matrix>, down_proj: Vec<Matrix>) -> Self {
+        Self { gate_up_proj: gate_up_proj.into(), down_proj: down_proj.into() }
+    }
+
     /// The gated sum of the chosen experts over `x` (tokens, hidden), into `out`. Experts come in
     /// rising order, so that a token's sum does not depend on the other tokens.
     pub(crate) fn forward(
         &self,
+        team: Team<'_>,
         x: &[f32],
         k: usize,
         norms: bool,
@@ -115,17 +122,25 @@ impl Routed {
             let n = tokens.len();
             let gate_up = scratch(&mut buffers.gate_up, n * 2 * width);
             let weight = self.gate_up_proj[expert].panels();
-            multiply_rows(Rows::Chosen(tokens), x, hidden, weight, gate_up, 2 * width);
+            multiply_rows(team, Rows::Chosen(tokens), x, hidden, weight, gate_up, 2 * width);
             let activated = scratch(&mut buffers.activated, n * width);
-            silu_mul(gate_up, width, activated);
+            team.rows(activated, width, PER_VALUE * width as f64, |rows, out| {
+                silu_mul(&gate_up[2 * width * rows.start..2 * width * rows.end], width, out);
+            });
             let result = scratch(&mut buffers.result, n * hidden);
-            multiply(n, activated, width, self.down_proj[expert].panels(), result, hidden);
-            let to = slots.iter().zip(tokens);
-            for (row, (slot, token)) in result.chunks_exact(hidden).zip(to) {
-                let (slot, token) = (*slot as usize, *token as usize);
-                add_scaled(&mut out[token * hidden..][..hidden], buffers.gates[slot], row);
-                if norms {
-                    buffers.norms[slot] = l2_norm(row);
+            multiply(team, n, activated, width, self.down_proj[expert].panels(), result, hidden);
+            let (sums, gates) = (Disjoint::new(out), &*buffers.gates);
+            team.split(n, 1, PER_VALUE * hidden as f64, |rows, _| {
+                for i in rows {
+                    let token = tokens[i] as usize;
+                    // SAFETY: a token chooses an expert once.
+                    let sum = unsafe { sums.range(token * hidden..(token + 1) * hidden) };
+                    add_scaled(sum, gates[slots[i] as usize], &result[i * hidden..][..hidden]);
+                }
+            });
+            if norms {
+                for (row, slot) in result.chunks_exact(hidden).zip(slots) {
+                    buffers.norms[*slot as usize] = l2_norm(row);
                 }
             }
         }
@@ -201,12 +216,13 @@ impl Shared {
     /// `gates` (tokens).
     pub(crate) fn forward(
         &self,
+        team: Team<'_>,
         x: &[f32],
         buffers: &mut mlp::Scratch,
         gates: &mut [f32],
         out: &mut [f32],
     ) {
-        self.expert.forward(x, buffers, out);
+        self.expert.forward(team, x, buffers, out);
         if self.gate.is_empty() {
             return;
         }

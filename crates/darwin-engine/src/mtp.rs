@@ -7,6 +7,7 @@ use crate::layer::{Layer, Pass, expected_of_layer};
 use crate::mixer::Block;
 use crate::probe::Probe;
 use crate::score::{item_score, score_tokens};
+use crate::team::Team;
 use crate::weights::{Expected, Loader, check_tensors};
 use crate::{
     Batch, Config, Error, Interventions, ItemScore, LayerKind, MlpKind, Model, NoTap, Record,
@@ -174,11 +175,12 @@ impl MtpHead {
             rms_norm(state, &self.pre_fc_norm_hidden, eps, second);
         }
         let mut x = vec![0.0; hidden.len()];
-        multiply(tokens, &joined, 2 * width, self.fc.panels(), &mut x, width);
+        multiply(Team::alone(), tokens, &joined, 2 * width, self.fc.panels(), &mut x, width);
         if tokens > 0 {
             let work = &mut *model.workspace();
             let (caches, probe) = (Caches::fresh(), Probe::none());
-            let mut pass = Pass { blocks: Block::cut(&[0, tokens]), caches, work, probe };
+            let mut pass =
+                Pass { blocks: Block::cut(&[0, tokens]), caches, team: Team::alone(), work, probe };
             self.layer.forward(&self.config, 0, &mut x, &mut pass)?;
         }
         let mut normed = vec![0.0; x.len()];

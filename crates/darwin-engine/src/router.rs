@@ -4,6 +4,7 @@ use crate::config::{RouterForm, RouterGroups, RouterScores};
 use crate::kernels::{
     Matrix, largest, log_sum_exp, multiply, sigmoids, softmax, softmax_of_falling,
 };
+use crate::team::Team;
 use crate::weights::Loader;
 use crate::{Config, Error};
 use std::sync::Arc;
@@ -35,9 +36,9 @@ impl Router {
     }
 
     /// Router logits (tokens, experts) of normed hidden states.
-    pub(crate) fn logits(&self, x: &[f32], out: &mut [f32]) {
+    pub(crate) fn logits(&self, team: Team<'_>, x: &[f32], out: &mut [f32]) {
         let hidden = self.gate.depth();
-        multiply(x.len() / hidden, x, hidden, self.gate.panels(), out, self.gate.columns());
+        multiply(team, x.len() / hidden, x, hidden, self.gate.panels(), out, self.gate.columns());
     }
 
     /// The `k` experts of each row of logits, by falling gate. An expert whose logit is negative

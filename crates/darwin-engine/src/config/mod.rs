@@ -11,6 +11,7 @@ pub use rope::{Rope, RopeScaling};
 pub use router::{RouterForm, RouterGroups, RouterScores};
 
 use crate::Error;
+use crate::layer::expected;
 
 /// What mixes the tokens in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +163,23 @@ impl Config {
             LayerKind::SlidingAttention => self.sliding_window,
             LayerKind::LinearAttention | LayerKind::FullAttention => usize::MAX,
         }
+    }
+
+    /// Weights of the matrices that one token meets on its way to the logits: of routed experts
+    /// those that are chosen, of the embedding none, unless it is the head too.
+    #[must_use]
+    pub fn active_weights(&self) -> usize {
+        let embedding = if self.tie_word_embeddings { "" } else { "embed_tokens.weight" };
+        let matrices = expected(self).into_iter().filter(|t| t.shape.len() > 1);
+        let met = matrices.filter(|t| t.name != embedding).map(|t| {
+            let all: usize = t.shape.iter().product();
+            if t.name.contains(".mlp.experts.") {
+                all / self.num_experts * self.num_experts_per_tok
+            } else {
+                all
+            }
+        });
+        met.sum()
     }
 
     /// The numbers that all families have; the parts that a model may lack are absent.

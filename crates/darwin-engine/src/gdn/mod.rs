@@ -10,10 +10,14 @@ use crate::kernels::{
     sigmoids,
 };
 use crate::mixer::Input;
+use crate::team::{Disjoint, PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error, LinearForm};
 use scan::{Scan, scan, state_len};
 use std::sync::Arc;
+
+/// Multiply-adds of a core in a nanosecond, for sharing the work only.
+const SCAN_PER_NANOSECOND: f64 = 15.0;
 
 /// Weights of one layer; (out, in) before packing.
 #[derive(Clone, Debug)]
@@ -62,7 +66,9 @@ pub(crate) struct Scratch {
     ba: Buffer,
     beta: Buffer,
     decay: Buffer,
+    /// (value heads, tokens of a piece, value dim)
     heads: Buffer,
+    mixed: Buffer,
 }
 
 /// Names and shapes of one layer's tensors.
@@ -190,17 +196,17 @@ impl Weights {
         buffers: &mut Scratch,
         out: &mut [f32],
     ) {
-        let (config, x) = (input.config, input.x);
+        let (config, team, x) = (input.config, input.team, input.x);
         let (hidden, tokens) = (config.hidden_size, input.tokens());
         let (channels, values) = (config.linear_conv_dim(), config.linear_value_dim());
         let heads = config.linear_num_value_heads;
 
         let qkv = scratch(&mut buffers.qkv, tokens * channels);
-        multiply(tokens, x, hidden, self.in_proj_qkv.panels(), qkv, channels);
+        multiply(team, tokens, x, hidden, self.in_proj_qkv.panels(), qkv, channels);
         let z = scratch(&mut buffers.z, tokens * values);
-        multiply(tokens, x, hidden, self.in_proj_z.panels(), z, values);
+        multiply(team, tokens, x, hidden, self.in_proj_z.panels(), z, values);
         let ba = scratch(&mut buffers.ba, tokens * 2 * heads);
-        multiply(tokens, x, hidden, self.in_proj_ba.panels(), ba, 2 * heads);
+        multiply(team, tokens, x, hidden, self.in_proj_ba.panels(), ba, 2 * heads);
         let beta = scratch(&mut buffers.beta, tokens * heads);
         let decay = scratch(&mut buffers.decay, tokens * heads);
         for (i, row) in ba.chunks_exact(2 * heads).enumerate() {
@@ -211,33 +217,61 @@ impl Weights {
         decays(decay, &self.decay_rate, &self.dt_bias);
 
         let conv = scratch(&mut buffers.conv, tokens * channels); // (tokens, q | k | v)
-        let per_head = scratch(&mut buffers.heads, tokens * values);
+        let mixed = scratch(&mut buffers.mixed, tokens * values);
         for piece in input.pieces {
             let rows = piece.rows.start * channels..piece.rows.end * channels;
             let cache = caches.linear(input.layer, piece);
-            self.convolve(&qkv[rows.clone()], channels, cache, &mut conv[rows.clone()]);
-            normalize_queries_and_keys(config, &mut conv[rows.clone()]);
+            self.convolve(input, &qkv[rows.clone()], cache, &mut conv[rows.clone()]);
             let gates = piece.rows.start * heads..piece.rows.end * heads;
             let (beta, decay) = (&beta[gates.clone()], &decay[gates]);
             let work = Recurrence { conv: &conv[rows], beta, decay };
-            let out = &mut per_head[piece.rows.start * values..piece.rows.end * values];
-            work.run(config, &mut cache.state, out);
+            let per_head = scratch(&mut buffers.heads, piece.rows.len() * values);
+            work.run(config, team, &mut cache.state, per_head);
+            let piece = piece.rows.start * values..piece.rows.end * values;
+            self.gated_norm(config, team, per_head, &z[piece.clone()], &mut mixed[piece]);
         }
-        gated_rms_norm(per_head, z, &self.norm, config.rms_norm_eps as f32);
-        multiply(tokens, per_head, values, self.out_proj.panels(), out, hidden);
+        multiply(team, tokens, mixed, values, self.out_proj.panels(), out, hidden);
     }
 
-    /// The causal convolution of one sequence (tokens, channels), through silu; remembers its last
-    /// inputs.
-    fn convolve(&self, input: &[f32], channels: usize, cache: &mut Cache, out: &mut [f32]) {
+    /// The causal convolution of one sequence (tokens, q | k | v), through silu, and queries and
+    /// keys to unit length; remembers the last inputs.
+    fn convolve(&self, input: &Input<'_>, qkv: &[f32], cache: &mut Cache, out: &mut [f32]) {
+        let channels = input.config.linear_conv_dim();
         let before = self.conv1d.len() / channels - 1;
         cache.window.resize(before * channels, 0.0);
-        convolve_silu(&cache.window, input, &self.conv1d, channels, out);
-        let tokens = input.len() / channels;
+        let cost = PER_VALUE * 2.0 * channels as f64;
+        input.team.rows(out, channels, cost, |rows, out| {
+            convolve_silu(&cache.window, qkv, &self.conv1d, channels, rows.start, out);
+            normalize_queries_and_keys(input.config, out);
+        });
+        let tokens = qkv.len() / channels;
         let kept = before.saturating_sub(tokens);
         cache.window.copy_within((before - kept) * channels.., 0);
-        let newest = &input[(tokens - (before - kept)) * channels..];
+        let newest = &qkv[(tokens - (before - kept)) * channels..];
         cache.window[kept * channels..].copy_from_slice(newest);
+    }
+
+    /// From (value heads, tokens, value dim) to (tokens, value heads, value dim), each normed and
+    /// gated by `z`.
+    fn gated_norm(
+        &self,
+        config: &Config,
+        team: Team<'_>,
+        per_head: &[f32],
+        z: &[f32],
+        out: &mut [f32],
+    ) {
+        let (values, dim) = (config.linear_value_dim(), config.linear_value_head_dim);
+        let tokens = out.len() / values;
+        team.rows(out, values, PER_VALUE * 3.0 * values as f64, |rows, out| {
+            for (t, out) in rows.clone().zip(out.chunks_exact_mut(values)) {
+                for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+                    out.copy_from_slice(&per_head[(head * tokens + t) * dim..][..dim]);
+                }
+            }
+            let z = &z[rows.start * values..rows.end * values];
+            gated_rms_norm(out, z, &self.norm, config.rms_norm_eps as f32);
+        });
     }
 }
 
@@ -262,21 +296,28 @@ struct Recurrence<'a> {
 }
 
 impl Recurrence<'_> {
-    /// Every value head over all tokens, into `out` (tokens, value heads, value dim).
-    fn run(&self, config: &Config, state: &mut Buffer, out: &mut [f32]) {
+    /// Every value head over all tokens, into `out` (value heads, tokens, value dim).
+    fn run(&self, config: &Config, team: Team<'_>, state: &mut Buffer, out: &mut [f32]) {
         if out.is_empty() {
             return;
         }
         let heads = config.linear_num_value_heads;
         let group = heads / config.linear_num_key_heads;
         let (key, value) = (config.linear_key_head_dim, config.linear_value_head_dim);
-        let len = state_len(key, value);
+        let (len, tokens) = (state_len(key, value), self.conv.len() / config.linear_conv_dim());
         state.resize(heads * len);
-        for (head, state) in state.chunks_exact_mut(len).enumerate() {
-            let query_at = head / group * key;
-            scan(
-                &Scan {
-                    tokens: self.conv.len() / config.linear_conv_dim(),
+        let (states, out) = (Disjoint::new(state), Disjoint::new(out));
+        let cost = (4 * tokens * key * value) as f64 / SCAN_PER_NANOSECOND;
+        team.split(heads, 1, cost, |range, _| {
+            for head in range {
+                let query_at = head / group * key;
+                // SAFETY: a head is in one range alone.
+                let (state, out) = unsafe {
+                    let rows = head * tokens * value..(head + 1) * tokens * value;
+                    (states.range(head * len..(head + 1) * len), out.range(rows))
+                };
+                let job = Scan {
+                    tokens,
                     key_dim: key,
                     value_dim: value,
                     queries: &self.conv[query_at..],
@@ -286,10 +327,9 @@ impl Recurrence<'_> {
                     beta: &self.beta[head..],
                     decay: &self.decay[head..],
                     heads,
-                },
-                state,
-                &mut out[head * value..],
-            );
-        }
+                };
+                scan(&job, state, out);
+            }
+        });
     }
 }

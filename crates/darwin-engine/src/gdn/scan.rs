@@ -41,10 +41,10 @@ pub(crate) fn state_len(key_dim: usize, value_dim: usize) -> usize {
     key_dim * value_dim.next_multiple_of(block_width(value_dim))
 }
 
-/// Runs a head; `out` (tokens, value dim) has rows `heads * value_dim` apart.
+/// Runs a head, into `out` (tokens, value dim).
 pub(crate) fn scan(job: &Scan<'_>, state: &mut [f32], out: &mut [f32]) {
     let Some(last) = job.tokens.checked_sub(1) else { return };
-    let out_row = job.heads * job.value_dim;
+    let out_row = job.value_dim;
     assert!(job.queries.len() >= last * job.row + job.key_dim, "queries of all tokens");
     assert!(job.keys.len() >= last * job.row + job.key_dim, "keys of all tokens");
     assert!(job.values.len() >= last * job.row + job.value_dim, "values of all tokens");

@@ -1,13 +1,14 @@
-//! Decodes sequences on one thread: new ones join as others end.
+//! Decodes sequences: new ones join as others end.
 
 use super::sample::Sampler;
-use super::{Chosen, Finish, Generation, Generator, Request};
+use super::{Chosen, Finish, GROUP, Generation, Generator, Request};
 use crate::cache::{Caches, SequenceCache};
 use crate::kernels::{Buffer, scratch};
 use crate::layer::Pass;
 use crate::mixer::Block;
-use crate::model::{LOGIT_ROWS, MAX_GROUP_TOKENS};
+use crate::model::MAX_GROUP_TOKENS;
 use crate::probe::Probe;
+use crate::team::Team;
 use crate::text::TextStream;
 use crate::workspaces::Borrowed;
 use crate::{Cost, Error};
@@ -63,9 +64,10 @@ struct Feed<'a> {
     new: &'a [u32],
 }
 
-/// Decodes sequences on one thread.
+/// Decodes sequences.
 pub(super) struct Decoder<'a> {
     by: &'a Generator<'a>,
+    team: Team<'a>,
     cancel: &'a Cancel,
     work: Borrowed<'a>,
     hidden: Vec<f32>,
@@ -79,9 +81,10 @@ pub(super) struct Decoder<'a> {
 pub(super) type Done = (Vec<(usize, Generation)>, Cost);
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(by: &'a Generator<'a>, cancel: &'a Cancel) -> Self {
+    pub(super) fn new(by: &'a Generator<'a>, team: Team<'a>, cancel: &'a Cancel) -> Self {
         Self {
             by,
+            team,
             cancel,
             work: by.model.workspace(),
             hidden: Vec::new(),
@@ -237,7 +240,7 @@ impl<'a> Decoder<'a> {
         let layers = 0..self.by.model.config().num_hidden_layers;
         let (caches, probe) = (Caches::Kept(caches), Probe::none());
         let blocks = Block::cut(offsets);
-        let mut pass = Pass { blocks, caches, work: &mut self.work, probe };
+        let mut pass = Pass { blocks, caches, team: self.team, work: &mut self.work, probe };
         self.by.model.forward(&mut self.hidden, layers, &mut pass)
     }
 
@@ -256,7 +259,7 @@ impl<'a> Decoder<'a> {
                     .map(|after| (end - 1 - after, i, &feed.new[..feed.new.len() - after])),
             );
         }
-        for rows in rows.chunks(LOGIT_ROWS) {
+        for rows in rows.chunks(GROUP) {
             let mut hidden = Vec::with_capacity(rows.len() * width);
             for (row, ..) in rows {
                 hidden.extend_from_slice(&self.hidden[row * width..(row + 1) * width]);
@@ -264,7 +267,7 @@ impl<'a> Decoder<'a> {
             let normed = scratch(&mut self.normed, hidden.len());
             model.final_norm_into(&hidden, normed);
             let logits = scratch(&mut self.logits, rows.len() * vocab);
-            model.head_into(normed, logits);
+            model.head_into(self.team, normed, logits);
             for ((_, i, new), logits) in rows.iter().zip(logits.chunks_exact(vocab)) {
                 let Feed { samplers, prompt, .. } = &block[*i];
                 let ids = samplers.iter().map(|sampler| sampler.pick(prompt, new, logits));
@@ -386,7 +389,7 @@ mod tests {
         let ids: Vec<u32> = (0..70).map(|i| i * 31 % model.config().vocab_size as u32).collect();
         let sampler = Sampler::new(Sampling::default(), 0);
         let hidden = |parts: &[usize]| {
-            let mut decoder = Decoder::new(&by, &cancel);
+            let mut decoder = Decoder::new(&by, Team::alone(), &cancel);
             let mut cache = SequenceCache::new(model.config());
             let (mut all, mut rest) = (Vec::new(), ids.as_slice());
             for n in parts {

@@ -3,14 +3,14 @@
 mod decoder;
 mod sample;
 
+use crate::team::{Team, run_all};
 use crate::{Cost, Error, Model, Text};
 use darwin_core::Cancel;
 use decoder::{Decoder, Queue};
-use rayon::prelude::*;
 pub use sample::Sampling;
 
-/// Sequences that are decoded together on one thread.
-const GROUP: usize = 64;
+/// Sequences that are decoded together.
+pub(crate) const GROUP: usize = 64;
 
 /// When generation ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,13 +145,14 @@ impl<'a> Generator<'a> {
             self.model.check_ids("prompt", i, request.prompt)?;
             self.model.check_length(i, request.prompt.len() + 1)?;
         }
-        let workers = rayon::current_num_threads().min(requests.len()).max(1);
+        // of a large model every step reads the weights: then all sequences at once, on all threads
+        let shared = self.model.is_large();
+        let threads = if shared { 1 } else { rayon::current_num_threads() };
+        let workers = threads.min(requests.len()).max(1);
         let together = requests.len().div_ceil(workers).clamp(1, GROUP);
         let queue = Queue::new(requests);
-        let done = (0..workers)
-            .into_par_iter()
-            .map(|_| Decoder::new(self, cancel).run(&queue, together))
-            .collect::<Result<Vec<_>, Error>>()?;
+        let decode = |_, team: Team<'_>| Decoder::new(self, team, cancel).run(&queue, together);
+        let done = run_all((0..workers).collect(), shared, decode)?;
         let mut cost = Cost::default();
         let mut all = Vec::with_capacity(requests.len());
         for (generations, of_worker) in done {

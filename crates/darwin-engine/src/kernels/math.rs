@@ -83,18 +83,20 @@ vectorised! {
 }
 
 vectorised! {
-    /// A causal depthwise convolution through silu: each row (channels) of `out` from the rows up
-    /// to it of `window` followed by `input`, times `taps` (kernel, channels).
+    /// A causal depthwise convolution through silu: rows (channels) of `out`, the `first` one on,
+    /// each from the rows up to it of `window` followed by `input`, times `taps`
+    /// (kernel, channels).
     pub(crate) fn convolve_silu(
         window: &[f32],
         input: &[f32],
         taps: &[f32],
         channels: usize,
+        first: usize,
         out: &mut [f32],
     ) {
         let before = window.len() / channels;
         let (taps, newest) = taps.split_at(before * channels);
-        for (t, out) in out.chunks_exact_mut(channels).enumerate() {
+        for (t, out) in (first..).zip(out.chunks_exact_mut(channels)) {
             out.fill(0.0);
             for (j, taps) in taps.chunks_exact(channels).enumerate() {
                 let (rows, row) =

@@ -33,6 +33,7 @@ mod matrix;
 mod product;
 mod rows;
 mod simd;
+mod word;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use math::{

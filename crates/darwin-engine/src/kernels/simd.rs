@@ -22,6 +22,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_low(from: *const u32) -> Self;
     /// The bfloat16 numbers in the high halves of words.
     unsafe fn load_high(from: *const u32) -> Self;
+    /// float16 numbers.
+    unsafe fn load_half(from: *const u16) -> Self;
     /// Asks for a cache line that will be read soon; any address will do.
     fn prefetch(from: *const f32);
 }
@@ -39,7 +41,10 @@ pub(crate) enum Isa {
 /// The best instruction set of this machine.
 pub(crate) fn isa() -> Isa {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+    {
         return if is_x86_feature_detected!("avx512f") { Isa::Avx512 } else { Isa::Avx2 };
     }
     Isa::Portable
@@ -101,6 +106,12 @@ impl Simd for Portable {
         Self(std::array::from_fn(|i| f32::from_bits(words[i] & 0xffff_0000)))
     }
     #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> Self {
+        // SAFETY: the caller gives 8 readable values.
+        let halves = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
+        Self(halves.map(|half| half::f16::from_bits(half).to_f32_const()))
+    }
+    #[inline(always)]
     fn prefetch(_: *const f32) {}
 }
 
@@ -109,7 +120,7 @@ impl Simd for Portable {
 macro_rules! x86_simd {
     ($name:ident, $vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident,
      $sub:ident, $mul:ident, $fma:ident, $words:ident, $shift:ident, $and:ident, $mask:ident,
-     $cast:ident) => {
+     $cast:ident, $halves:ident, $widen:ident) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name($vector);
 
@@ -153,6 +164,10 @@ macro_rules! x86_simd {
                 Self(unsafe { $cast($and($words(from.cast()), $mask(!0xffff))) })
             }
             #[inline(always)]
+            unsafe fn load_half(from: *const u16) -> Self {
+                Self(unsafe { $widen($halves(from.cast())) })
+            }
+            #[inline(always)]
             fn prefetch(from: *const f32) {
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
             }
@@ -176,7 +191,9 @@ x86_simd!(
     _mm256_slli_epi32,
     _mm256_and_si256,
     _mm256_set1_epi32,
-    _mm256_castsi256_ps
+    _mm256_castsi256_ps,
+    _mm_loadu_si128,
+    _mm256_cvtph_ps
 );
 #[cfg(target_arch = "x86_64")]
 x86_simd!(
@@ -194,5 +211,7 @@ x86_simd!(
     _mm512_slli_epi32,
     _mm512_and_si512,
     _mm512_set1_epi32,
-    _mm512_castsi512_ps
+    _mm512_castsi512_ps,
+    _mm256_loadu_si256,
+    _mm512_cvtph_ps
 );

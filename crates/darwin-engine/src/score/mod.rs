@@ -8,9 +8,9 @@ use crate::layer::Pass;
 use crate::mixer::Block;
 use crate::model::{LOGIT_ROWS, group_tokens};
 use crate::probe::Probe;
+use crate::team::{Team, run_all};
 use crate::{Error, Model};
 use darwin_core::Cancel;
-use rayon::prelude::*;
 use std::sync::Arc;
 use tree::Node;
 
@@ -126,26 +126,36 @@ struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
-    /// Runs nodes and what follows them, in blocks for a thread each.
+    /// Runs nodes and what follows them, in blocks for a thread each, or for all together.
     fn run(&self, jobs: Vec<Job<'_>>) -> Result<Vec<Scored>, Error> {
-        let scored: Vec<Vec<Scored>> = blocks(jobs)
-            .into_par_iter()
-            .map(|mut block| {
-                if self.cancel.is_cancelled() {
-                    return Err(Error::Cancelled);
-                }
-                let (mut scored, after) = self.run_block(&mut block)?;
-                if !after.is_empty() {
-                    scored.extend(self.run(after)?);
-                }
-                Ok(scored)
-            })
-            .collect::<Result<_, _>>()?;
+        let blocks = blocks(jobs);
+        let shared = self.model.shares(blocks.len());
+        let scored = run_all(blocks, shared, |block, team| self.run_tree(team, block))?;
         Ok(scored.into_iter().flatten().collect())
     }
 
+    /// Runs a block and what follows it.
+    fn run_tree(&self, team: Team<'_>, mut block: Vec<Job<'_>>) -> Result<Vec<Scored>, Error> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let (mut scored, after) = self.run_block(team, &mut block)?;
+        let blocks = blocks(after);
+        let follows = if team.threads() > 1 {
+            blocks.into_iter().map(|block| self.run_tree(team, block)).collect()
+        } else {
+            run_all(blocks, false, |block, team| self.run_tree(team, block))
+        };
+        scored.extend(follows?.into_iter().flatten());
+        Ok(scored)
+    }
+
     /// Runs a block; its scores, and what follows.
-    fn run_block<'n>(&self, block: &mut [Job<'n>]) -> Result<(Vec<Scored>, Vec<Job<'n>>), Error> {
+    fn run_block<'n>(
+        &self,
+        team: Team<'_>,
+        block: &mut [Job<'n>],
+    ) -> Result<(Vec<Scored>, Vec<Job<'n>>), Error> {
         let config = self.model.config();
         let mut hidden = Vec::new();
         let mut offsets = vec![0];
@@ -165,10 +175,10 @@ impl Scorer<'_> {
         let caches = if plain { Caches::fresh() } else { Caches::Kept(kept.iter_mut().collect()) };
         let work = &mut *self.model.workspace();
         let (probe, blocks) = (Probe::none(), Block::cut(&offsets));
-        let mut pass = Pass { blocks, caches, work, probe };
+        let mut pass = Pass { blocks, caches, team, work, probe };
         self.model.forward(&mut hidden, 0..config.num_hidden_layers, &mut pass)?;
         let mut scored = Vec::new();
-        self.score_rows(block, &offsets, &hidden, &mut scored);
+        self.score_rows(team, block, &offsets, &hidden, &mut scored);
         let mut after = Vec::new();
         for (job, cache) in block.iter().zip(kept).filter(|(job, _)| !job.node.children.is_empty())
         {
@@ -183,6 +193,7 @@ impl Scorer<'_> {
     /// greedy decoding takes it.
     fn score_rows(
         &self,
+        team: Team<'_>,
         block: &[Job<'_>],
         offsets: &[usize],
         hidden: &[f32],
@@ -204,6 +215,7 @@ impl Scorer<'_> {
         rows.iter().for_each(|row| chosen.extend_from_slice(&hidden[row * width..][..width]));
         each_logits(
             self.model,
+            team,
             &chosen,
             |h| self.model.final_norm(h),
             |i, logits| {
@@ -221,6 +233,7 @@ impl Scorer<'_> {
 /// Calls `f` with the number and the logits of each row of hidden states, after `norm`.
 fn each_logits(
     model: &Model,
+    team: Team<'_>,
     hidden: &[f32],
     norm: impl Fn(&[f32]) -> Vec<f32>,
     mut f: impl FnMut(usize, &[f32]),
@@ -229,7 +242,7 @@ fn each_logits(
     let mut logits = vec![0.0; (hidden.len() / width).min(LOGIT_ROWS) * vocab];
     for (i, hidden) in hidden.chunks(LOGIT_ROWS * width).enumerate() {
         let logits = &mut logits[..hidden.len() / width * vocab];
-        model.head_into(&norm(hidden), logits);
+        model.head_into(team, &norm(hidden), logits);
         let rows = logits.chunks_exact(vocab).enumerate();
         rows.for_each(|(row, logits)| f(i * LOGIT_ROWS + row, logits));
     }
@@ -243,7 +256,7 @@ pub(crate) fn score_tokens(
     norm: impl Fn(&[f32]) -> Vec<f32>,
 ) -> Vec<(f64, bool)> {
     let mut scored = Vec::with_capacity(tokens.len());
-    each_logits(model, hidden, norm, |i, logits| {
+    each_logits(model, Team::alone(), hidden, norm, |i, logits| {
         let token = tokens[i] as usize;
         let logprob = f64::from(logits[token]) - log_sum_exp(logits);
         scored.push((logprob, argmax(logits) == token));

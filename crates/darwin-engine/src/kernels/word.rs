@@ -1,0 +1,75 @@
+//! How the elements of a packed matrix are stored.
+
+use super::simd::Simd;
+
+/// An element, or two that share a word.
+pub(super) trait Word: Copy + Send + Sync {
+    /// Whether it takes less room than float32.
+    const NARROW: bool;
+
+    /// Reads a vector of columns at depth `k`, odd or even.
+    ///
+    /// # Safety
+    /// As for [`Simd::load`]; `w` points to depth 0.
+    unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V;
+
+    /// The line of a panel that holds depth `k`.
+    fn line(k: usize) -> usize;
+
+    /// The address of depth `k`, in bounds or not.
+    #[inline(always)]
+    fn at(w: *const Self, k: usize, row: usize) -> *const f32 {
+        w.wrapping_add(Self::line(k) * row).cast()
+    }
+}
+
+/// float32.
+impl Word for f32 {
+    const NARROW: bool = false;
+
+    #[inline(always)]
+    unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
+        // SAFETY: handed on.
+        unsafe { V::load(w.add(k * row)) }
+    }
+
+    #[inline(always)]
+    fn line(k: usize) -> usize {
+        k
+    }
+}
+
+/// Two inputs in bfloat16.
+impl Word for u32 {
+    const NARROW: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
+        // SAFETY: handed on.
+        unsafe {
+            let w = w.add(k / 2 * row);
+            if ODD { V::load_high(w) } else { V::load_low(w) }
+        }
+    }
+
+    #[inline(always)]
+    fn line(k: usize) -> usize {
+        k / 2
+    }
+}
+
+/// float16.
+impl Word for u16 {
+    const NARROW: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
+        // SAFETY: handed on.
+        unsafe { V::load_half(w.add(k * row)) }
+    }
+
+    #[inline(always)]
+    fn line(k: usize) -> usize {
+        k
+    }
+}
