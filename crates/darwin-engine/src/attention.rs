@@ -3,20 +3,16 @@
 
 use crate::cache::Caches;
 use crate::config::{AttentionForm, QkNorm};
-use crate::kernels::{
-    Buffer, Matrix, PANEL, Panels, Values, add_assign, gated, l2_norm, multiply, rms_norm, scratch,
-    softmax,
-};
+use crate::head::{HeadCache, QUERY_BLOCK, Shape};
+use crate::kernels::{Buffer, gated, rms_norm, scratch};
 use crate::mixer::Input;
+use crate::projection::Projection;
 use crate::rope::RopeTable;
 use crate::team::{Disjoint, PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Positions whose queries attend side by side, times the heads of a group.
-const QUERY_BLOCK: usize = 16;
 
 /// Weights of one layer; (out, in) before packing.
 #[derive(Clone, Debug)]
@@ -34,88 +30,6 @@ pub(crate) struct Weights {
     k_norm: Arc<[f32]>,
 }
 
-/// A weight and its bias.
-#[derive(Clone, Debug)]
-pub(crate) struct Projection {
-    weight: Matrix,
-    /// (out); empty where there is none
-    bias: Arc<[f32]>,
-}
-
-impl Projection {
-    pub(crate) fn load(
-        loader: &Loader<'_>,
-        name: &str,
-        biased: bool,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
-        let weight = loader.matrix(&format!("{name}.weight"), old.map(|o| &o.weight))?;
-        let bias = if biased {
-            loader.vector(&format!("{name}.bias"), old.map(|o| &o.bias), |b| b)?
-        } else {
-            Arc::default()
-        };
-        Ok(Self { weight, bias })
-    }
-
-    /// `x` (rows, in) to `out` (rows, out), whose rows lie `out_row` apart.
-    pub(crate) fn forward(
-        &self,
-        team: Team<'_>,
-        rows: usize,
-        x: &[f32],
-        out: &mut [f32],
-        out_row: usize,
-    ) {
-        let (depth, columns) = (self.weight.depth(), self.weight.columns());
-        multiply(team, rows, x, depth, self.weight.panels(), out, out_row);
-        if !self.bias.is_empty() {
-            let rows = out.chunks_mut(out_row).take(rows);
-            rows.for_each(|row| add_assign(&mut row[..columns], &self.bias));
-        }
-    }
-
-    /// Output width.
-    pub(crate) fn columns(&self) -> usize {
-        self.weight.columns()
-    }
-
-    /// The L2 norm of each head's slice of `x` (tokens, heads x width) through the weight
-    /// (tokens, heads).
-    pub(crate) fn slice_norms(&self, heads: usize, x: &[f32]) -> Vec<f32> {
-        let (all, columns) = (self.weight.depth(), self.weight.columns());
-        let (width, tokens) = (all / heads, x.len() / all);
-        let mut norms = vec![0.0; tokens * heads];
-        let mut out = vec![0.0; tokens * columns];
-        for head in 0..heads {
-            let of_head = head * width..(head + 1) * width;
-            if width.is_multiple_of(2) {
-                let slice = self.weight.panels_of_depth(of_head.start, width);
-                multiply(Team::alone(), tokens, &x[of_head.start..], all, slice, &mut out, columns);
-            } else {
-                // packed inputs come in pairs: the other heads' are 0 instead of left out
-                let mut alone = vec![0.0; x.len()];
-                for (to, from) in alone.chunks_exact_mut(all).zip(x.chunks_exact(all)) {
-                    to[of_head.clone()].copy_from_slice(&from[of_head.clone()]);
-                }
-                multiply(
-                    Team::alone(),
-                    tokens,
-                    &alone,
-                    all,
-                    self.weight.panels(),
-                    &mut out,
-                    columns,
-                );
-            }
-            for (t, row) in out.chunks_exact(columns).enumerate() {
-                norms[t * heads + head] = l2_norm(row);
-            }
-        }
-        norms
-    }
-}
-
 /// Keys and values of a sequence so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cache {
@@ -123,23 +37,11 @@ pub(crate) struct Cache {
     pub(crate) heads: Vec<HeadCache>,
 }
 
-/// Keys and values of one key-value head.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct HeadCache {
-    /// Panels of 16 positions, each (key width, 16): the right-hand side of `q k^T`.
-    keys: Buffer,
-    /// (tokens, value width padded to 16): the right-hand side of `p v`.
-    values: Buffer,
-}
-
 impl Cache {
     /// Back to before the first token.
     pub(crate) fn clear(&mut self) {
         self.tokens = 0;
-        for head in &mut self.heads {
-            head.keys.clear();
-            head.values.clear();
-        }
+        self.heads.iter_mut().for_each(HeadCache::clear);
     }
 }
 
@@ -379,122 +281,5 @@ impl Weights {
     pub(crate) fn head_norms(&self, config: &Config, tokens: usize, buffers: &Scratch) -> Vec<f32> {
         let heads = config.num_attention_heads;
         self.o_proj.slice_norms(heads, &buffers.gated[..tokens * heads * config.head_dim])
-    }
-}
-
-impl HeadCache {
-    /// Remembers key and value of a position.
-    pub(crate) fn append(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        let (dim, padded) = (key.len(), value.len().next_multiple_of(PANEL));
-        self.keys.resize((position / PANEL + 1) * dim * PANEL);
-        let panel = &mut self.keys[position / PANEL * dim * PANEL..];
-        for (i, k) in key.iter().enumerate() {
-            panel[i * PANEL + position % PANEL] = *k;
-        }
-        self.values.resize((position + 1) * padded);
-        self.values[position * padded..][..value.len()].copy_from_slice(value);
-    }
-
-    /// [`HeadCache::attend`], positions shared among a team.
-    pub(crate) fn attend_all(
-        &self,
-        team: Team<'_>,
-        shape: &Shape,
-        queries: &[f32],
-        scores: &mut Vec<Buffer>,
-        out: &mut [f32],
-    ) {
-        let Shape { before, group, dim, value_dim, .. } = *shape;
-        let tokens = queries.len() / (group * dim);
-        scores.resize(team.threads().max(scores.len()), Buffer::default());
-        let (scores, out) = (Disjoint::new(scores), Disjoint::new(out));
-        team.each(tokens.div_ceil(QUERY_BLOCK), |part, member| {
-            let first = part * QUERY_BLOCK;
-            let rows = first * group..tokens.min(first + QUERY_BLOCK) * group;
-            let queries = &queries[rows.start * dim..rows.end * dim];
-            // SAFETY: a member runs one part at a time, and parts have rows of their own.
-            let (scores, out) = unsafe {
-                (scores.at(member), out.range(rows.start * value_dim..rows.end * value_dim))
-            };
-            self.attend(&Shape { before: before + first, ..*shape }, queries, scores, out);
-        });
-    }
-
-    /// Causal attention of some queries (tokens x group, dim), into `out`
-    /// (tokens x group, value dim).
-    pub(crate) fn attend(
-        &self,
-        shape: &Shape,
-        queries: &[f32],
-        scores: &mut Buffer,
-        out: &mut [f32],
-    ) {
-        let Shape { before, group, dim, value_dim, scale, window } = *shape;
-        let rows = queries.len() / dim;
-        let seen = before + rows / group; // positions that the last query sees
-        let width = seen.next_multiple_of(PANEL);
-        let scores = scratch(scores, rows * width);
-        let keys = Panels {
-            values: Values::F32(&self.keys),
-            columns: width,
-            depth: dim,
-            row: PANEL,
-            panel: dim * PANEL,
-            #[cfg(feature = "accelerator")]
-            elsewhere: None,
-        };
-        // (tokens x group, positions)
-        multiply(Team::alone(), rows, queries, dim, keys, scores, width);
-        for (r, row) in scores.chunks_exact_mut(width).enumerate() {
-            let end = before + r / group + 1;
-            let start = end.saturating_sub(window);
-            row[..start].fill(0.0);
-            softmax(&mut row[start..], end - start, scale);
-        }
-        let values = Panels {
-            values: Values::F32(&self.values),
-            columns: value_dim,
-            depth: seen,
-            row: value_dim.next_multiple_of(PANEL),
-            panel: PANEL,
-            #[cfg(feature = "accelerator")]
-            elsewhere: None,
-        };
-        multiply(Team::alone(), rows, scores, width, values, out, value_dim);
-    }
-}
-
-/// How the queries of a call lie, and what they see.
-pub(crate) struct Shape {
-    /// Position of the first one.
-    pub(crate) before: usize,
-    /// Queries of a position that share a key.
-    pub(crate) group: usize,
-    /// Width of queries and keys.
-    pub(crate) dim: usize,
-    /// Width of values.
-    pub(crate) value_dim: usize,
-    /// What scores are multiplied with.
-    pub(crate) scale: f32,
-    /// How many of the latest positions a query sees.
-    pub(crate) window: usize,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Weights of one in each output: a head's slice through them is the sum of its inputs.
-    #[test]
-    fn slices_of_heads_are_told_apart_whatever_their_width() {
-        for width in [2, 3] {
-            let weight = Matrix::pack(&vec![1.0; 5 * 4 * width], 5, 4 * width);
-            let projection = Projection { weight, bias: Arc::default() };
-            let x: Vec<f32> = (0..2 * 4 * width).map(|i| i as f32).collect();
-            let norms = projection.slice_norms(4, &x);
-            let want = x.chunks(width).map(|head| head.iter().sum::<f32>() * 5_f32.sqrt());
-            assert_eq!(norms.len(), 8);
-            assert!(norms.iter().zip(want).all(|(n, w)| (n - w).abs() < 1e-4 * w), "{norms:?}");
-        }
     }
 }

@@ -34,6 +34,7 @@ mod error;
 mod families;
 mod gdn;
 mod generate;
+mod head;
 mod kernels;
 mod layer;
 #[doc(hidden)]
@@ -45,6 +46,7 @@ mod model;
 mod moe;
 mod mtp;
 mod probe;
+mod projection;
 mod rope;
 mod router;
 mod score;

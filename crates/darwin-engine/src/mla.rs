@@ -1,11 +1,13 @@
 //! Multi-head latent attention (arXiv 2405.04434, 2.1): keys and values of all heads are expanded
 //! from one latent vector a token, and cached expanded.
 
-use crate::attention::{Cache, HeadCache, Projection, Shape};
+use crate::attention::Cache;
 use crate::cache::Caches;
 use crate::config::LatentForm;
+use crate::head::{HeadCache, Shape};
 use crate::kernels::{Buffer, rms_norm, scratch};
 use crate::mixer::Input;
+use crate::projection::Projection;
 use crate::rope::RopeTable;
 use crate::team::Team;
 use crate::weights::{Expected, Loader};

@@ -1,7 +1,7 @@
 //! The dense feed-forward block: `down(silu(gate(x)) * up(x))`.
 
-use crate::attention::Projection;
 use crate::kernels::{Buffer, scratch, silu_mul};
+use crate::projection::Projection;
 use crate::team::{PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error};

@@ -3,8 +3,8 @@
 //!
 //!     cargo bench -p darwin-engine -- [MODEL] [--peer FILE] [--only WORD] [--scaling]
 //!
-//! MODEL is a checkpoint folder (a random model of the example parents' shape without it), FILE
-//! the JSON line of `tools/bench/engine_transformers.py`. The jobs are the peer's: prefills of 8
+//! MODEL is a checkpoint folder or a GGUF file (a random model of the example parents' shape without it),
+//! FILE the JSON line of `tools/bench/engine_transformers.py`. The jobs are the peer's: prefills of 8
 //! sequences of 128 tokens and of 1 of 512, all logits, and the decoding of 64 tokens after prompts
 //! of 16, for 1 sequence and for 64; then scoring, and the routed experts alone.
 //!
@@ -22,7 +22,7 @@ mod peaks;
 mod scaling;
 
 use clock::{Rate, measure};
-use darwin_checkpoint::{Checkpoint, Dtype};
+use darwin_checkpoint::{AnyModel, Dtype};
 use darwin_core::Cancel;
 use darwin_core::keyed::{Key, Rng};
 use darwin_engine::{
@@ -49,7 +49,7 @@ fn main() {
     }
     let machine = Machine::measured(&peer);
     let model = match &folder {
-        Some(folder) => Model::load(&Checkpoint::open(folder).unwrap()).unwrap(),
+        Some(path) => Model::load(&AnyModel::open(path).unwrap()).unwrap(),
         None => Model::load(&models::random(models::PARENT, Dtype::F32)).unwrap(),
     };
     let weights = model.config().active_weights();

@@ -1,0 +1,231 @@
+//! The order in which rows, columns and depths of a product are visited.
+
+use super::super::matrix::PANEL;
+use super::super::simd::Simd;
+use super::super::word::Word;
+use super::tile::tile;
+use super::{COLUMN_BLOCK, Job, Left, Right};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Depth that is kept in the caches before the next columns are visited, where there are many
+/// rows.
+const DEPTH_BLOCK: usize = 256;
+
+/// Rows that visit all columns before the next ones: with a block of depths they fill a part of the
+/// second-level cache. A multiple of 6.
+const ROW_BLOCK: usize = 144;
+
+/// A part of the weights.
+struct Block {
+    /// From a multiple of [`PANEL`] on.
+    columns: Range<usize>,
+    /// From an even number on.
+    depth: Range<usize>,
+}
+
+/// Weights come from memory once for each 64 columns, whatever the number of rows.
+#[inline(always)]
+pub(super) unsafe fn few_rows<
+    V,
+    W,
+    const V1: usize,
+    const V6: usize,
+    const V2: usize,
+    const V4: usize,
+>(
+    job: &Job,
+    right: Right<W>,
+) where
+    V: Simd,
+    W: Word,
+{
+    let rows = job.left.rows;
+    let whole = rows / 6 * 6;
+    let block = if whole == 0 { job.depth } else { DEPTH_BLOCK };
+    for first in (0..job.depth).step_by(block) {
+        for column in (0..job.columns).step_by(COLUMN_BLOCK) {
+            let at = Block {
+                columns: column..job.columns.min(column + COLUMN_BLOCK),
+                depth: first..job.depth.min(first + block),
+            };
+            // SAFETY: rows, columns and depth stay within the job's.
+            unsafe {
+                if whole > 0 {
+                    pass::<V, W, 6, V6, V1>(job, right, 0..whole, &at);
+                }
+                match rows - whole {
+                    1 => pass::<V, W, 1, V4, V1>(job, right, whole..rows, &at),
+                    2 => pass::<V, W, 2, V2, V1>(job, right, whole..rows, &at),
+                    3 => pass::<V, W, 3, V2, V1>(job, right, whole..rows, &at),
+                    4 => pass::<V, W, 4, V6, V1>(job, right, whole..rows, &at),
+                    5 => pass::<V, W, 5, V6, V1>(job, right, whole..rows, &at),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// A block's columns for `M` rows at a time, `N` vectors of columns at a time (`N1` near the end).
+#[inline(always)]
+unsafe fn pass<V: Simd, W: Word, const M: usize, const N: usize, const N1: usize>(
+    job: &Job,
+    right: Right<W>,
+    rows: Range<usize>,
+    block: &Block,
+) {
+    let wide = N * V::LANES;
+    let mut column = block.columns.start;
+    while column < block.columns.end {
+        let step = if column + wide <= job.columns { wide } else { PANEL };
+        // SAFETY: `step` columns from a multiple of 16 can be read; writes are cut to
+        // `job.columns`.
+        unsafe {
+            let right = right.from(block.depth.start, column);
+            for row in rows.clone().step_by(M) {
+                let x = job.left.rows_from(row, block.depth.start);
+                if step == wide {
+                    tile::<V, W, M, N, 1>(job, x, right, (row, column), &block.depth);
+                } else {
+                    tile::<V, W, M, N1, 1>(job, x, right, (row, column), &block.depth);
+                }
+            }
+        }
+        column += step;
+    }
+}
+
+/// Memory that starts at a cache line.
+#[repr(align(64))]
+struct Aligned<T>(MaybeUninit<T>);
+
+/// Blocks of rows by blocks of depths: the inputs are put side by side if `PACKED`, each panel of
+/// weights is widened and meets all rows of the block.
+#[inline(always)]
+pub(super) unsafe fn many_rows<
+    V: Simd,
+    W: Word,
+    const V1: usize,
+    const V6: usize,
+    const PACKED: bool,
+>(
+    job: &Job,
+    right: Right<W>,
+) {
+    let mut inputs = Aligned(MaybeUninit::<[f32; ROW_BLOCK * DEPTH_BLOCK]>::uninit());
+    let mut weights = Aligned(MaybeUninit::<[f32; 2 * PANEL * DEPTH_BLOCK]>::uninit());
+    let inputs = inputs.0.as_mut_ptr().cast::<f32>();
+    let weights = weights.0.as_mut_ptr().cast::<f32>();
+    let wide = V6 * V::LANES;
+    for first in (0..job.left.rows).step_by(ROW_BLOCK) {
+        let rows = first..job.left.rows.min(first + ROW_BLOCK);
+        for start in (0..job.depth).step_by(DEPTH_BLOCK) {
+            let depth = start..job.depth.min(start + DEPTH_BLOCK);
+            // SAFETY: rows, columns and depth stay within the job's, and what is read of the
+            // buffers was written. A step is at most two panels.
+            unsafe {
+                if PACKED {
+                    pack(&job.left, &rows, &depth, inputs);
+                }
+                let mut column = 0;
+                while column < job.columns {
+                    let whole = column + wide <= job.columns;
+                    let step = if whole { wide } else { PANEL };
+                    let from = right.from(start, column);
+                    for panel in 0..step / PANEL {
+                        let to = weights.add(panel * depth.len() * PANEL);
+                        widen::<V, W>(from.from(0, panel * PANEL), step / PANEL, depth.len(), to);
+                    }
+                    let panel = depth.len() * PANEL;
+                    let widened = Right { w: weights.cast_const(), row: PANEL, panel };
+                    let inputs = PACKED.then_some(inputs.cast_const());
+                    let part = Part { rows: &rows, depth: &depth, column, inputs };
+                    if whole {
+                        panel_of_rows::<V, V6>(job, widened, &part);
+                    } else {
+                        panel_of_rows::<V, V1>(job, widened, &part);
+                    }
+                    column += step;
+                }
+            }
+        }
+    }
+}
+
+/// A part of a product.
+struct Part<'a> {
+    rows: &'a Range<usize>,
+    depth: &'a Range<usize>,
+    column: usize,
+    /// The packed inputs, where there are such.
+    inputs: Option<*const f32>,
+}
+
+/// `N` vectors of columns for all rows of a block.
+#[inline(always)]
+unsafe fn panel_of_rows<V: Simd, const N: usize>(job: &Job, right: Right<f32>, part: &Part<'_>) {
+    let Part { rows, depth, column, inputs } = part;
+    let rest = rows.len() % 6;
+    let at = rows.end - rest;
+    // SAFETY: the caller's rows, columns and depth lie within the job.
+    unsafe {
+        for row in (rows.start..at).step_by(6) {
+            let at = (row, *column);
+            if let Some(inputs) = inputs {
+                let first = inputs.add((row - rows.start) * depth.len());
+                let x = std::array::from_fn(|m| first.add(m));
+                tile::<V, f32, 6, N, 6>(job, x, right, at, depth);
+            } else {
+                let x = job.left.rows_from(row, depth.start);
+                tile::<V, f32, 6, N, 1>(job, x, right, at, depth);
+            }
+        }
+        let left = &job.left;
+        let (from, at) = (depth.start, (at, *column));
+        match rest {
+            1 => tile::<V, f32, 1, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
+            2 => tile::<V, f32, 2, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
+            3 => tile::<V, f32, 3, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
+            4 => tile::<V, f32, 4, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
+            5 => tile::<V, f32, 5, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
+            _ => {}
+        }
+    }
+}
+
+/// Six rows at a time, depth by depth: (rows / 6, depth, 6).
+#[inline(always)]
+unsafe fn pack(left: &Left, rows: &Range<usize>, depth: &Range<usize>, to: *mut f32) {
+    for row in (rows.start..rows.end - rows.len() % 6).step_by(6) {
+        // SAFETY: the caller's rows and depths, and room for all of them.
+        unsafe {
+            let x: [*const f32; 6] = left.rows_from(row, depth.start);
+            let to = to.add((row - rows.start) * depth.len());
+            for k in 0..depth.len() {
+                for (m, x) in x.iter().enumerate() {
+                    *to.add(6 * k + m) = *x.add(k);
+                }
+            }
+        }
+    }
+}
+
+/// A panel (depth, 16) in float32; the one that is needed `next` panels on is asked for.
+#[inline(always)]
+unsafe fn widen<V: Simd, W: Word>(from: Right<W>, next: usize, depth: usize, to: *mut f32) {
+    // SAFETY: the caller's panel and its depth; asking is allowed at any address.
+    unsafe {
+        let coming = from.w.wrapping_add(next * from.panel);
+        for k in (0..depth).step_by(2) {
+            V::prefetch(W::at(coming, k, from.row));
+            for lane in (0..PANEL).step_by(V::LANES) {
+                let (w, to) = (from.w.add(lane), to.add(k * PANEL + lane));
+                W::load::<V, false>(w, k, from.row).store(to);
+                if k + 1 < depth {
+                    W::load::<V, true>(w, k + 1, from.row).store(to.add(PANEL));
+                }
+            }
+        }
+    }
+}
