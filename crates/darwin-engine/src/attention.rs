@@ -3,8 +3,8 @@
 
 use crate::cache::Caches;
 use crate::config::{AttentionForm, QkNorm};
-use crate::head::{HeadCache, QUERY_BLOCK, Shape};
 use crate::kernels::{Buffer, gated, rms_norm, scratch};
+use crate::kv_head::{HeadCache, QUERY_BLOCK, Shape};
 use crate::mixer::Input;
 use crate::projection::Projection;
 use crate::rope::RopeTable;

@@ -34,8 +34,8 @@ mod error;
 mod families;
 mod gdn;
 mod generate;
-mod head;
 mod kernels;
+mod kv_head;
 mod layer;
 #[doc(hidden)]
 pub mod measure;

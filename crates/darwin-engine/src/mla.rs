@@ -4,8 +4,8 @@
 use crate::attention::Cache;
 use crate::cache::Caches;
 use crate::config::LatentForm;
-use crate::head::{HeadCache, Shape};
 use crate::kernels::{Buffer, rms_norm, scratch};
+use crate::kv_head::{HeadCache, Shape};
 use crate::mixer::Input;
 use crate::projection::Projection;
 use crate::rope::RopeTable;
