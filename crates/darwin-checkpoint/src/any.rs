@@ -105,6 +105,15 @@ impl TensorSource for AnyModel {
         self.source().read_tile(plan, rows, out)
     }
 
+    fn read_bytes(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
+        self.source().read_bytes(plan, rows, out)
+    }
+
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         self.source().read_raw(id, rows, out)
     }

@@ -210,6 +210,11 @@ impl Checkpoint {
         self.places.iter().any(Place::is_quantised)
     }
 
+    /// Whether a tensor's values are not those stored.
+    fn is_computed(&self, id: TensorId) -> bool {
+        self.pieces[id.index()].iter().any(|stored| self.places[*stored].is_quantised())
+    }
+
     /// Every tensor as the files have it, in the order of the layout.
     pub(crate) fn stored(&self) -> Vec<StoredTensor<'_>> {
         let pairs = self.layout.stored.iter().zip(&self.places);
@@ -332,10 +337,27 @@ impl TensorSource for Checkpoint {
         })
     }
 
+    fn read_bytes(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
+        let dtype = self.manifest.get(plan.id).dtype;
+        if !dtype.is_mergeable() || dtype != plan.dtype || self.is_computed(plan.id) {
+            return Ok(false);
+        }
+        let row_bytes = plan.cols * dtype.size();
+        self.for_pieces(plan.id, &rows, |stored, within, at| {
+            let out = &mut out[at * row_bytes..(at + within.len()) * row_bytes];
+            self.read_stored(stored, (within.start * row_bytes) as u64, out)
+        })?;
+        Ok(dtype.is_finite(out))
+    }
+
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         let info = self.manifest.get(id);
-        let pieces = &self.pieces[id.index()];
-        if pieces.iter().any(|stored| self.places[*stored].is_quantised()) {
+        if self.is_computed(id) {
             return Ok(false);
         }
         let row_bytes = info.cols() * info.dtype.size();

@@ -1,5 +1,6 @@
 //! Element types of safetensors and their exact conversion to and from f32.
 
+use darwin_core::vectorised;
 use half::f16;
 use std::fmt;
 
@@ -109,16 +110,8 @@ impl Dtype {
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len(), out.len() * self.size(), "decode: lengths agree");
         match self {
-            Self::F32 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *o = f32::from_le_bytes(*b);
-                }
-            }
-            Self::Bf16 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-                }
-            }
+            Self::F32 => decode_f32(bytes, out),
+            Self::Bf16 => decode_bf16(bytes, out),
             Self::F16 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *o = f16::from_le_bytes(*b).to_f32();
@@ -135,7 +128,7 @@ impl Dtype {
     /// Rounds f32 values to this type, ties to even, kept as f32.
     pub fn round(self, values: &mut [f32]) {
         match self {
-            Self::Bf16 => values.iter_mut().for_each(|v| *v = round_bf16(*v)),
+            Self::Bf16 => round_all_bf16(values),
             Self::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
             _ => {}
         }
@@ -149,16 +142,8 @@ impl Dtype {
     pub fn encode(self, values: &[f32], out: &mut [u8]) {
         assert_eq!(out.len(), values.len() * self.size(), "encode: lengths agree");
         match self {
-            Self::F32 => {
-                for (v, o) in values.iter().zip(out.as_chunks_mut::<4>().0) {
-                    *o = v.to_le_bytes();
-                }
-            }
-            Self::Bf16 => {
-                for (v, o) in values.iter().zip(out.as_chunks_mut::<2>().0) {
-                    *o = ((round_bf16(*v).to_bits() >> 16) as u16).to_le_bytes();
-                }
-            }
+            Self::F32 => encode_f32(values, out),
+            Self::Bf16 => encode_bf16(values, out),
             Self::F16 => {
                 for (v, o) in values.iter().zip(out.as_chunks_mut::<2>().0) {
                     *o = f16::from_f32(*v).to_le_bytes();
@@ -166,6 +151,73 @@ impl Dtype {
             }
             other => panic!("encode is for mergeable types, not {other}"),
         }
+    }
+
+    /// Whether little-endian bytes of a mergeable type hold no infinity and no NaN; other types are
+    /// not looked at.
+    #[must_use]
+    pub fn is_finite(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::F32 => finite_f32(bytes),
+            Self::Bf16 => finite_16(bytes, 0x7f80),
+            Self::F16 => finite_16(bytes, 0x7c00),
+            _ => true,
+        }
+    }
+}
+
+vectorised! {
+    fn decode_f32(bytes: &[u8], out: &mut [f32]) {
+        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *o = f32::from_le_bytes(*b);
+        }
+    }
+}
+
+vectorised! {
+    fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
+        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+        }
+    }
+}
+
+vectorised! {
+    fn encode_f32(values: &[f32], out: &mut [u8]) {
+        for (v, o) in values.iter().zip(out.as_chunks_mut::<4>().0) {
+            *o = v.to_le_bytes();
+        }
+    }
+}
+
+vectorised! {
+    fn encode_bf16(values: &[f32], out: &mut [u8]) {
+        for (v, o) in values.iter().zip(out.as_chunks_mut::<2>().0) {
+            *o = ((round_bf16(*v).to_bits() >> 16) as u16).to_le_bytes();
+        }
+    }
+}
+
+vectorised! {
+    fn round_all_bf16(values: &mut [f32]) {
+        for v in values {
+            *v = round_bf16(*v);
+        }
+    }
+}
+
+vectorised! {
+    fn finite_f32(bytes: &[u8]) -> bool {
+        let bits = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7f80_0000;
+        bytes.as_chunks::<4>().0.iter().fold(0, |max, b| bits(b).max(max)) < 0x7f80_0000
+    }
+}
+
+vectorised! {
+    /// Whether no number has all bits of the exponent set.
+    fn finite_16(bytes: &[u8], exponent: u16) -> bool {
+        let bits = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent;
+        bytes.as_chunks::<2>().0.iter().fold(0, |max, b| bits(b).max(max)) < exponent
     }
 }
 
@@ -192,13 +244,16 @@ fn e8m0(byte: u8) -> f32 {
     if byte == u8::MAX { f32::NAN } else { 2.0_f64.powi(i32::from(byte) - 127) as f32 }
 }
 
-/// Whether no value is infinite or no number. A sum over all is faster than to stop at the first.
-pub(crate) fn all_finite(values: &[f32]) -> bool {
-    values.iter().fold(0_u32, |bad, v| bad | u32::from(!v.is_finite())) == 0
+vectorised! {
+    /// Whether no value is infinite or no number. A sum over all is faster than to stop at the
+    /// first.
+    pub(crate) fn all_finite(values: &[f32]) -> bool {
+        values.iter().fold(0_u32, |bad, v| bad | u32::from(!v.is_finite())) == 0
+    }
 }
 
 /// Rounds to bf16, ties to even; NaN stays NaN. Written without a branch so that it vectorises.
-#[inline]
+#[inline(always)]
 fn round_bf16(value: f32) -> f32 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
@@ -227,6 +282,20 @@ mod tests {
             let found = round_bf16(v);
             assert!(found.to_bits() == expected.to_bits() || (v.is_nan() && found.is_nan()), "{v}");
         }
+    }
+
+    #[test]
+    fn infinities_and_nans_are_found_in_bytes() {
+        for (dtype, step) in [(Dtype::Bf16, 1), (Dtype::F16, 1), (Dtype::F32, 65_521)] {
+            for at in (0..=u32::MAX >> (32 - 8 * dtype.size())).step_by(step) {
+                let mut bytes = vec![0; 40 * dtype.size()];
+                bytes[16..16 + dtype.size()].copy_from_slice(&at.to_le_bytes()[..dtype.size()]);
+                let mut values = [0.0; 40];
+                dtype.decode(&bytes, &mut values);
+                assert_eq!(dtype.is_finite(&bytes), values.iter().all(|v| v.is_finite()), "{at:x}");
+            }
+        }
+        assert!(Dtype::U8.is_finite(&[255; 8]));
     }
 
     #[test]

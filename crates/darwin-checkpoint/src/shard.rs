@@ -158,7 +158,7 @@ impl Filling<'_> {
         let (id, dtype) = (tile.slot.stored.id, tile.slot.dtype);
         bytes.clear();
         if self.source.read_raw(id, tile.rows.clone(), bytes)? {
-            if dtype.is_mergeable() {
+            if !dtype.is_finite(bytes) {
                 values.resize(bytes.len() / dtype.size(), 0.0);
                 dtype.decode(bytes, values);
                 self.finite(tile, values)?;
@@ -172,10 +172,14 @@ impl Filling<'_> {
                 self.plans[id.index()].get_or_init(|| plan)
             }
         };
-        values.resize(tile.rows.len() * plan.cols, 0.0);
+        let elements = tile.rows.len() * plan.cols;
+        bytes.resize(elements * dtype.size(), 0);
+        if plan.dtype == dtype && self.source.read_bytes(plan, tile.rows.clone(), bytes)? {
+            return Ok(());
+        }
+        values.resize(elements, 0.0);
         self.source.read_tile(plan, tile.rows.clone(), values)?;
         self.finite(tile, values)?;
-        bytes.resize(values.len() * dtype.size(), 0);
         dtype.encode(values, bytes);
         Ok(())
     }

@@ -93,6 +93,21 @@ pub trait TensorSource: Send + Sync {
         out: &mut [f32],
     ) -> Result<(), Error>;
 
+    /// Fills `out` with the same rows as little-endian bytes of `plan.dtype`, where a source can do
+    /// so at less cost than by way of values. False, whatever `out` holds then, where it cannot, or
+    /// where a number is not finite: [`Self::read_tile`] gives the values or says what is wrong.
+    ///
+    /// # Errors
+    /// Whatever reading the inputs can bring.
+    fn read_bytes(
+        &self,
+        _plan: &TensorPlan,
+        _rows: Range<usize>,
+        _out: &mut [u8],
+    ) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// The stored bytes of rows of a tensor that passes through unchanged, appended to `out`;
     /// false where the tensor is computed. Always works for dtypes that are not mergeable.
     ///

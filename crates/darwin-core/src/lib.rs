@@ -14,6 +14,7 @@ pub mod hash;
 pub mod keyed;
 mod progress;
 pub mod stats;
+mod vectorised;
 mod words;
 
 pub use diagnose::{Diagnose, Failure, Fault, nearest};

@@ -1,5 +1,6 @@
 //! Tiles of one output tensor from tiles of its inputs.
 
+mod chunks;
 mod stepwise;
 
 use crate::masks::{Chance, MaskSource, Stream, uniforms};
@@ -9,7 +10,7 @@ use crate::methods::rank::chances;
 use crate::methods::sparsify::{ABOVE_ALL, BELOW_ALL, Cut, Edge, Thin, thin};
 use crate::methods::task_vectors::{MixScratch, Mixing, mix};
 use crate::numerics::Rounding;
-use crate::plan::{Input, Line, Operation, TaskVector};
+use crate::plan::{Line, Operation, TaskVector};
 use crate::sources::Source;
 use crate::twister::Cursor;
 use darwin_checkpoint::{Error, TensorPlan, Unit};
@@ -44,12 +45,41 @@ pub(crate) struct Work<'a> {
     streams: Vec<Stream<'a>>,
 }
 
+/// Where a run of elements of one unit begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// In its tensor.
+    element: usize,
+    /// In its unit.
+    in_unit: u64,
+}
+
+impl Place {
+    fn after(self, elements: usize) -> Self {
+        Self { element: self.element + elements, in_unit: self.in_unit + elements as u64 }
+    }
+
+    /// An edge seen from here: how many of the first elements count as above at the magnitude.
+    fn edge(self, (magnitude, last): Edge, elements: usize) -> (u32, usize) {
+        (magnitude, last.saturating_sub(self.in_unit).min(elements as u64) as usize)
+    }
+
+    /// Keeps what lies between the edges of a cut.
+    fn keep_band(self, cut: Cut, delta: &mut [f32]) {
+        let [lower, upper] = cut.map(|edge| self.edge(edge, delta.len()));
+        kernels::keep_band(delta, lower, upper);
+    }
+}
+
 /// Working memory of a call, reused from tile to tile.
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) base: Vec<f32>,
     pub(crate) vectors: Vec<Vec<f32>>,
     pub(crate) values: Vec<f32>,
+    /// The inputs' own bytes, and what a chunk of them holds.
+    stored: Vec<Vec<u8>>,
+    chunk: Vec<Vec<f32>>,
     uniforms: Vec<f32>,
     chances: Vec<f32>,
     order: Vec<u32>,
@@ -127,22 +157,35 @@ impl<'a> Work<'a> {
         out: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
-        let units = self.rows.checked_div(self.rows_per_unit).unwrap_or(1).max(1);
-        let stride = statistics.len() / units;
-        let mut start = rows.start;
-        while start < rows.end {
-            let unit = start.checked_div(self.rows_per_unit).unwrap_or(0);
-            let end = rows.end.min(start + self.tile_rows()).min((unit + 1) * self.rows_per_unit);
-            let part = (start - rows.start) * self.cols..(end - rows.start) * self.cols;
-            let numbers = &statistics[unit * stride..(unit + 1) * stride];
-            let (rows, out) = (start..end, &mut out[part]);
+        for (unit, part) in self.parts(&rows) {
+            let at = (part.start - rows.start) * self.cols..(part.end - rows.start) * self.cols;
+            let (numbers, out) = (self.of_unit(statistics, unit), &mut out[at]);
             match self.line.rounding {
-                Rounding::Once => self.compute(numbers, &rows, out, scratch)?,
-                Rounding::EachStep(_) => self.stepwise(numbers, &rows, out, scratch)?,
+                Rounding::Once => self.compute(numbers, &part, out, scratch)?,
+                Rounding::EachStep(_) => self.stepwise(numbers, &part, out, scratch)?,
             }
-            start = end;
         }
         Ok(())
+    }
+
+    /// Rows cut into tiles of one unit each.
+    fn parts(&self, rows: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let (mut start, last) = (rows.start, rows.end);
+        let (step, in_unit) = (self.tile_rows(), self.rows_per_unit);
+        std::iter::from_fn(move || {
+            let unit = start.checked_div(in_unit).unwrap_or(0);
+            let end = last.min(start + step).min((unit + 1) * in_unit);
+            let part = start..end;
+            start = end.max(start);
+            (!part.is_empty()).then_some((unit, part))
+        })
+    }
+
+    /// The numbers of a unit among those of a tensor.
+    fn of_unit<'s>(&self, statistics: &'s [f64], unit: usize) -> &'s [f64] {
+        let units = self.rows.checked_div(self.rows_per_unit).unwrap_or(1).max(1);
+        let stride = statistics.len() / units;
+        &statistics[unit * stride..(unit + 1) * stride]
     }
 
     fn compute(
@@ -159,69 +202,53 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         self.read(0, rows, out)?;
-        match &self.line.operation {
-            Operation::Copy(_) | Operation::Formula { .. } => {}
-            Operation::Scale(_, factor) => kernels::scale(out, *factor),
-            Operation::Linear { terms, convex, .. } => {
-                self.linear(terms, *convex, rows, out, scratch)?;
-            }
-            Operation::Slerp { .. } => {
-                self.read_into(1, rows, &mut scratch.base)?;
-                let (a, b) = (numbers[0] as f32, numbers[1] as f32);
-                kernels::blend(out, &scratch.base, a, b, numbers[2] != 0.0);
-            }
-            Operation::TaskVectors { vectors, consensus, normalize, lambda, .. } => {
-                let mixing =
-                    Mixing { consensus: *consensus, normalize: *normalize, lambda: *lambda };
-                self.vectors(numbers, vectors, rows, out, scratch)?;
-                let weights: Vec<f64> = vectors.iter().map(|v| v.weight).collect();
-                mix(out, &scratch.vectors, &weights, mixing, &mut scratch.mix);
-            }
+        let mut others = std::mem::take(&mut scratch.vectors);
+        others.resize_with(self.plans.len() - 1, Vec::new);
+        for (i, values) in others.iter_mut().enumerate() {
+            self.read_into(i + 1, rows, values)?;
         }
+        self.combine(numbers, self.place(rows), out, &mut others, scratch);
+        scratch.vectors = others;
         self.line.info.dtype.round(out);
         Ok(())
     }
 
-    fn linear(
-        &self,
-        terms: &[(Input, f32)],
-        convex: bool,
-        rows: &Range<usize>,
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) -> Result<(), Error> {
-        if let [(_, a), (_, b)] = terms {
-            self.read_into(1, rows, &mut scratch.base)?;
-            kernels::blend(out, &scratch.base, *a, *b, convex);
-            return Ok(());
-        }
-        kernels::scale(out, terms[0].1);
-        for (n, (_, weight)) in terms.iter().enumerate().skip(1) {
-            self.read_into(n, rows, &mut scratch.base)?;
-            kernels::add_scaled(out, &scratch.base, *weight);
-        }
-        Ok(())
-    }
-
-    /// Thinned and weighted task vectors of some rows, into `scratch.vectors`.
-    fn vectors(
+    /// A run of the output, not rounded yet, from its inputs; `out` holds the first.
+    fn combine(
         &self,
         numbers: &[f64],
-        vectors: &[TaskVector],
-        rows: &Range<usize>,
-        base: &[f32],
+        place: Place,
+        out: &mut [f32],
+        others: &mut [Vec<f32>],
         scratch: &mut Scratch,
-    ) -> Result<(), Error> {
-        scratch.vectors.resize_with(vectors.len(), Vec::new);
-        for (i, vector) in vectors.iter().enumerate() {
-            let (cut, factor) = thinning(numbers, i);
-            let factor = (factor * vector.weight) as f32;
-            let mut out = std::mem::take(&mut scratch.vectors[i]);
-            self.read_into(i + 1, rows, &mut out)?;
-            self.thinned(i, vector, cut, factor, rows, base, &mut out, scratch);
-            scratch.vectors[i] = out;
+    ) {
+        match &self.line.operation {
+            Operation::Copy(_) | Operation::Formula { .. } => {}
+            Operation::Scale(_, factor) => kernels::scale(out, *factor),
+            Operation::Linear { terms, convex, .. } => match terms[..] {
+                [(_, a), (_, b)] => kernels::blend(out, &others[0], a, b, *convex),
+                _ => {
+                    kernels::scale(out, terms[0].1);
+                    for ((_, weight), x) in terms[1..].iter().zip(others) {
+                        kernels::add_scaled(out, x, *weight);
+                    }
+                }
+            },
+            Operation::Slerp { .. } => {
+                let (a, b) = (numbers[0] as f32, numbers[1] as f32);
+                kernels::blend(out, &others[0], a, b, numbers[2] != 0.0);
+            }
+            Operation::TaskVectors { vectors, consensus, normalize, lambda, .. } => {
+                let mixing =
+                    Mixing { consensus: *consensus, normalize: *normalize, lambda: *lambda };
+                for (i, (vector, x)) in vectors.iter().zip(&mut *others).enumerate() {
+                    let (cut, factor) = thinning(numbers, i);
+                    let factor = (factor * vector.weight) as f32;
+                    self.thinned(i, vector, cut, factor, place, out, x, scratch);
+                }
+                mix(out, others, vectors.iter().map(|v| v.weight), mixing, &mut scratch.mix);
+            }
         }
-        Ok(())
     }
 
     /// The numbers of a vector's elements.
@@ -229,30 +256,26 @@ impl<'a> Work<'a> {
         &'s self,
         i: usize,
         vector: &TaskVector,
-        rows: &Range<usize>,
+        place: Place,
+        elements: usize,
         scratch: &'s mut Scratch,
     ) -> &'s [f32] {
         if let (None, Stream::Drawn(numbers)) = (self.masks, &self.streams[i]) {
-            return &numbers[rows.start * self.cols..rows.end * self.cols];
+            return &numbers[place.element..place.element + elements];
         }
         let Scratch { uniforms: out, cursors, .. } = scratch;
-        out.resize(rows.len() * self.cols, 0.0);
+        out.resize(elements, 0.0);
         cursors.resize_with(self.streams.len(), Cursor::default);
         let model = self.sources[vector.input.source].model.as_str();
         let handed = self.masks.map(|m| (m, self.line.info.name.as_str(), model));
-        let first = (rows.start * self.cols) as u64;
-        uniforms(handed, &self.streams[i], &mut cursors[i], first, out);
+        uniforms(handed, &self.streams[i], &mut cursors[i], place.element as u64, out);
         out
     }
 
-    /// An edge seen from a tile: how many of its first elements count as above at the magnitude.
-    fn edge(&self, (magnitude, last): Edge, rows: &Range<usize>, elements: usize) -> (u32, usize) {
-        (magnitude, last.saturating_sub(self.first(rows)).min(elements as u64) as usize)
-    }
-
-    /// The flat index in its unit of a tile's first element.
-    pub(crate) fn first(&self, rows: &Range<usize>) -> u64 {
-        rows.start.checked_rem(self.rows_per_unit).map_or(0, |row| (row * self.cols) as u64)
+    /// Where rows of one unit begin.
+    pub(crate) fn place(&self, rows: &Range<usize>) -> Place {
+        let in_unit = rows.start.checked_rem(self.rows_per_unit).unwrap_or(0);
+        Place { element: rows.start * self.cols, in_unit: (in_unit * self.cols) as u64 }
     }
 
     /// One task vector, thinned, times `factor`; `out` holds the model's values. `cut` is the
@@ -264,7 +287,7 @@ impl<'a> Work<'a> {
         vector: &TaskVector,
         cut: Cut,
         factor: f32,
-        rows: &Range<usize>,
+        place: Place,
         base: &[f32],
         out: &mut [f32],
         scratch: &mut Scratch,
@@ -273,23 +296,23 @@ impl<'a> Work<'a> {
             Thin::All => kernels::delta(out, base, factor),
             Thin::Nothing => out.fill(0.0),
             Thin::Random => {
-                let (numbers, density) =
-                    (self.draw(i, vector, rows, scratch), vector.density as f32);
+                let numbers = self.draw(i, vector, place, out.len(), scratch);
+                let density = vector.density as f32;
                 kernels::random_delta(out, base, numbers, density, factor);
             }
             Thin::Magnitude => {
-                let (threshold, ties) = self.edge(cut[0], rows, out.len());
+                let (threshold, ties) = place.edge(cut[0], out.len());
                 kernels::trimmed_delta(out, base, threshold, ties, factor);
             }
             Thin::Outliers => {
                 kernels::delta(out, base, 1.0);
-                self.keep_band(cut, rows, out);
+                place.keep_band(cut, out);
                 kernels::scale(out, factor);
             }
             Thin::Ranked => {
                 let mut chance = std::mem::take(&mut scratch.chances);
                 self.chances(vector, base, out, &mut scratch.order, &mut chance);
-                let numbers = self.draw(i, vector, rows, scratch);
+                let numbers = self.draw(i, vector, place, out.len(), scratch);
                 kernels::ranked_delta(out, base, numbers, &chance, factor);
                 scratch.chances = chance;
             }
@@ -321,13 +344,7 @@ impl Work<'_> {
         scratch: &'s Scratch,
     ) -> Tile<'s> {
         let inputs = &scratch.vectors[..k];
-        Tile { inputs, anchored, cols: self.cols, first: self.first(rows) }
-    }
-
-    /// Keeps what lies between the edges of a cut.
-    fn keep_band(&self, cut: Cut, rows: &Range<usize>, delta: &mut [f32]) {
-        let [lower, upper] = cut.map(|edge| self.edge(edge, rows, delta.len()));
-        kernels::keep_band(delta, lower, upper);
+        Tile { inputs, anchored, cols: self.cols, first: self.place(rows).in_unit }
     }
 
     /// Each element's chance of staying, row by row; `x` holds the model's values.

@@ -184,6 +184,18 @@ impl TensorSource for Merge {
         done
     }
 
+    fn read_bytes(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, darwin_checkpoint::Error> {
+        let mut scratch = self.scratch().pop().unwrap_or_default();
+        let done = self.work(self.line(plan.id))?.bytes(&plan.statistics, rows, out, &mut scratch);
+        self.scratch().push(scratch);
+        done
+    }
+
     fn read_raw(
         &self,
         id: TensorId,

@@ -201,6 +201,16 @@ impl TensorSource for Adapted {
         }
     }
 
+    fn read_bytes(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
+        let changed = self.edits.contains_key(&plan.id);
+        Ok(!changed && self.base.read_bytes(plan, rows, out)?)
+    }
+
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         if self.edits.contains_key(&id) { Ok(false) } else { self.base.read_raw(id, rows, out) }
     }

@@ -88,6 +88,16 @@ impl TensorSource for Aligned {
         })
     }
 
+    fn read_bytes(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
+        let changed = self.order(plan.id).is_some();
+        Ok(!changed && self.inner.read_bytes(plan, rows, out)?)
+    }
+
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         let Some(order) = self.order(id).filter(|_| !rows.is_empty()) else {
             return self.inner.read_raw(id, rows, out);

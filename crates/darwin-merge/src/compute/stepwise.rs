@@ -1,7 +1,7 @@
 //! The same tiles as mergekit computes them: every step rounded to the working dtype
 //! (mergekit.md 2.2, 2.5 to 2.7).
 
-use super::{Scratch, Work, thinning};
+use super::{Place, Scratch, Work, thinning};
 use crate::methods::kernels;
 use crate::methods::sparsify::{Cut, Thin};
 use crate::methods::task_vectors::{Mixing, mix_stepwise};
@@ -87,7 +87,7 @@ impl Work<'_> {
             let mut out = std::mem::take(&mut scratch.vectors[i]);
             self.read_into(i + 1, rows, &mut out)?;
             self.delta(&mut out, base);
-            self.keep(i, vector, cut, rows, &mut out, scratch);
+            self.keep(i, vector, cut, self.place(rows), &mut out, scratch);
             if factor != 1.0 {
                 kernels::scale(&mut out, factor);
                 self.line.rounding.round(&mut out);
@@ -111,7 +111,7 @@ impl Work<'_> {
         i: usize,
         vector: &TaskVector,
         cut: Cut,
-        rows: &Range<usize>,
+        place: Place,
         delta: &mut [f32],
         scratch: &mut Scratch,
     ) {
@@ -120,13 +120,14 @@ impl Work<'_> {
             Thin::Nothing => delta.fill(0.0),
             Thin::Random => {
                 let density = self.work_rounding(vector).number(vector.density as f32);
-                kernels::keep_random(delta, self.draw(i, vector, rows, scratch), density);
+                let numbers = self.draw(i, vector, place, delta.len(), scratch);
+                kernels::keep_random(delta, numbers, density);
             }
             Thin::Magnitude => {
-                let (threshold, ties) = self.edge(cut[0], rows, delta.len());
+                let (threshold, ties) = place.edge(cut[0], delta.len());
                 kernels::keep_largest(delta, threshold, ties);
             }
-            Thin::Outliers => self.keep_band(cut, rows, delta),
+            Thin::Outliers => place.keep_band(cut, delta),
             // The planner refuses it in these numerics.
             Thin::Ranked => {}
         }

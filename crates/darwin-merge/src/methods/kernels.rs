@@ -2,32 +2,11 @@
 //! bits are the same on every processor; AVX2 is used where there is one. Nothing is fused but
 //! where `mul_add` says so.
 
-macro_rules! vectorised {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        $(#[$doc])*
-        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn plain($($arg: $ty),*) $(-> $ret)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn wide($($arg: $ty),*) $(-> $ret)? {
-                    plain($($arg),*)
-                }
-                use std::arch::is_x86_feature_detected;
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the line above found both.
-                    return unsafe { wide($($arg),*) };
-                }
-            }
-            plain($($arg),*)
-        }
-    };
-}
+use darwin_core::vectorised;
 
 vectorised! {
     /// `values *= factor`.
-    fn scale(values: &mut [f32], factor: f32) {
+    pub(crate) fn scale(values: &mut [f32], factor: f32) {
         for v in values {
             *v *= factor;
         }
@@ -36,7 +15,7 @@ vectorised! {
 
 vectorised! {
     /// `sum += factor * x`.
-    fn add_scaled(sum: &mut [f32], x: &[f32], factor: f32) {
+    pub(crate) fn add_scaled(sum: &mut [f32], x: &[f32], factor: f32) {
         for (s, x) in sum.iter_mut().zip(x) {
             *s += factor * *x;
         }
@@ -45,7 +24,7 @@ vectorised! {
 
 vectorised! {
     /// `a = wa * a + wb * b`; where `convex`, equal elements stay as they are.
-    fn blend(a: &mut [f32], b: &[f32], wa: f32, wb: f32, convex: bool) {
+    pub(crate) fn blend(a: &mut [f32], b: &[f32], wa: f32, wb: f32, convex: bool) {
         for (a, b) in a.iter_mut().zip(b) {
             let mixed = wa * *a + wb * *b;
             *a = if convex && *a == *b { *a } else { mixed };
@@ -55,7 +34,7 @@ vectorised! {
 
 vectorised! {
     /// `x = (x - base) * factor`.
-    fn delta(x: &mut [f32], base: &[f32], factor: f32) {
+    pub(crate) fn delta(x: &mut [f32], base: &[f32], factor: f32) {
         for (x, base) in x.iter_mut().zip(base) {
             *x = (*x - *base) * factor;
         }
@@ -64,7 +43,7 @@ vectorised! {
 
 vectorised! {
     /// `x = (x - base) * factor` where the uniform number is below the density, else 0.
-    fn random_delta(x: &mut [f32], base: &[f32], uniforms: &[f32], density: f32, factor: f32) {
+    pub(crate) fn random_delta(x: &mut [f32], base: &[f32], uniforms: &[f32], density: f32, factor: f32) {
         for ((x, base), u) in x.iter_mut().zip(base).zip(uniforms) {
             let value = (*x - *base) * factor;
             *x = if *u < density { value } else { 0.0 };
@@ -75,7 +54,7 @@ vectorised! {
 vectorised! {
     /// `x = (x - base) * factor` where the magnitude lies above the threshold, else 0; elements at
     /// the threshold stay among the first `ties` ones of the slice.
-    fn trimmed_delta(x: &mut [f32], base: &[f32], threshold: u32, ties: usize, factor: f32) {
+    pub(crate) fn trimmed_delta(x: &mut [f32], base: &[f32], threshold: u32, ties: usize, factor: f32) {
         let (head, tail) = x.split_at_mut(ties.min(x.len()));
         let (head_base, tail_base) = base.split_at(head.len());
         for (x, base) in head.iter_mut().zip(head_base) {
@@ -91,7 +70,7 @@ vectorised! {
 
 vectorised! {
     /// `sum = sum + factor * x`, rounded once: what torch's fused multiply-add gives.
-    fn add_scaled_fused(sum: &mut [f32], x: &[f32], factor: f32) {
+    pub(crate) fn add_scaled_fused(sum: &mut [f32], x: &[f32], factor: f32) {
         for (s, x) in sum.iter_mut().zip(x) {
             *s = factor.mul_add(*x, *s);
         }
@@ -100,7 +79,7 @@ vectorised! {
 
 vectorised! {
     /// `x * mask`, where the uniform number is below the density.
-    fn keep_random(x: &mut [f32], uniforms: &[f32], density: f32) {
+    pub(crate) fn keep_random(x: &mut [f32], uniforms: &[f32], density: f32) {
         for (x, u) in x.iter_mut().zip(uniforms) {
             *x *= f32::from(u8::from(*u < density));
         }
@@ -110,7 +89,7 @@ vectorised! {
 vectorised! {
     /// `x * mask`, where the magnitude lies above the threshold, or at it among the first `ties`
     /// elements.
-    fn keep_largest(x: &mut [f32], threshold: u32, ties: usize) {
+    pub(crate) fn keep_largest(x: &mut [f32], threshold: u32, ties: usize) {
         let (head, tail) = x.split_at_mut(ties.min(x.len()));
         for x in head {
             *x *= f32::from(u8::from(x.to_bits() & 0x7fff_ffff >= threshold));
@@ -123,7 +102,7 @@ vectorised! {
 
 vectorised! {
     /// `values / divisor`.
-    fn divide_by(values: &mut [f32], divisor: f32) {
+    pub(crate) fn divide_by(values: &mut [f32], divisor: f32) {
         for v in values {
             *v /= divisor;
         }
@@ -132,7 +111,7 @@ vectorised! {
 
 vectorised! {
     /// `base + lambda * mixed`, the base itself where nothing is added.
-    fn add_mixed(base: &mut [f32], mixed: &[f32], lambda: f32) {
+    pub(crate) fn add_mixed(base: &mut [f32], mixed: &[f32], lambda: f32) {
         for (base, mixed) in base.iter_mut().zip(mixed) {
             let added = *mixed * lambda;
             *base = if added == 0.0 { *base } else { *base + added };
@@ -142,7 +121,7 @@ vectorised! {
 
 vectorised! {
     /// Adds to `mixed` and `weights` where the vector has the elected sign; zeros never match.
-    fn elect(mixed: &mut [f32], weights: &mut [f32], v: &[f32], sums: &[f32], weight: f32) {
+    pub(crate) fn elect(mixed: &mut [f32], weights: &mut [f32], v: &[f32], sums: &[f32], weight: f32) {
         for (((mixed, weights), v), sum) in mixed.iter_mut().zip(weights).zip(v).zip(sums) {
             let elected = (*sum >= 0.0 && *v > 0.0) || (*sum < 0.0 && *v < 0.0);
             *mixed += if elected { *v } else { 0.0 };
@@ -153,7 +132,7 @@ vectorised! {
 
 vectorised! {
     /// `mixed / weights`, where the weights are 0 unchanged.
-    fn divide(mixed: &mut [f32], weights: &[f32]) {
+    pub(crate) fn divide(mixed: &mut [f32], weights: &[f32]) {
         for (mixed, weight) in mixed.iter_mut().zip(weights) {
             *mixed /= if *weight == 0.0 { 1.0 } else { *weight };
         }
@@ -161,13 +140,13 @@ vectorised! {
 }
 
 vectorised! {
-    /// `[a.a, b.b, a.b]`.
-    fn dots(a: &[f32], b: &[f32]) -> [f64; 3] {
-        let mut lanes = [[0.0_f64; 8]; 3];
-        let (a_chunks, a_rest) = a.as_chunks::<8>();
-        let (b_chunks, b_rest) = b.as_chunks::<8>();
+    /// Adds to the lanes of `[a.a, b.b, a.b]`.
+    pub(crate) fn dots(a: &[f32], b: &[f32], sums: &mut [[f64; LANES]; 3]) {
+        let mut lanes = *sums;
+        let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+        let (b_chunks, b_rest) = b.as_chunks::<LANES>();
         for (a, b) in a_chunks.iter().zip(b_chunks) {
-            for i in 0..8 {
+            for i in 0..LANES {
                 let (x, y) = (f64::from(a[i]), f64::from(b[i]));
                 lanes[0][i] += x * x;
                 lanes[1][i] += y * y;
@@ -180,13 +159,13 @@ vectorised! {
             lanes[1][i] += y * y;
             lanes[2][i] += x * y;
         }
-        lanes.map(|lane| lane.iter().sum())
+        *sums = lanes;
     }
 }
 
 vectorised! {
     /// `a.b`.
-    fn dot(a: &[f32], b: &[f32]) -> f64 {
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
         let mut lanes = [0.0_f64; 8];
         let (a_chunks, a_rest) = a.as_chunks::<8>();
         let (b_chunks, b_rest) = b.as_chunks::<8>();
@@ -204,7 +183,7 @@ vectorised! {
 
 vectorised! {
     /// `(a - base).(b - base)`.
-    fn dot_deltas(a: &[f32], b: &[f32], base: &[f32]) -> f64 {
+    pub(crate) fn dot_deltas(a: &[f32], b: &[f32], base: &[f32]) -> f64 {
         let mut lanes = [0.0_f64; 8];
         let (a_chunks, a_rest) = a.as_chunks::<8>();
         let (b_chunks, b_rest) = b.as_chunks::<8>();
@@ -226,7 +205,7 @@ vectorised! {
 vectorised! {
     /// `base + sum of coefficient * (model - base)`, without a base the sum of products; in f64,
     /// rounded once.
-    fn combine(models: &[&[f32]], base: Option<&[f32]>, coefficients: &[f64], out: &mut [f32]) {
+    pub(crate) fn combine(models: &[&[f32]], base: Option<&[f32]>, coefficients: &[f64], out: &mut [f32]) {
         let own = 1.0 - coefficients.iter().sum::<f64>();
         for (at, out) in out.iter_mut().enumerate() {
             let mut sum = base.map_or(0.0, |base| own * f64::from(base[at]));
@@ -242,7 +221,7 @@ vectorised! {
     /// `x * mask`, where the magnitude lies above the lower edge and not above the upper one;
     /// elements at an edge count as above it among the first ones of the slice, as many as the
     /// edge says.
-    fn keep_band(x: &mut [f32], lower: (u32, usize), upper: (u32, usize)) {
+    pub(crate) fn keep_band(x: &mut [f32], lower: (u32, usize), upper: (u32, usize)) {
         for (at, x) in x.iter_mut().enumerate() {
             let bits = x.to_bits() & 0x7fff_ffff;
             let stays = bits > lower.0 || (bits == lower.0 && at < lower.1);
@@ -254,7 +233,7 @@ vectorised! {
 
 vectorised! {
     /// `x = (x - base) * factor` where the uniform number is below the element's own chance, else 0.
-    fn ranked_delta(x: &mut [f32], base: &[f32], uniforms: &[f32], chances: &[f32], factor: f32) {
+    pub(crate) fn ranked_delta(x: &mut [f32], base: &[f32], uniforms: &[f32], chances: &[f32], factor: f32) {
         let numbers = uniforms.iter().zip(chances);
         for ((x, base), (u, chance)) in x.iter_mut().zip(base).zip(numbers) {
             let value = (*x - *base) * factor;
@@ -264,38 +243,46 @@ vectorised! {
 }
 
 vectorised! {
-    /// Sum of magnitudes of `x - base`.
-    fn l1_delta(x: &[f32], base: &[f32]) -> f64 {
-        let mut lanes = [0.0_f64; 8];
-        let (chunks, rest) = x.as_chunks::<8>();
-        let (base_chunks, base_rest) = base.as_chunks::<8>();
+    /// Adds to the lanes of the sum of magnitudes of `x - base`.
+    pub(crate) fn l1_delta(x: &[f32], base: &[f32], sums: &mut [f64; LANES]) {
+        let mut lanes = *sums;
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let (base_chunks, base_rest) = base.as_chunks::<LANES>();
         for (x, base) in chunks.iter().zip(base_chunks) {
-            for i in 0..8 {
+            for i in 0..LANES {
                 lanes[i] += f64::from((x[i] - base[i]).abs());
             }
         }
         for (i, (x, base)) in rest.iter().zip(base_rest).enumerate() {
             lanes[i] += f64::from((x - base).abs());
         }
-        lanes.iter().sum()
+        *sums = lanes;
     }
 }
 
 vectorised! {
-    /// Sum of magnitudes.
-    fn l1(values: &[f32]) -> f64 {
-        let mut lanes = [0.0_f64; 8];
-        let (chunks, rest) = values.as_chunks::<8>();
+    /// Adds to the lanes of the sum of magnitudes.
+    pub(crate) fn l1(values: &[f32], sums: &mut [f64; LANES]) {
+        let mut lanes = *sums;
+        let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {
-            for i in 0..8 {
+            for i in 0..LANES {
                 lanes[i] += f64::from(chunk[i].abs());
             }
         }
         for (i, v) in rest.iter().enumerate() {
             lanes[i] += f64::from(v.abs());
         }
-        lanes.iter().sum()
+        *sums = lanes;
     }
+}
+
+/// Lanes of a sum that is added up piece by piece: element `i` of a tile goes to lane `i % LANES`.
+pub(crate) const LANES: usize = 8;
+
+/// The sum of all lanes.
+pub(crate) fn sum(lanes: [f64; LANES]) -> f64 {
+    lanes.iter().sum()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(crate) struct MixScratch {
 pub(crate) fn mix(
     base: &mut [f32],
     vectors: &[Vec<f32>],
-    weights: &[f64],
+    weights: impl Iterator<Item = f64>,
     mixing: Mixing,
     scratch: &mut MixScratch,
 ) {
@@ -45,7 +45,7 @@ pub(crate) fn mix(
         kernels::add_scaled(&mut scratch.sums, vector, 1.0);
     }
     if !mixing.consensus {
-        let total: f64 = weights.iter().sum();
+        let total: f64 = weights.sum();
         if mixing.normalize && total.abs() >= NO_WEIGHT {
             scratch.weights.clear();
             scratch.weights.resize(n, total as f32);
@@ -58,7 +58,7 @@ pub(crate) fn mix(
     scratch.weights.clear();
     scratch.weights.resize(n, 0.0);
     for (vector, weight) in vectors.iter().zip(weights) {
-        let weight = *weight as f32;
+        let weight = weight as f32;
         kernels::elect(&mut scratch.mixed, &mut scratch.weights, vector, &scratch.sums, weight);
     }
     if mixing.normalize {

@@ -1,9 +1,10 @@
 //! What the passes over a unit count and add up.
 
+use super::near::{Guess, List};
 use super::{Partial, Pass, Search, State};
 use crate::compute::{Scratch, Work};
 use crate::methods::formula::Formula;
-use crate::methods::kernels::{dots, l1, l1_delta};
+use crate::methods::kernels::{LANES, dots, l1, l1_delta, sum};
 use crate::methods::sparsify::{
     ABOVE_ALL, BELOW_ALL, BUCKETS, Cut, Edge, Thin, band, bucket, high, kept, low,
 };
@@ -39,6 +40,9 @@ impl Collect<'_> {
     pub(super) fn blocks(&self, pass: Option<&Pass>) -> usize {
         if self.in_order(pass) {
             return 1;
+        }
+        if let Some(Pass::Sample(_)) = pass {
+            return self.sample_blocks();
         }
         self.work.rows_per_unit.div_ceil(self.block_rows()).max(1)
     }
@@ -82,7 +86,7 @@ impl Collect<'_> {
             Operation::Formula { formula, .. } => {
                 formula.begin(self.elements()).and_then(|next| self.follow(state, next))
             }
-            _ if !searches.is_empty() => Some(Pass::High(searches)),
+            _ if !searches.is_empty() => Some(self.select(searches)),
             _ if self.rescales() => Some(Pass::Norms(self.cuts(&[], &[]))),
             _ => None,
         };
@@ -111,7 +115,13 @@ impl Collect<'_> {
             return self.ordered(pass, unit, scratch);
         }
         let rows = self.unit_rows(unit, block);
+        let mut lists = Vec::new();
         let (sums, buckets) = match pass {
+            Pass::Sample(searches) => return self.sample(searches, unit, block, scratch),
+            Pass::Near(guesses) => {
+                lists.resize_with(guesses.len(), List::default);
+                (0, 0)
+            }
             Pass::High(searches) | Pass::Low(searches) => (0, searches.len()),
             Pass::Ties(searches) => (searches.len(), 0),
             Pass::Dots => (1, 0),
@@ -124,10 +134,14 @@ impl Collect<'_> {
         let mut start = rows.start;
         while start < rows.end {
             let tile = start..(start + self.work.tile_rows()).min(rows.end);
-            self.tile(pass, &tile, scratch, &mut sums, &mut counts)?;
+            self.tile(pass, &tile, scratch, &mut sums, &mut counts, &mut lists)?;
             start = tile.end;
         }
-        Ok(if buckets > 0 { Partial::Counts(counts) } else { Partial::Sums(sums) })
+        Ok(match pass {
+            Pass::Near(_) => Partial::Lists(lists),
+            _ if buckets > 0 => Partial::Counts(counts),
+            _ => Partial::Sums(sums),
+        })
     }
 
     fn tile(
@@ -137,47 +151,59 @@ impl Collect<'_> {
         scratch: &mut Scratch,
         sums: &mut [[f64; 3]],
         counts: &mut [Vec<u32>],
+        lists: &mut [List],
     ) -> Result<(), Error> {
         match pass {
             Pass::Formula { stage, numbers } => {
                 self.formula_sums(*stage, numbers, rows, scratch, sums)
             }
             Pass::High(searches) | Pass::Low(searches) | Pass::Ties(searches) => {
-                let mut x = std::mem::take(&mut scratch.values);
-                let mut of = None;
-                for (i, search) in searches.iter().enumerate() {
-                    if of.replace(search.of) != Some(search.of) {
-                        self.magnitudes(search.of, rows, scratch, &mut x)?;
-                    }
-                    count(pass, i, search, &x, sums, counts);
-                }
-                scratch.values = x;
-                Ok(())
+                self.magnitudes(searches, rows, scratch, |i, x| {
+                    count(pass, i, &searches[i], x, sums, counts);
+                })
             }
+            Pass::Near(guesses) => {
+                let searches: Vec<Search> = guesses.iter().map(Guess::search).collect();
+                self.magnitudes(&searches, rows, scratch, |i, x| lists[i].add(&guesses[i], x))
+            }
+            Pass::Sample(_) => Ok(()),
             Pass::Dots => {
-                self.work.read_into(0, rows, &mut scratch.base)?;
-                self.work.read_into(1, rows, &mut scratch.values)?;
-                add(&mut sums[0], dots(&scratch.base, &scratch.values));
+                let mut lanes = [[0.0; LANES]; 3];
+                self.work.pieces(&[0, 1], rows, scratch, |_, values, _| {
+                    dots(&values[0], &values[1], &mut lanes);
+                })?;
+                add(&mut sums[0], lanes.map(sum));
                 Ok(())
             }
             Pass::Norms(cuts) => self.norms(cuts, rows, scratch, sums),
         }
     }
 
-    /// The numbers whose magnitudes are searched: a task vector, or a formula's scores.
-    fn magnitudes(
+    /// Shows `f` the numbers whose magnitudes each search looks at, a task vector or a formula's
+    /// scores, piece after piece in order.
+    pub(super) fn magnitudes(
         &self,
-        of: usize,
+        searches: &[Search],
         rows: &Range<usize>,
         scratch: &mut Scratch,
-        x: &mut Vec<f32>,
+        mut f: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
         if let Operation::Formula { .. } = self.work.line.operation {
-            return self.scores(rows, scratch, x);
+            let mut x = std::mem::take(&mut scratch.values);
+            self.scores(rows, scratch, &mut x)?;
+            (0..searches.len()).for_each(|i| f(i, &x));
+            scratch.values = x;
+            return Ok(());
         }
-        self.work.read_into(0, rows, &mut scratch.base)?;
-        self.work.read_into(of + 1, rows, x)?;
-        self.work.delta(x, &scratch.base);
+        let mut first = 0;
+        for same in searches.chunk_by(|a, b| a.of == b.of) {
+            self.work.pieces(&[0, same[0].of + 1], rows, scratch, |_, values, _| {
+                let [base, x] = values else { return };
+                self.work.delta(x, base);
+                (first..first + same.len()).for_each(|i| f(i, x));
+            })?;
+            first += same.len();
+        }
         Ok(())
     }
 
@@ -188,18 +214,23 @@ impl Collect<'_> {
         scratch: &mut Scratch,
         sums: &mut [[f64; 3]],
     ) -> Result<(), Error> {
-        let mut base = std::mem::take(&mut scratch.base);
-        self.work.read_into(0, rows, &mut base)?;
-        let mut x = std::mem::take(&mut scratch.values);
-        for (i, vector) in self.vectors.iter().enumerate() {
-            if self.work.thin(vector).in_part() {
-                self.work.read_into(i + 1, rows, &mut x)?;
-                let whole = l1_delta(&x, &base);
-                self.work.thinned(i, vector, cuts[i], 1.0, rows, &base, &mut x, scratch);
-                add(&mut sums[i], [whole, l1(&x), 0.0]);
+        let thinned = |i: &usize| self.work.thin(&self.vectors[*i]).in_part();
+        let of: Vec<usize> = (0..self.vectors.len()).filter(thinned).collect();
+        let inputs: Vec<usize> = std::iter::once(0).chain(of.iter().map(|i| i + 1)).collect();
+        let mut lanes = vec![[[0.0; LANES]; 2]; of.len()];
+        let add_up = |place, values: &mut [Vec<f32>], scratch: &mut Scratch| {
+            let Some((base, vectors)) = values.split_first_mut() else { return };
+            for ((i, x), [before, after]) in of.iter().zip(vectors).zip(&mut lanes) {
+                l1_delta(x, base, before);
+                self.work.thinned(*i, &self.vectors[*i], cuts[*i], 1.0, place, base, x, scratch);
+                l1(x, after);
             }
+        };
+        self.work.pieces(&inputs, rows, scratch, add_up)?;
+        for (i, lanes) in of.into_iter().zip(lanes) {
+            let [before, after] = lanes.map(sum);
+            add(&mut sums[i], [before, after, 0.0]);
         }
-        (scratch.base, scratch.values) = (base, x);
         Ok(())
     }
 
@@ -224,6 +255,11 @@ impl Collect<'_> {
                 state.results.extend([a, b, f64::from(u8::from(linear))]);
                 None
             }
+            Pass::Sample(searches) => Some(self.guess(state, searches)),
+            Pass::Near(guesses) => match self.found(state, &guesses) {
+                Some(searches) => self.selected(state, &searches)?,
+                None => Some(Pass::High(guesses.iter().map(Guess::search).collect())),
+            },
             Pass::High(searches) => Some(Pass::Low(narrowed(searches))),
             Pass::Low(searches) => match &self.work.line.operation {
                 Operation::Formula { formula: formula @ Formula::Fusion, .. } => {
@@ -234,18 +270,7 @@ impl Collect<'_> {
                 }
                 _ => Some(Pass::Ties(narrowed(searches))),
             },
-            Pass::Ties(searches) => {
-                let mut edges = Vec::new();
-                for (i, search) in searches.iter().enumerate() {
-                    edges.push((search.bits, self.last_tie(state, i, search)?));
-                }
-                match &self.work.line.operation {
-                    Operation::Formula { formula, .. } => {
-                        self.follow(state, formula.selected(&edges))
-                    }
-                    _ => self.after_cuts(state, self.cuts(&searches, &edges)),
-                }
-            }
+            Pass::Ties(searches) => self.selected(state, &searches)?,
             Pass::Norms(cuts) => {
                 let totals: Vec<[f64; 3]> =
                     (0..self.vectors.len()).map(|i| state.total(i)).collect();
@@ -261,6 +286,18 @@ impl Collect<'_> {
         }
         state.start(next);
         Ok(())
+    }
+
+    /// The pass that follows searches, their ties being counted block by block.
+    fn selected(&self, state: &mut State, searches: &[Search]) -> Result<Option<Pass>, Error> {
+        let mut edges = Vec::new();
+        for (i, search) in searches.iter().enumerate() {
+            edges.push((search.bits, self.last_tie(state, i, search)?));
+        }
+        Ok(match &self.work.line.operation {
+            Operation::Formula { formula, .. } => self.follow(state, formula.selected(&edges)),
+            _ => self.after_cuts(state, self.cuts(searches, &edges)),
+        })
     }
 
     /// The edges of each task vector.
@@ -294,14 +331,16 @@ impl Collect<'_> {
                 continue;
             }
             let rows = self.unit_rows(state.unit, block);
-            let mut x = Vec::new();
-            self.magnitudes(search.of, &rows, &mut Scratch::default(), &mut x)?;
-            let ties = x
-                .iter()
-                .enumerate()
-                .filter(|(_, v)| v.to_bits() & 0x7fff_ffff == search.bits)
-                .map(|(at, _)| at);
-            let at = ties.take(left as usize).last().unwrap_or(0);
+            let (mut seen, mut at) = (0, 0);
+            self.magnitudes(&[*search], &rows, &mut Scratch::default(), |_, x| {
+                let ties = x.iter().zip(seen..).filter(|(v, _)| {
+                    let tie = left > 0 && v.to_bits() & 0x7fff_ffff == search.bits;
+                    left -= u64::from(tie);
+                    tie
+                });
+                at = ties.last().map_or(at, |(_, at)| at);
+                seen += x.len();
+            })?;
             let start = (rows.start - state.unit * self.work.rows_per_unit) * self.work.cols;
             return Ok((start + at + 1) as u64);
         }

@@ -86,7 +86,7 @@ impl Collect<'_> {
             Next::Sums { stage, numbers } => Some(Pass::Formula { stage, numbers }),
             Next::Select(ranks) => {
                 let search = |wanted| Search { of: 0, wanted, bits: 0 };
-                Some(Pass::High(ranks.into_iter().map(search).collect()))
+                Some(self.select(ranks.into_iter().map(search).collect()))
             }
             Next::Done(results) => {
                 state.results.extend(results);

@@ -7,6 +7,7 @@
 
 mod collect;
 mod formulas;
+mod near;
 mod ordered;
 
 use crate::compute::{Scratch, Work};
@@ -15,6 +16,7 @@ use crate::plan::Operation;
 use collect::Collect;
 use darwin_checkpoint::Error;
 use darwin_core::Fault;
+use near::{Guess, List};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A magnitude that is looked for.
@@ -33,6 +35,10 @@ struct Search {
 enum Pass {
     /// `[a.a, b.b, a.b]`.
     Dots,
+    /// Magnitudes of a sample of rows.
+    Sample(Vec<Search>),
+    /// What lies near the magnitudes that the sample has.
+    Near(Vec<Guess>),
     /// How many magnitudes fall into each bucket of high bits.
     High(Vec<Search>),
     /// The same for low bits within a bucket.
@@ -49,6 +55,7 @@ enum Pass {
 enum Partial {
     Sums(Vec<[f64; 3]>),
     Counts(Vec<Vec<u32>>),
+    Lists(Vec<List>),
 }
 
 #[derive(Default)]
@@ -59,6 +66,7 @@ struct State {
     done: usize,
     sums: Vec<Vec<[f64; 3]>>,
     counts: Vec<Vec<u64>>,
+    lists: Vec<Vec<List>>,
     results: Vec<f64>,
     finished: Option<Arc<[f64]>>,
     failed: bool,
@@ -138,6 +146,10 @@ impl State {
                 self.sums.resize(blocks, Vec::new());
                 self.sums[block] = sums;
             }
+            Partial::Lists(lists) => {
+                self.lists.resize_with(blocks, Vec::new);
+                self.lists[block] = lists;
+            }
             Partial::Counts(counts) => {
                 self.counts.resize(counts.len(), Vec::new());
                 for (total, counts) in self.counts.iter_mut().zip(counts) {
@@ -155,6 +167,7 @@ impl State {
         (self.next, self.done) = (0, 0);
         self.sums.clear();
         self.counts.clear();
+        self.lists.clear();
     }
 
     /// The sum of all blocks' sums, in order, for vector `i`.

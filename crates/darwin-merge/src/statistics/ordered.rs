@@ -65,7 +65,7 @@ impl Collect<'_> {
             work.delta(&mut x, &base);
             x.iter_mut().for_each(|v| *v = v.abs());
             sums[0].push(&x);
-            work.keep(i, &self.vectors[i], cut, &rows, &mut x, scratch);
+            work.keep(i, &self.vectors[i], cut, work.place(&rows), &mut x, scratch);
             sums[1].push(&x);
             start = rows.end;
         }

@@ -202,6 +202,16 @@ impl TensorSource for View {
         }
     }
 
+    fn read_bytes(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
+        let changed = self.tensors.contains_key(&plan.id.index());
+        Ok(!changed && self.inner.read_bytes(plan, rows, out)?)
+    }
+
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         if self.tensors.contains_key(&id.index()) {
             return Ok(false);
