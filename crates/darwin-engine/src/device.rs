@@ -54,6 +54,14 @@ impl Device {
         (0, 0)
     }
 
+    /// Whether products are computed on the CPU alone.
+    pub(crate) fn is_cpu(&self) -> bool {
+        #[cfg(feature = "accelerator")]
+        return self.accelerator.is_none();
+        #[cfg(not(feature = "accelerator"))]
+        true
+    }
+
     /// Puts a row-major (out, in) weight on the accelerator, where there is one.
     #[cfg(feature = "accelerator")]
     pub(crate) fn weight(

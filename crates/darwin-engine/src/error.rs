@@ -127,9 +127,39 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The scratch file of hidden states could not be made, written or read.
+    #[error("cannot {doing} the scratch folder {}: {why}", folder.display())]
+    Scratch {
+        /// What was tried.
+        doing: &'static str,
+        /// The folder.
+        folder: PathBuf,
+        /// Why it failed.
+        why: std::io::Error,
+    },
+    /// The memory that may be used is less than what the work needs.
+    #[error("{}", budget(*given, *least, *with_scratch))]
+    Memory {
+        /// What may be used, bytes.
+        given: u64,
+        /// The least that works as things are, bytes.
+        least: u64,
+        /// The least that works with a scratch folder, bytes; none where there is one.
+        with_scratch: Option<u64>,
+    },
     /// The work was cancelled.
     #[error("interrupted")]
     Cancelled,
+}
+
+/// Says how little memory would do.
+fn budget(given: u64, least: u64, with_scratch: Option<u64>) -> String {
+    let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+    let mut text = format!("{} of memory are not enough, the least is {}", mib(given), mib(least));
+    if let Some(bytes) = with_scratch.filter(|bytes| *bytes < least) {
+        text += &format!(", or {} with a scratch folder for hidden states", mib(bytes));
+    }
+    text
 }
 
 fn join(problems: &[Problem]) -> String {
@@ -141,6 +171,7 @@ impl Diagnose for Error {
         match self {
             Self::Weights(error) => error.fault(),
             Self::Text { fault, .. } => *fault,
+            Self::Scratch { why, .. } => Fault::of_io(why),
             Self::Cancelled => Fault::Interrupted,
             _ => Fault::User,
         }
@@ -167,6 +198,10 @@ impl Diagnose for Error {
                 "use `cpu`, or build with `--features cuda` or `--features metal` where the toolkit is"
                     .to_owned(),
             ),
+            Self::Scratch { .. } => {
+                Some("name a folder that exists, can be written to, and has room".to_owned())
+            }
+            Self::Memory { .. } => Some("allow more memory, or fewer threads".to_owned()),
             Self::TooShort { .. } => Some("leave the short sequences out".to_owned()),
             Self::Empty { what: "stop string", .. } => Some("give it a character".to_owned()),
             Self::Empty { .. } => Some("give at least one token".to_owned()),

@@ -1,7 +1,7 @@
 //! The decoder layer of every family, in the order of computation.
 
 use crate::cache::Caches;
-use crate::kernels::{Buffer, Matrix, add_assign, add_sum, rms_norm, scratch};
+use crate::kernels::{Buffer, add_assign, add_sum, rms_norm, scratch};
 use crate::mixer::{Block, Input};
 use crate::mlp::Dense;
 use crate::moe::{Routed, Shared};
@@ -14,17 +14,6 @@ use crate::{
 };
 use darwin_core::Component;
 use std::sync::Arc;
-
-/// The weights around the layers.
-#[derive(Clone, Debug)]
-pub(crate) struct Ends {
-    /// (vocab, hidden), row-major
-    pub(crate) embed_tokens: Arc<[f32]>,
-    /// The scale (hidden)
-    pub(crate) norm: Arc<[f32]>,
-    /// (vocab, hidden)
-    pub(crate) lm_head: Matrix,
-}
 
 /// The weights of a decoder layer; each part can be swapped for itself.
 #[derive(Clone, Debug)]
@@ -117,23 +106,6 @@ pub(crate) fn expected_of_layer(config: &Config, layer: usize, prefix: &str) -> 
         MlpKind::Sparse => moe::expected(config, prefix),
     });
     all
-}
-
-impl Ends {
-    pub(crate) fn load(
-        loader: &Loader<'_>,
-        config: &Config,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
-        let head =
-            if config.tie_word_embeddings { "embed_tokens.weight" } else { "lm_head.weight" };
-        let old_embedding = old.map(|o| &o.embed_tokens);
-        Ok(Self {
-            embed_tokens: loader.vector("embed_tokens.weight", old_embedding, |w| w)?,
-            norm: loader.norm(config, "norm", old.map(|o| &o.norm))?,
-            lm_head: loader.matrix(head, old.map(|o| &o.lm_head))?,
-        })
-    }
 }
 
 impl Layer {

@@ -30,13 +30,17 @@ mod attention;
 mod cache;
 mod config;
 mod device;
+mod embedding;
 mod error;
 mod families;
+mod footprint;
 mod gdn;
 mod generate;
+mod head;
 mod kernels;
 mod kv_head;
 mod layer;
+mod layers;
 #[doc(hidden)]
 pub mod measure;
 mod mixer;
@@ -51,6 +55,9 @@ mod rope;
 mod router;
 mod score;
 mod state;
+mod states;
+mod stream;
+mod sweep;
 mod tap;
 mod team;
 mod text;
@@ -63,13 +70,18 @@ pub use config::{
 };
 pub use device::Device;
 pub use error::Error;
+pub use footprint::{Budget, Footprint, Plan, Workload};
 pub use generate::{
     Chosen, Finish, GenerateOptions, Generation, Generator, Request, Sampling, generate,
     generate_counted,
 };
+pub use head::Head;
+pub use layers::Layers;
 pub use model::Model;
 pub use mtp::MtpHead;
 pub use score::{Cost, ItemScore, ScoreItem, score, score_counted};
 pub use state::{Batch, Sequence, State};
+pub use stream::Stream;
+pub use sweep::{HEAD_BLOCK, LayerSource, Room, Sweep, each_layer};
 pub use tap::{Interventions, NoTap, Record, Site, Tap};
 pub use text::{ChatRequest, GenerationDefaults, Text, TextStream};

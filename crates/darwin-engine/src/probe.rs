@@ -65,24 +65,27 @@ pub(crate) struct Probe<'a> {
     interventions: Option<&'a Interventions>,
     wanted: Option<&'a Wanted>,
     first_token: usize,
+    /// Tokens of the group.
+    tokens: usize,
     seen: Vec<Seen>,
 }
 
 impl<'a> Probe<'a> {
     /// Shows nothing, changes nothing.
     pub(crate) fn none() -> Self {
-        Self { interventions: None, wanted: None, first_token: 0, seen: Vec::new() }
+        Self { interventions: None, wanted: None, first_token: 0, tokens: 0, seen: Vec::new() }
     }
 
-    /// For the tokens of a batch from `first_token` on.
+    /// For so many tokens of a batch from `first_token` on.
     pub(crate) fn new(
         interventions: &'a Interventions,
         wanted: &'a Wanted,
         first_token: usize,
+        tokens: usize,
     ) -> Self {
         let interventions = Some(interventions).filter(|i| !i.is_empty());
         let wanted = Some(wanted).filter(|w| w.any());
-        Self { interventions, wanted, first_token, seen: Vec::new() }
+        Self { interventions, wanted, first_token, tokens, seen: Vec::new() }
     }
 
     /// What was seen, in the order of computation.
@@ -139,7 +142,8 @@ impl<'a> Probe<'a> {
         let found = self.seen.iter().rposition(|s| (s.site, s.layer) == (site, layer));
         let at = found.unwrap_or(self.seen.len());
         if found.is_none() {
-            let (values, experts, first_token) = (Vec::new(), None, self.first_token);
+            let values = Vec::with_capacity(self.tokens * width);
+            let (experts, first_token) = (None, self.first_token);
             self.seen.push(Seen { site, layer, values, width, experts, first_token });
         }
         &mut self.seen[at]

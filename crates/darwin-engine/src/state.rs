@@ -98,11 +98,19 @@ pub struct State {
     /// The residual stream (tokens, hidden).
     pub hidden: Vec<f32>,
     batch: Arc<Batch>,
+    width: usize,
 }
 
 impl State {
-    pub(crate) fn new(hidden: Vec<f32>, batch: Batch) -> Self {
-        Self { layer: 0, hidden, batch: Arc::new(batch) }
+    pub(crate) fn new(hidden: Vec<f32>, batch: Arc<Batch>) -> Self {
+        let width = hidden.len() / batch.tokens().max(1);
+        Self { layer: 0, hidden, batch, width }
+    }
+
+    /// Values of the residual stream of all tokens, by the width that there is now or was when the
+    /// values were put away.
+    pub(crate) fn values(&self) -> usize {
+        self.batch.tokens() * self.width
     }
 
     /// The batch.

@@ -1,9 +1,13 @@
 //! From a tensor source to packed weights: names and shapes first, then values, re-reading only
 //! what changed.
 
-use crate::kernels::Matrix;
+use crate::kernels::{Form, Matrix};
 use crate::{Config, Device, Error};
-use darwin_checkpoint::{Problem, TensorId, TensorInfo, TensorSource, read_tensor};
+use darwin_checkpoint::{
+    Dtype, Problem, TensorId, TensorInfo, TensorPlan, TensorSource, read_tensor,
+};
+use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A tensor that a family needs.
@@ -55,7 +59,7 @@ pub(crate) fn check_tensors(source: &dyn TensorSource, expected: &[Expected]) ->
 /// Reads weights. With an older model at hand, tensors that did not change are shared with it.
 pub(crate) struct Loader<'a> {
     source: &'a dyn TensorSource,
-    device: &'a Device,
+    device: Device,
     changed: Vec<bool>,
 }
 
@@ -63,10 +67,11 @@ impl<'a> Loader<'a> {
     /// A loader that re-reads the tensors for which `changed` is true.
     pub(crate) fn new(
         source: &'a dyn TensorSource,
-        device: &'a Device,
+        device: &Device,
         changed: &dyn Fn(&TensorInfo) -> bool,
     ) -> Self {
-        Self { source, device, changed: source.manifest().tensors().iter().map(changed).collect() }
+        let changed = source.manifest().tensors().iter().map(changed).collect();
+        Self { source, device: device.clone(), changed }
     }
 
     /// A vector; `map` puts the stored values into the form that is computed with.
@@ -106,20 +111,15 @@ impl<'a> Loader<'a> {
         if let Some(old) = self.unchanged(id, old) {
             return Ok(old);
         }
-        let (all, cols) = (read_tensor(self.source, id)?, self.source.manifest().get(id).cols());
-        let mut values = Vec::with_capacity(all.len());
-        rows.for_each(|row| values.extend_from_slice(&all[row * cols..][..cols]));
-        self.pack(&values, values.len() / cols, cols)
+        let mut part = Rows::default();
+        let plan = part.plan(self.source, id)?;
+        rows.for_each(|row| part.push(plan, row..row + 1));
+        self.pack(&part)
     }
 
     /// A weight (out, in), packed.
     pub(crate) fn matrix(&self, name: &str, old: Option<&Matrix>) -> Result<Matrix, Error> {
-        let id = self.find(name)?;
-        if let Some(old) = self.unchanged(id, old) {
-            return Ok(old);
-        }
-        let info = self.source.manifest().get(id);
-        self.pack(&read_tensor(self.source, id)?, info.rows(), info.cols())
+        self.stacked(&[name], old)
     }
 
     /// Weights (out, in) of the same input, packed as one whose outputs follow one another.
@@ -128,12 +128,20 @@ impl<'a> Loader<'a> {
         if let Some(old) = old.filter(|_| !ids.iter().any(|id| self.changed[id.index()])) {
             return Ok(old.clone());
         }
-        let (mut values, mut rows) = (Vec::new(), 0);
-        for id in &ids {
-            values.extend(read_tensor(self.source, *id)?);
-            rows += self.source.manifest().get(*id).rows();
+        let mut part = Rows::default();
+        for id in ids {
+            let plan = part.plan(self.source, id)?;
+            part.push(plan, 0..part.plans[plan].rows);
         }
-        self.pack(&values, rows, values.len() / rows)
+        self.pack(&part)
+    }
+
+    /// Some consecutive outputs of a weight (out, in), packed.
+    pub(crate) fn band(&self, name: &str, rows: Range<usize>) -> Result<Matrix, Error> {
+        let mut part = Rows::default();
+        let plan = part.plan(self.source, self.find(name)?)?;
+        part.push(plan, rows);
+        self.pack(&part)
     }
 
     /// A fused weight (experts, out, in), each expert packed for itself.
@@ -147,19 +155,29 @@ impl<'a> Loader<'a> {
             return Ok(old);
         }
         let info = self.source.manifest().get(id);
-        let (rows, cols) = (info.rows() / info.shape[0], info.cols());
-        let plan = self.source.prepare(id)?;
-        let mut values = vec![0.0; rows * cols];
+        let (experts, rows) = (info.shape[0], info.rows() / info.shape[0]);
+        let mut whole = Rows::default();
+        let plan = whole.plan(self.source, id)?;
         let pack = |expert: usize| {
-            self.source.read_tile(&plan, expert * rows..(expert + 1) * rows, &mut values)?;
-            self.pack(&values, rows, cols)
+            let mut part = Rows { plans: whole.plans.clone(), ..Rows::default() };
+            part.push(plan, expert * rows..(expert + 1) * rows);
+            self.pack(&part)
         };
-        (0..info.shape[0]).map(pack).collect()
+        let packed: Vec<Matrix> =
+            (0..experts).into_par_iter().map(pack).collect::<Result<_, _>>()?;
+        Ok(packed.into())
     }
 
-    /// A row-major (out, in) weight where its products are computed.
-    fn pack(&self, values: &[f32], rows: usize, cols: usize) -> Result<Matrix, Error> {
-        Matrix::pack(values, rows, cols).on(self.device, values)
+    /// Rows as an (out, in) weight where its products are computed.
+    fn pack(&self, part: &Rows) -> Result<Matrix, Error> {
+        let (rows, cols) = (part.rows, part.cols());
+        if self.device.is_cpu() {
+            let read = |rows, out: &mut [f32]| part.read(self.source, rows, out);
+            return Matrix::read(rows, cols, part.form(), read);
+        }
+        let mut values = vec![0.0; rows * cols];
+        part.read(self.source, 0..rows, &mut values)?;
+        Matrix::pack(&values, rows, cols).on(&self.device, &values)
     }
 
     fn find(&self, name: &str) -> Result<TensorId, Error> {
@@ -173,5 +191,73 @@ impl<'a> Loader<'a> {
 
     fn unchanged<T: Clone>(&self, id: TensorId, old: Option<&T>) -> Option<T> {
         old.filter(|_| !self.changed[id.index()]).cloned()
+    }
+}
+
+/// The form that weights of a type have at most.
+pub(crate) fn form_of(dtype: Dtype) -> Form {
+    match dtype {
+        Dtype::Bf16 => Form::Bf16,
+        Dtype::F16 => Form::F16,
+        _ => Form::F32,
+    }
+}
+
+/// Rows of one tensor or more, one after another.
+#[derive(Debug, Default)]
+struct Rows {
+    plans: Vec<TensorPlan>,
+    /// First row here, plan, rows there; by first row.
+    runs: Vec<(usize, usize, Range<usize>)>,
+    rows: usize,
+}
+
+impl Rows {
+    /// Makes a tensor known.
+    fn plan(&mut self, source: &dyn TensorSource, id: TensorId) -> Result<usize, Error> {
+        self.plans.push(source.prepare(id)?);
+        Ok(self.plans.len() - 1)
+    }
+
+    /// Goes on with rows of a plan.
+    fn push(&mut self, plan: usize, rows: Range<usize>) {
+        let first = self.rows;
+        self.rows += rows.len();
+        match self.runs.last_mut() {
+            Some((_, of, last)) if *of == plan && last.end == rows.start => last.end = rows.end,
+            _ => self.runs.push((first, plan, rows)),
+        }
+    }
+
+    fn cols(&self) -> usize {
+        self.plans.first().map_or(0, |plan| plan.cols)
+    }
+
+    /// The form that will do for all.
+    fn form(&self) -> Form {
+        let first = self.plans.first().map_or(Form::F32, |plan| form_of(plan.dtype));
+        if self.plans.iter().all(|p| form_of(p.dtype) == first) { first } else { Form::F32 }
+    }
+
+    fn read(
+        &self,
+        source: &dyn TensorSource,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let mut rest = out;
+        let from = self.runs.partition_point(|(first, _, run)| first + run.len() <= rows.start);
+        for (first, plan, run) in &self.runs[from..] {
+            let (start, end) = (rows.start.max(*first), rows.end.min(first + run.len()));
+            if start >= end {
+                break;
+            }
+            let plan = &self.plans[*plan];
+            let (now, later) = rest.split_at_mut((end - start) * plan.cols);
+            let there = run.start + start - first..run.start + end - first;
+            source.read_tile(plan, there, now)?;
+            rest = later;
+        }
+        Ok(())
     }
 }

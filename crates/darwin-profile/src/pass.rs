@@ -3,8 +3,9 @@
 use crate::Error;
 use crate::sample::{Sample, batch_of};
 use darwin_core::Cancel;
-use darwin_engine::{Interventions, Model, State, Tap};
+use darwin_engine::{HEAD_BLOCK, Interventions, Model, State, Tap};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Logits held at once, in values.
 const LOGITS_AT_ONCE: usize = 1 << 23;
@@ -54,48 +55,112 @@ pub(crate) fn answer_positions(samples: &[Sample]) -> (Vec<usize>, Vec<u32>) {
     (positions, targets)
 }
 
-/// Calls `visit` with runs of positions and their logits (positions, vocab), within bounded memory.
-pub(crate) fn for_logits(
-    model: &Model,
-    state: &State,
-    positions: &[usize],
-    mut visit: impl FnMut(usize, &[f32]),
-) {
-    let vocab = model.config().vocab_size;
-    let rows = (LOGITS_AT_ONCE / vocab.max(1)).max(1);
-    for (i, run) in positions.chunks(rows).enumerate() {
-        visit(i * rows, &model.logits(state, run));
+/// The losses of some samples' answers, from logits that come in bands of the vocabulary.
+pub(crate) struct Answers {
+    /// [`answer_positions`].
+    pub(crate) positions: Vec<usize>,
+    targets: Vec<u32>,
+    /// The logit of each target.
+    found: Vec<f32>,
+    sums: Vec<LogSumExp>,
+}
+
+impl Answers {
+    pub(crate) fn new(samples: &[Sample]) -> Self {
+        let (positions, targets) = answer_positions(samples);
+        let (found, sums) = (vec![0.0; targets.len()], vec![LogSumExp::default(); targets.len()]);
+        Self { positions, targets, found, sums }
+    }
+
+    /// Takes in the logits (rows, token ids of the band) of positions from number `first` on.
+    /// Bands come in order, and begin at multiples of [`HEAD_BLOCK`].
+    pub(crate) fn add(&mut self, band: &Range<usize>, first: usize, logits: &[f32]) {
+        let rows = logits.len() / band.len();
+        let (sums, found) = (&mut self.sums[first..first + rows], &mut self.found[first..]);
+        let targets = &self.targets[first..first + rows];
+        let each = sums.par_iter_mut().zip(found).zip(targets).zip(logits.par_chunks(band.len()));
+        each.for_each(|(((sum, found), target), row)| {
+            sum.add(row);
+            if band.contains(&(*target as usize)) {
+                *found = row[*target as usize - band.start];
+            }
+        });
+    }
+
+    /// Nats per answer of each sample, after all bands.
+    pub(crate) fn nll(&self, samples: &[Sample]) -> Vec<f64> {
+        let mut losses = self.sums.iter().zip(&self.found).map(|(s, v)| s.value() - f64::from(*v));
+        samples.iter().map(|s| losses.by_ref().take(s.answer().len()).sum()).collect()
     }
 }
 
 /// Nats per answer of each sample of a state that has passed all layers.
 pub(crate) fn answer_nll(model: &Model, state: &State, samples: &[Sample]) -> Vec<f64> {
-    let (positions, targets) = answer_positions(samples);
+    let mut answers = Answers::new(samples);
     let vocab = model.config().vocab_size;
-    let mut losses = vec![0.0; positions.len()];
-    for_logits(model, state, &positions, |first, logits| {
-        let rows = logits.par_chunks(vocab).zip(&targets[first..]);
-        let found: Vec<f64> =
-            rows.map(|(row, target)| log_sum_exp(row) - f64::from(row[*target as usize])).collect();
-        losses[first..first + found.len()].copy_from_slice(&found);
-    });
-    let mut rest = losses.as_slice();
-    samples
-        .iter()
-        .map(|sample| {
-            let (own, others) = rest.split_at(sample.answer().len());
-            rest = others;
-            own.iter().sum()
-        })
-        .collect()
+    let rows = (LOGITS_AT_ONCE / vocab.max(1)).max(1);
+    let positions = std::mem::take(&mut answers.positions);
+    for (i, run) in positions.chunks(rows).enumerate() {
+        answers.add(&(0..vocab), i * rows, &model.logits(state, run));
+    }
+    answers.nll(samples)
+}
+
+/// ln of a sum of exponentials that is added up in blocks of [`HEAD_BLOCK`] terms, so that it does
+/// not depend on how many are there at a time.
+#[derive(Clone, Copy, Debug)]
+struct LogSumExp {
+    max: f64,
+    /// Relative to the exponential of `max`.
+    sum: f64,
+}
+
+impl Default for LogSumExp {
+    fn default() -> Self {
+        Self { max: f64::NEG_INFINITY, sum: 0.0 }
+    }
+}
+
+impl LogSumExp {
+    fn add(&mut self, row: &[f32]) {
+        for block in row.chunks(HEAD_BLOCK) {
+            let max = f64::from(block.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let sum = block.iter().map(|v| (f64::from(*v) - max).exp()).sum::<f64>();
+            let top = self.max.max(max);
+            self.sum = self.sum * (self.max - top).exp() + sum * (max - top).exp();
+            self.max = top;
+        }
+    }
+
+    fn value(&self) -> f64 {
+        self.max + self.sum.ln()
+    }
 }
 
 /// ln of the sum of exponentials.
 pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
-    let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    max + row.iter().map(|v| (f64::from(*v) - max).exp()).sum::<f64>().ln()
+    let mut sum = LogSumExp::default();
+    sum.add(row);
+    sum.value()
 }
 
 pub(crate) fn stop_if(cancel: &Cancel) -> Result<(), Error> {
     if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_the_same_in_bands() {
+        let row: Vec<f32> =
+            (0..3 * HEAD_BLOCK + 77).map(|i| ((i * 31) % 97) as f32 * 0.3 - 9.0).collect();
+        let mut bands = LogSumExp::default();
+        bands.add(&row[..2 * HEAD_BLOCK]);
+        bands.add(&row[2 * HEAD_BLOCK..]);
+        assert_eq!(bands.value().to_bits(), log_sum_exp(&row).to_bits());
+        let plain = row.iter().map(|v| f64::from(*v).exp()).sum::<f64>().ln();
+        assert!((bands.value() - plain).abs() < 1e-12 * plain);
+    }
 }

@@ -1,5 +1,6 @@
 //! The text model's numbers, read from `config.json` by its family and checked.
 
+mod input;
 mod latent;
 mod reader;
 mod rope;
@@ -180,6 +181,11 @@ impl Config {
             }
         });
         met.sum()
+    }
+
+    /// The name of the output head's weight.
+    pub(crate) fn head(&self) -> &'static str {
+        if self.tie_word_embeddings { "embed_tokens.weight" } else { "lm_head.weight" }
     }
 
     /// The numbers that all families have; the parts that a model may lack are absent.

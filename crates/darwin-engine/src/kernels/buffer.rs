@@ -78,12 +78,6 @@ impl Buffer {
         // SAFETY: the lines hold `len` words or more, each two halves.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 2 * self.len) }
     }
-
-    /// The values as twice as many halves.
-    pub(crate) fn halves_mut(&mut self) -> &mut [u16] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), 2 * self.len) }
-    }
 }
 
 #[cfg(test)]

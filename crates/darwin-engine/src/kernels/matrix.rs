@@ -5,10 +5,16 @@ use super::Buffer;
 use crate::device::accelerator::Weight;
 use crate::{Device, Error};
 use half::f16;
+use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Columns of one panel.
 pub(crate) const PANEL: usize = 16;
+
+/// About how many values are read at once.
+const BLOCK_VALUES: usize = 1 << 20;
 
 /// A weight (out, in) as panels of 16 output columns, each panel (in, 16), zero-padded. Values that
 /// all are bfloat16 or all float16 numbers are kept as such, in half the memory, and widened in the
@@ -26,7 +32,7 @@ pub(crate) struct Matrix {
 
 /// How values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(crate) enum Form {
     F32,
     /// Inputs 2k and 2k + 1 of a column are the low and the high half of a word.
     Bf16,
@@ -36,18 +42,61 @@ enum Form {
 impl Form {
     /// The least one that holds all values exactly.
     fn of(values: &[f32]) -> Self {
-        if values.iter().all(|v| v.to_bits() & 0xffff == 0) {
-            Self::Bf16
-        } else if values.iter().all(|v| f16::from_f32(*v).to_f32().to_bits() == v.to_bits()) {
-            Self::F16
-        } else {
-            Self::F32
+        [Self::Bf16, Self::F16].into_iter().find(|f| f.holds(values)).unwrap_or(Self::F32)
+    }
+
+    /// Whether it holds all values exactly.
+    fn holds(self, values: &[f32]) -> bool {
+        match self {
+            Self::F32 => true,
+            Self::Bf16 => values.iter().fold(0, |bits, v| bits | v.to_bits()) & 0xffff == 0,
+            Self::F16 => values.iter().all(|v| f16::from_f32(*v).to_f32().to_bits() == v.to_bits()),
         }
     }
 
     /// Lines of 16 elements of a panel of so many inputs.
     fn lines(self, depth: usize) -> usize {
         if self == Self::Bf16 { depth.div_ceil(2) } else { depth }
+    }
+
+    /// Words of a panel of so many inputs.
+    fn words(self, depth: usize) -> usize {
+        self.lines(depth) * if self == Self::F16 { PANEL / 2 } else { PANEL }
+    }
+
+    /// Bytes of a packed (`columns`, `depth`) weight.
+    pub(crate) fn bytes(self, columns: usize, depth: usize) -> u64 {
+        4 * (columns.div_ceil(PANEL) * self.words(depth)) as u64
+    }
+
+    /// Packs row-major rows of `depth` values, 16 a panel.
+    fn fill(self, to: &mut [u32], rows: &[f32], depth: usize) {
+        let panels = to.chunks_exact_mut(self.words(depth).max(1));
+        for (panel, rows) in panels.zip(rows.chunks((PANEL * depth).max(1))) {
+            match self {
+                Self::F32 => lines(panel, rows, depth, |row, k| row[k].to_bits()),
+                Self::Bf16 => lines(panel, rows, depth, |row, k| pair(row, 2 * k)),
+                Self::F16 => {
+                    let half = |n: usize, k: usize| {
+                        rows.get(n * depth + k).map_or(0, |v| f16::from_f32(*v).to_bits())
+                    };
+                    for (i, word) in panel.iter_mut().enumerate() {
+                        let (k, n) = (i / (PANEL / 2), 2 * (i % (PANEL / 2)));
+                        let [a, b] = [half(n, k), half(n + 1, k)].map(u16::to_ne_bytes);
+                        *word = u32::from_ne_bytes([a[0], a[1], b[0], b[1]]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the lines of a panel from up to 16 rows of `depth` values.
+fn lines(panel: &mut [u32], rows: &[f32], depth: usize, word: impl Fn(&[f32], usize) -> u32) {
+    for (k, line) in panel.chunks_exact_mut(PANEL).enumerate() {
+        for (to, row) in line.iter_mut().zip(rows.chunks_exact(depth)) {
+            *to = word(row, k);
+        }
     }
 }
 
@@ -56,25 +105,69 @@ impl Matrix {
     pub(crate) fn pack(rows: &[f32], columns: usize, depth: usize) -> Self {
         assert_eq!(rows.len(), columns * depth, "a weight has (out, in) values");
         let form = Form::of(rows);
-        let elements = columns.next_multiple_of(PANEL) * form.lines(depth);
         let mut data = Buffer::default();
-        let panel = form.lines(depth) * PANEL;
-        let blocks = rows.chunks((PANEL * depth).max(1));
-        match form {
-            Form::F32 => {
-                data.resize(elements);
-                fill(data.words_mut(), panel, blocks, depth, |row, k| row[k].to_bits());
+        data.resize(columns.div_ceil(PANEL) * form.words(depth));
+        form.fill(data.words_mut(), rows, depth);
+        Self::of(data, form, columns, depth)
+    }
+
+    /// The (`columns`, `depth`) weight whose rows `read` gives: it is called with consecutive rows
+    /// and the place for their values, from any thread. `likely` is the form that will do, as far
+    /// as is known; what it does not hold is read again, wider.
+    pub(crate) fn read<E: Send>(
+        columns: usize,
+        depth: usize,
+        likely: Form,
+        read: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let form = likely;
+        let mut data = Buffer::default();
+        data.resize(columns.div_ceil(PANEL) * form.words(depth));
+        let step = (BLOCK_VALUES / depth.max(1)).max(1).next_multiple_of(PANEL);
+        let words = (step / PANEL * form.words(depth)).max(1);
+        let exact = AtomicBool::new(true);
+        data.words_mut().par_chunks_mut(words).enumerate().try_for_each(|(i, to)| {
+            let rows = i * step..columns.min((i + 1) * step);
+            let mut values = vec![0.0; rows.len() * depth];
+            read(rows, &mut values)?;
+            if !form.holds(&values) {
+                exact.store(false, Ordering::Relaxed);
             }
-            Form::Bf16 => {
-                data.resize(elements);
-                fill(data.words_mut(), panel, blocks, depth, |row, k| pair(row, 2 * k));
-            }
-            Form::F16 => {
-                data.resize(elements / 2);
-                let half = |row: &[f32], k: usize| f16::from_f32(row[k]).to_bits();
-                fill(data.halves_mut(), panel, blocks, depth, half);
-            }
+            form.fill(to, &values, depth);
+            Ok(())
+        })?;
+        if !exact.into_inner() {
+            return Self::read(columns, depth, Form::F32, read);
         }
+        Ok(Self::of(data, form, columns, depth).narrowed())
+    }
+
+    /// The same in a narrower form, where float32 was more than its values need.
+    fn narrowed(self) -> Self {
+        let all: &[f32] = &self.data;
+        let narrow = match self.form {
+            Form::F32 => Form::of(all),
+            form => form,
+        };
+        if narrow == self.form || self.depth == 0 {
+            return self;
+        }
+        let mut data = Buffer::default();
+        data.resize(self.columns.div_ceil(PANEL) * narrow.words(self.depth));
+        let panels = data.words_mut().chunks_exact_mut(narrow.words(self.depth));
+        let mut rows = vec![0.0; PANEL * self.depth];
+        for (to, from) in panels.zip(all.chunks_exact(PANEL * self.depth)) {
+            for (k, line) in from.chunks_exact(PANEL).enumerate() {
+                for (n, value) in line.iter().enumerate() {
+                    rows[n * self.depth + k] = *value;
+                }
+            }
+            narrow.fill(to, &rows, self.depth);
+        }
+        Self::of(data, narrow, self.columns, self.depth)
+    }
+
+    fn of(data: Buffer, form: Form, columns: usize, depth: usize) -> Self {
         Self {
             data: Arc::new(data),
             form,
@@ -98,6 +191,17 @@ impl Matrix {
             elsewhere,
             ..self
         })
+    }
+
+    /// A copy of some outputs, from a multiple of 16 on, for products on the CPU.
+    pub(crate) fn part(&self, columns: Range<usize>) -> Self {
+        assert!(columns.start.is_multiple_of(PANEL), "panels are not torn apart");
+        let words = self.form.words(self.depth);
+        let panels = columns.start / PANEL * words..columns.end.div_ceil(PANEL) * words;
+        let mut data = Buffer::default();
+        data.resize(panels.len());
+        data.words_mut().copy_from_slice(&self.data.words()[panels]);
+        Self::of(data, self.form, columns.len(), self.depth)
     }
 
     /// Output width.
@@ -142,23 +246,6 @@ impl Matrix {
     }
 }
 
-/// Writes panels of `panel` elements from blocks of 16 rows of `depth` values.
-fn fill<'r, T: Copy>(
-    to: &mut [T],
-    panel: usize,
-    blocks: impl Iterator<Item = &'r [f32]>,
-    depth: usize,
-    element: impl Fn(&[f32], usize) -> T,
-) {
-    for (panel, rows) in to.chunks_exact_mut(panel.max(1)).zip(blocks) {
-        for (k, line) in panel.chunks_exact_mut(PANEL).enumerate() {
-            for (to, row) in line.iter_mut().zip(rows.chunks_exact(depth)) {
-                *to = element(row, k);
-            }
-        }
-    }
-}
-
 /// Two bfloat16 numbers of a row in a word, 0 for one beyond its end.
 fn pair(row: &[f32], k: usize) -> u32 {
     let high = row.get(k + 1).map_or(0, |v| v.to_bits());
@@ -189,4 +276,40 @@ pub(crate) enum Values<'a> {
     Bf16(&'a [u32]),
     /// One by one.
     F16(&'a [u16]),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Read in blocks, with a right, a too narrow or a too wide guess: what is packed at once.
+    #[test]
+    fn a_weight_is_the_same_however_it_is_read() {
+        let widths = [
+            (Form::Bf16, [1.0, -0.5, 3.0, 98_304.0]),
+            (Form::F16, [1.0, 0.333_251_95, 2.0, 0.100_097_656]),
+            (Form::F32, [1.0, 0.1, 1e-30, 3.0]),
+        ];
+        for (columns, depth) in [(1, 1), (16, 4), (37, 5), (2000, 600)] {
+            for (form, some) in widths {
+                let rows: Vec<f32> = (0..columns * depth).map(|i| some[i * 7 % 4]).collect();
+                let packed = Matrix::pack(&rows, columns, depth);
+                for likely in [Form::F32, Form::Bf16, Form::F16] {
+                    let read = Matrix::read(columns, depth, likely, |of, out| {
+                        out.copy_from_slice(&rows[of.start * depth..of.end * depth]);
+                        Ok::<(), ()>(())
+                    })
+                    .unwrap();
+                    // a guess that does is kept, though another form of its size would do too
+                    assert!(read.form == packed.form || read.form == likely);
+                    assert!(read.form.holds(&rows) && (depth == 1 || packed.form == form));
+                    if read.form == packed.form {
+                        assert_eq!(read.data.words(), packed.data.words(), "{columns} {depth}");
+                    }
+                }
+            }
+        }
+        let failed = Matrix::read(100, 3, Form::F32, |_, _| Err("no"));
+        assert_eq!(failed.unwrap_err(), "no");
+    }
 }

@@ -3,10 +3,11 @@
 mod tree;
 
 use crate::cache::{Caches, SequenceCache};
+use crate::head::LOGIT_ROWS;
 use crate::kernels::{argmax, log_sum_exp};
 use crate::layer::Pass;
+use crate::layers::group_tokens;
 use crate::mixer::Block;
-use crate::model::{LOGIT_ROWS, group_tokens};
 use crate::probe::Probe;
 use crate::team::{Team, run_all};
 use crate::{Error, Model};

@@ -14,6 +14,7 @@ mod mtp;
 mod padded;
 mod prefixes;
 mod sharing;
+mod streamed;
 mod taps;
 mod templates;
 mod text;

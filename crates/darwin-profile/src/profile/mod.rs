@@ -7,23 +7,27 @@ pub(crate) mod loads;
 pub(crate) mod probes;
 pub(crate) mod routing;
 pub(crate) mod statics;
+pub(crate) mod streamed;
 pub(crate) mod tap;
+mod work;
 
-use crate::pass::{Meter, answer_nll, full_pass, stop_if};
 use crate::profile::counters::{MARGIN_BINS, SampleRow, Samples, Setting};
 use crate::profile::probes::{Pooling, ProbeSet};
+use crate::profile::statics::Statics;
 use crate::profile::tap::CounterTap;
-use crate::sample::{Sample, batch_of, batches, samples_of};
+use crate::profile::work::Work;
+use crate::sample::Sample;
 use crate::{Error, Subject};
-use darwin_core::files::Profile;
-use darwin_core::{Cancel, Progress};
-use darwin_engine::Model;
+use darwin_checkpoint::TensorSource;
+use darwin_core::files::{ModelRef, Profile};
+use darwin_core::{Cancel, Progress, Split};
+use darwin_engine::{Config, Room};
 use darwin_eval::Encoded;
 
 /// How to profile.
 #[derive(Clone, Debug)]
 pub struct ProfileOptions {
-    /// Tokens run at once.
+    /// Most tokens run at once.
     pub batch_tokens: usize,
     /// At most so many samples per domain, by hash.
     pub per_domain: Option<usize>,
@@ -45,7 +49,7 @@ impl Default for ProfileOptions {
 }
 
 /// Profiles a model on calibration items: one pass over their main formats (prompt and answer) and
-/// one over the probes. Samples are truncated at 512 tokens, ordered by hash, duplicates dropped.
+/// over the probes. Samples are truncated at 512 tokens, ordered by hash, duplicates dropped.
 ///
 /// # Errors
 /// [`Error::NoSamples`]; whatever engine and weights bring; [`Error::Cancelled`].
@@ -56,65 +60,12 @@ pub fn profile(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<(Profile, Samples), Error> {
-    let chosen = samples_of(encoded, options.per_domain);
-    if chosen.is_empty() {
-        return Err(Error::NoSamples);
-    }
-    let total: usize = chosen.iter().map(|s| s.ids.len()).sum();
-    progress.start(&format!("profile {}", subject.reference.name), total as u64, "tokens");
-    let mut samples = Samples::empty(setting(subject, encoded)?);
-    let mut meter = Meter::default();
-    for batch in batches(&chosen, options.batch_tokens) {
-        stop_if(cancel)?;
-        samples.add_batch(subject.model, batch, &mut meter)?;
-        progress.advance(batch.iter().map(|s| s.ids.len() as u64).sum());
-    }
-    samples.probes = probes::run(
-        subject.model,
-        probes::prompts(&chosen, &options.probes),
-        options.pooling,
-        options.batch_tokens,
-        &mut meter,
-        cancel,
-    )?;
-    samples.forward_tokens = meter.forward_tokens(subject.model.config().num_hidden_layers);
-    progress.finish();
+    let work = Work::new(encoded, options)?;
+    let layers = subject.model.config().num_hidden_layers;
+    let statics = Statics::new(subject.source).finish(layers)?;
+    let setting = Setting { statics, ..setting_without_statics(subject, encoded) };
+    let samples = work.run(subject.model, &Room::default(), setting, progress, cancel)?;
     Ok((samples.profile(), samples))
-}
-
-fn setting(subject: &Subject<'_>, encoded: &Encoded) -> Result<Setting, Error> {
-    let config = subject.model.config();
-    Ok(Setting {
-        statics: statics::statics(subject.source, config.num_hidden_layers)?,
-        ..setting_without_statics(subject, encoded)
-    })
-}
-
-/// As [`setting`], without reading the weights.
-pub(crate) fn setting_without_statics(subject: &Subject<'_>, encoded: &Encoded) -> Setting {
-    let config = subject.model.config();
-    Setting {
-        model: subject.reference.clone(),
-        split: encoded.split(),
-        engine: format!("darwin-engine {}, float32", env!("CARGO_PKG_VERSION")),
-        dtype: main_dtype(subject),
-        num_experts: config.num_experts,
-        num_experts_per_tok: config.num_experts_per_tok,
-        num_heads: config.num_attention_heads,
-        hidden_size: config.hidden_size,
-        layer_kinds: config.layer_types.iter().map(|k| k.name().to_owned()).collect(),
-        statics: vec![[0.0; 3]; config.num_hidden_layers],
-    }
-}
-
-/// The dtype of most elements.
-fn main_dtype(subject: &Subject<'_>) -> String {
-    let mut elements = std::collections::BTreeMap::new();
-    for tensor in subject.source.manifest().tensors() {
-        *elements.entry(tensor.dtype).or_insert(0) += tensor.elements();
-    }
-    let most = elements.into_iter().max_by_key(|(_, n)| *n);
-    most.map(|(dtype, _)| dtype.torch_name().to_owned()).unwrap_or_default()
 }
 
 impl Samples {
@@ -127,20 +78,6 @@ impl Samples {
             probes: Vec::new(),
             forward_tokens: 0,
         }
-    }
-
-    /// Runs a batch and adds its counters.
-    fn add_batch(
-        &mut self,
-        model: &Model,
-        batch: &[Sample],
-        meter: &mut Meter,
-    ) -> Result<(), Error> {
-        let mut tap = CounterTap::new(model.config(), &batch_of(batch));
-        let state = full_pass(model, batch, &mut tap, meter)?;
-        let nll = answer_nll(model, &state, batch);
-        self.add(batch, tap, &nll);
-        Ok(())
     }
 
     /// Adds the counters of a batch that was run.
@@ -158,4 +95,40 @@ impl Samples {
             mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
         }
     }
+}
+
+/// As the profile has them, without reading the weights.
+pub(crate) fn setting_without_statics(subject: &Subject<'_>, encoded: &Encoded) -> Setting {
+    setting(subject.model.config(), subject.source, subject.reference, encoded.split())
+}
+
+/// What all samples share, without the statistics of weights.
+pub(crate) fn setting(
+    config: &Config,
+    source: &dyn TensorSource,
+    reference: &ModelRef,
+    split: Split,
+) -> Setting {
+    Setting {
+        model: reference.clone(),
+        split,
+        engine: format!("darwin-engine {}, float32", env!("CARGO_PKG_VERSION")),
+        dtype: main_dtype(source),
+        num_experts: config.num_experts,
+        num_experts_per_tok: config.num_experts_per_tok,
+        num_heads: config.num_attention_heads,
+        hidden_size: config.hidden_size,
+        layer_kinds: config.layer_types.iter().map(|k| k.name().to_owned()).collect(),
+        statics: vec![[0.0; 3]; config.num_hidden_layers],
+    }
+}
+
+/// The dtype of most elements.
+fn main_dtype(source: &dyn TensorSource) -> String {
+    let mut elements = std::collections::BTreeMap::new();
+    for tensor in source.manifest().tensors() {
+        *elements.entry(tensor.dtype).or_insert(0) += tensor.elements();
+    }
+    let most = elements.into_iter().max_by_key(|(_, n)| *n);
+    most.map(|(dtype, _)| dtype.torch_name().to_owned()).unwrap_or_default()
 }

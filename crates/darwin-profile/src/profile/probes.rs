@@ -1,15 +1,12 @@
 //! Probes: prompt sets against a generic set (method 1.4). Raw prompts, no chat template, no BOS.
 
-use crate::Error;
-use crate::pass::{Meter, stop_if};
 use crate::profile::counters::{PROBE_LIMIT, Samples};
 use crate::sample::Sample;
-use darwin_core::Cancel;
 use darwin_core::files::ProbeDistance;
 use darwin_core::hash::sha256_hex;
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::stats::quantile;
-use darwin_engine::{Batch, Interventions, Model, Record, Sequence, Site, Tap};
+use darwin_engine::{Batch, Record, Sequence, Site, Tap};
 use std::collections::BTreeMap;
 
 /// Domains whose questions make a probe.
@@ -65,13 +62,16 @@ pub(crate) fn kept(mut rows: Vec<ProbeRow>) -> Vec<ProbeRow> {
     rows
 }
 
-/// (set, hash, prompt) of everything to run: the samples' bare questions and the user's own sets.
-pub(crate) fn prompts(samples: &[Sample], own: &[ProbeSet]) -> Vec<(String, String, Vec<u32>)> {
+/// (set, hash, ids)
+pub(crate) type Prompt = (String, String, Vec<u32>);
+
+/// Everything to run: the samples' bare questions and the user's own sets.
+pub(crate) fn prompts(samples: &[Sample], own: &[ProbeSet]) -> Vec<Prompt> {
     let questions = samples.iter().map(|s| (s.domain.as_str().to_owned(), s.question.clone()));
     let named = own.iter().flat_map(|set| {
         set.prompts.iter().map(|prompt| (format!("own {}", set.name), prompt.clone()))
     });
-    let mut all: Vec<(String, String, Vec<u32>)> = questions
+    let mut all: Vec<Prompt> = questions
         .chain(named)
         .filter(|(_, ids)| !ids.is_empty())
         .map(|(set, ids)| (set, sha256_hex(format!("{ids:?}").as_bytes()), ids))
@@ -87,42 +87,29 @@ pub(crate) fn prompts(samples: &[Sample], own: &[ProbeSet]) -> Vec<(String, Stri
     all
 }
 
-/// Runs the prompts and keeps their states.
-pub(crate) fn run(
-    model: &Model,
-    prompts: Vec<(String, String, Vec<u32>)>,
-    pooling: Pooling,
-    batch_tokens: usize,
-    meter: &mut Meter,
-    cancel: &Cancel,
-) -> Result<Vec<ProbeRow>, Error> {
-    let layers = model.config().num_hidden_layers;
-    let mut rows = Vec::with_capacity(prompts.len());
-    let mut rest = prompts.as_slice();
+/// Runs of consecutive prompts with at most so many tokens (at least one prompt each).
+pub(crate) fn batches(prompts: &[Prompt], tokens: usize) -> Vec<&[Prompt]> {
+    let (mut all, mut rest) = (Vec::new(), prompts);
     while !rest.is_empty() {
-        stop_if(cancel)?;
         let mut size = 0;
         let fits = rest.iter().take_while(|(_, _, ids)| {
             size += ids.len();
-            size <= batch_tokens
+            size <= tokens
         });
         let (now, later) = rest.split_at(fits.count().max(1));
         rest = later;
-        let sequences = now.iter().map(|(_, _, ids)| Sequence::new(ids.clone())).collect();
-        let batch = Batch::new(sequences);
-        let mut state = model.embed(&batch)?;
-        let mut tap = ProbeTap::new(&batch, layers, model.config().hidden_size, pooling);
-        model.run(&mut state, 0..layers, &mut tap, &Interventions::default())?;
-        meter.add(batch.tokens(), layers);
-        for ((set, id, _), (hidden, update)) in now.iter().zip(tap.states) {
-            rows.push(ProbeRow { set: set.clone(), id: id.clone(), hidden, update });
-        }
+        all.push(now);
     }
-    Ok(kept(rows))
+    all
+}
+
+/// The engine's batch.
+pub(crate) fn batch_of(prompts: &[Prompt]) -> Batch {
+    Batch::new(prompts.iter().map(|(_, _, ids)| Sequence::new(ids.clone())).collect())
 }
 
 /// Keeps pooled states of each sequence: (layers, hidden) after the layer, and of its update.
-struct ProbeTap {
+pub(crate) struct ProbeTap {
     states: Vec<(Vec<f32>, Vec<f32>)>,
     /// Sequence and weight of every token that counts.
     weights: Vec<Option<(usize, f32)>>,
@@ -130,7 +117,7 @@ struct ProbeTap {
 }
 
 impl ProbeTap {
-    fn new(batch: &Batch, layers: usize, hidden: usize, pooling: Pooling) -> Self {
+    pub(crate) fn new(batch: &Batch, layers: usize, hidden: usize, pooling: Pooling) -> Self {
         let empty = || vec![0.0; layers * hidden];
         let mut weights = vec![None; batch.tokens()];
         for (i, span) in batch.offsets().windows(2).enumerate() {
@@ -143,6 +130,16 @@ impl ProbeTap {
         }
         let states = batch.sequences().iter().map(|_| (empty(), empty())).collect();
         Self { states, weights, hidden }
+    }
+
+    /// What was kept of each prompt of its batch.
+    pub(crate) fn rows(self, prompts: &[Prompt]) -> impl Iterator<Item = ProbeRow> {
+        prompts.iter().zip(self.states).map(|((set, id, _), (hidden, update))| ProbeRow {
+            set: set.clone(),
+            id: id.clone(),
+            hidden,
+            update,
+        })
     }
 }
 

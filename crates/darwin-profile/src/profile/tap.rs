@@ -13,7 +13,7 @@ pub(crate) struct CounterTap {
     owners: Vec<usize>,
     top_k: usize,
     hidden: usize,
-    /// The stream that entered the current layer, and its norms.
+    /// The stream that entered the current layer, and its norms; empty between layers.
     resid_in: Vec<f32>,
     norm_in: Vec<f64>,
     scratch: Vec<f32>,
@@ -23,7 +23,6 @@ impl CounterTap {
     pub(crate) fn new(config: &Config, batch: &Batch) -> Self {
         let row = || LayerRow::new(config.num_experts, config.num_attention_heads);
         let layers = config.num_hidden_layers;
-        let tokens = batch.tokens();
         Self {
             rows: batch.sequences().iter().map(|_| (0..layers).map(|_| row()).collect()).collect(),
             margins: vec![vec![0; MARGIN_BINS]; layers],
@@ -31,8 +30,8 @@ impl CounterTap {
             owners: owners(batch),
             top_k: config.num_experts_per_tok,
             hidden: config.hidden_size,
-            resid_in: vec![0.0; tokens * config.hidden_size],
-            norm_in: vec![0.0; tokens],
+            resid_in: Vec::new(),
+            norm_in: Vec::new(),
             scratch: Vec::new(),
         }
     }
@@ -43,6 +42,8 @@ impl CounterTap {
     }
 
     fn enter(&mut self, r: &Record<'_>) {
+        self.resid_in.resize(self.owners.len() * self.hidden, 0.0);
+        self.norm_in.resize(self.owners.len(), 0.0);
         let start = r.first_token * self.hidden;
         self.resid_in[start..start + r.values.len()].copy_from_slice(r.values);
         for (i, h) in r.values.chunks(self.hidden).enumerate() {
@@ -99,6 +100,10 @@ impl CounterTap {
             let entered = &self.resid_in[token * self.hidden..(token + 1) * self.hidden];
             let cosine = dot(entered, out) / (self.norm_in[token] * norm(out)).max(1e-300);
             self.row(token, r.layer).sums[Sum::Influence as usize] += 1.0 - cosine;
+        }
+        // Many taps wait while one of them is in a layer.
+        if r.first_token + r.shape[0] == self.owners.len() {
+            self.resid_in = Vec::new();
         }
     }
 }

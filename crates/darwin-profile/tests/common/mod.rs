@@ -34,6 +34,20 @@ pub(crate) fn encoded(numbers: impl IntoIterator<Item = usize>) -> Encoded {
     encoded_of(numbers, 14)
 }
 
+/// As [`encoded`], with token ids of a smaller or larger vocabulary.
+pub(crate) fn encoded_below(numbers: impl IntoIterator<Item = usize>, vocab: usize) -> Encoded {
+    let spread = |id: &u32| (id * 131) % vocab as u32;
+    let items = encoded(numbers).items().to_vec().into_iter().map(|mut item| {
+        for prompted in item.direct.iter_mut() {
+            prompted.prompt = prompted.prompt.iter().map(spread).collect();
+            prompted.answer = prompted.answer.iter().map(spread).collect();
+        }
+        item.question = item.question.iter().map(spread).collect();
+        item
+    });
+    Encoded::from_items(items.collect(), Split::Calibration, "test", vec![1])
+}
+
 /// As [`encoded`], with prompts of at least `tokens` tokens.
 pub(crate) fn encoded_of(numbers: impl IntoIterator<Item = usize>, tokens: usize) -> Encoded {
     let items = numbers.into_iter().flat_map(|n| {
