@@ -135,16 +135,16 @@ pub(super) unsafe fn many_rows<
                     let from = right.from(start, column);
                     for panel in 0..step / PANEL {
                         let to = weights.add(panel * depth.len() * PANEL);
-                        widen::<V, W>(from.from(0, panel * PANEL), step / PANEL, depth.len(), to);
+                        widen::<V, W>(from.from(0, panel * PANEL), depth.len(), to);
                     }
                     let panel = depth.len() * PANEL;
                     let widened = Right { w: weights.cast_const(), row: PANEL, panel };
                     let inputs = PACKED.then_some(inputs.cast_const());
                     let part = Part { rows: &rows, depth: &depth, column, inputs };
                     if whole {
-                        panel_of_rows::<V, V6>(job, widened, &part);
+                        panel_of_rows::<V, W, V6>(job, widened, from, &part);
                     } else {
-                        panel_of_rows::<V, V1>(job, widened, &part);
+                        panel_of_rows::<V, W, V1>(job, widened, from, &part);
                     }
                     column += step;
                 }
@@ -162,15 +162,32 @@ struct Part<'a> {
     inputs: Option<*const f32>,
 }
 
-/// `N` vectors of columns for all rows of a block.
+/// `N` vectors of columns for all rows of a block. `from` is what `right` was widened from: as much
+/// of what lies behind it is asked for, a part before each tile, so that memory never has to bring
+/// a panel at once.
 #[inline(always)]
-unsafe fn panel_of_rows<V: Simd, const N: usize>(job: &Job, right: Right<f32>, part: &Part<'_>) {
+unsafe fn panel_of_rows<V: Simd, W: Word, const N: usize>(
+    job: &Job,
+    right: Right<f32>,
+    from: Right<W>,
+    part: &Part<'_>,
+) {
     let Part { rows, depth, column, inputs } = part;
     let rest = rows.len() % 6;
     let at = rows.end - rest;
-    // SAFETY: the caller's rows, columns and depth lie within the job.
+    let panels = (N * V::LANES).div_ceil(PANEL);
+    let share = depth.len().div_ceil((rows.len() / 6).max(1)).next_multiple_of(2);
+    // SAFETY: the caller's rows, columns and depth lie within the job; asking is allowed at any
+    // address.
     unsafe {
-        for row in (rows.start..at).step_by(6) {
+        for (i, row) in (rows.start..at).step_by(6).enumerate() {
+            let asked = (i * share).min(depth.len())..((i + 1) * share).min(depth.len());
+            for panel in panels..2 * panels {
+                let coming = from.w.wrapping_add(panel * from.panel);
+                for k in asked.clone().step_by(2) {
+                    V::prefetch(W::at(coming, k, from.row));
+                }
+            }
             let at = (row, *column);
             if let Some(inputs) = inputs {
                 let first = inputs.add((row - rows.start) * depth.len());
@@ -211,14 +228,12 @@ unsafe fn pack(left: &Left, rows: &Range<usize>, depth: &Range<usize>, to: *mut 
     }
 }
 
-/// A panel (depth, 16) in float32; the one that is needed `next` panels on is asked for.
+/// A panel (depth, 16) in float32.
 #[inline(always)]
-unsafe fn widen<V: Simd, W: Word>(from: Right<W>, next: usize, depth: usize, to: *mut f32) {
-    // SAFETY: the caller's panel and its depth; asking is allowed at any address.
+unsafe fn widen<V: Simd, W: Word>(from: Right<W>, depth: usize, to: *mut f32) {
+    // SAFETY: the caller's panel and its depth.
     unsafe {
-        let coming = from.w.wrapping_add(next * from.panel);
         for k in (0..depth).step_by(2) {
-            V::prefetch(W::at(coming, k, from.row));
             for lane in (0..PANEL).step_by(V::LANES) {
                 let (w, to) = (from.w.add(lane), to.add(k * PANEL + lane));
                 W::load::<V, false>(w, k, from.row).store(to);
