@@ -143,7 +143,8 @@ fn guess(search: Search, mut sample: Vec<u32>, run: usize, n: usize) -> Option<G
     let mut sorted = sample.clone();
     let likely = *sorted.select_nth_unstable(rank).1;
     // Elements of a row are alike, so the error is that of a mean over runs.
-    let share = |run: &[u32]| run.iter().filter(|v| **v >= likely).count() as f64 / run.len() as f64;
+    let share =
+        |run: &[u32]| run.iter().filter(|v| **v >= likely).count() as f64 / run.len() as f64;
     let shares: Vec<f64> = sample.chunks(run).map(share).collect();
     let runs = shares.len() as f64;
     let mean = shares.iter().sum::<f64>() / runs;
