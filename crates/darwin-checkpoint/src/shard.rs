@@ -71,6 +71,7 @@ struct Tile<'a> {
 #[derive(Default)]
 struct Buffers {
     values: Vec<f32>,
+    raw: Vec<u8>,
     bytes: Vec<u8>,
 }
 
@@ -145,25 +146,24 @@ impl Filling<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.compute(tile, buffers)?;
-        file.write_all_at(&buffers.bytes, tile.bytes.start)
-            .map_err(|e| Error::io("write", path, e))?;
-        self.progress.advance(buffers.bytes.len() as u64);
+        let bytes = self.compute(tile, buffers)?;
+        file.write_all_at(bytes, tile.bytes.start).map_err(|e| Error::io("write", path, e))?;
+        self.progress.advance(bytes.len() as u64);
         Ok(())
     }
 
-    /// A tile's bytes, into the buffers.
-    fn compute(&self, tile: &Tile<'_>, buffers: &mut Buffers) -> Result<(), Error> {
-        let Buffers { values, bytes } = buffers;
+    /// A tile's bytes.
+    fn compute<'b>(&self, tile: &Tile<'_>, buffers: &'b mut Buffers) -> Result<&'b [u8], Error> {
+        let Buffers { values, raw, bytes } = buffers;
         let (id, dtype) = (tile.slot.stored.id, tile.slot.dtype);
-        bytes.clear();
-        if self.source.read_raw(id, tile.rows.clone(), bytes)? {
-            if !dtype.is_finite(bytes) {
-                values.resize(bytes.len() / dtype.size(), 0.0);
-                dtype.decode(bytes, values);
+        raw.clear();
+        if self.source.read_raw(id, tile.rows.clone(), raw)? {
+            if !dtype.is_finite(raw) {
+                values.resize(raw.len() / dtype.size(), 0.0);
+                dtype.decode(raw, values);
                 self.finite(tile, values)?;
             }
-            return Ok(());
+            return Ok(raw);
         }
         let plan = match self.plans[id.index()].get() {
             Some(plan) => plan,
@@ -175,13 +175,13 @@ impl Filling<'_> {
         let elements = tile.rows.len() * plan.cols;
         bytes.resize(elements * dtype.size(), 0);
         if plan.dtype == dtype && self.source.read_bytes(plan, tile.rows.clone(), bytes)? {
-            return Ok(());
+            return Ok(bytes);
         }
         values.resize(elements, 0.0);
         self.source.read_tile(plan, tile.rows.clone(), values)?;
         self.finite(tile, values)?;
         dtype.encode(values, bytes);
-        Ok(())
+        Ok(bytes)
     }
 
     fn finite(&self, tile: &Tile<'_>, values: &[f32]) -> Result<(), Error> {
@@ -213,6 +213,8 @@ struct Progressed {
     /// The first tile that is not whole.
     next: usize,
     bytes: u64,
+    /// The least that anybody waits for.
+    awaited: u64,
     ended: bool,
 }
 
@@ -220,7 +222,13 @@ impl Frontier {
     fn new(header: u64, tiles: &[Tile<'_>]) -> Self {
         let whole = vec![false; tiles.len()];
         Self {
-            state: Mutex::new(Progressed { whole, next: 0, bytes: header, ended: false }),
+            state: Mutex::new(Progressed {
+                whole,
+                next: 0,
+                bytes: header,
+                awaited: u64::MAX,
+                ended: false,
+            }),
             moved: Condvar::new(),
             ends: tiles.iter().map(|tile| tile.bytes.end).collect(),
         }
@@ -238,14 +246,18 @@ impl Frontier {
             state.bytes = self.ends[state.next];
             state.next += 1;
         }
-        drop(state);
-        self.moved.notify_all();
+        if state.bytes >= state.awaited {
+            state.awaited = u64::MAX;
+            drop(state);
+            self.moved.notify_all();
+        }
     }
 
     /// Waits until `step` bytes behind `from` are whole, or as many as will ever be.
     fn beyond(&self, from: u64, step: u64) -> u64 {
         let mut state = self.lock();
         while !state.ended && state.bytes < from + step {
+            state.awaited = state.awaited.min(from + step);
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.bytes

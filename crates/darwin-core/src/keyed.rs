@@ -109,25 +109,39 @@ mod wide {
         (low, high)
     }
 
-    /// Ten rounds for the eight counters of words 0 and 1, words 2 and 3 being the stream.
+    /// The keys of ten rounds.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn rounds(mut c: [__m256i; 4], key: [u32; 2]) -> [__m256i; 4] {
-        let factors = [_mm256_set1_epi64x(M[0] as i64), _mm256_set1_epi64x(M[1] as i64)];
-        let mut key = key;
-        for _ in 0..10 {
-            let (a_low, a_high) = products(c[0], factors[0]);
-            let (b_low, b_high) = products(c[2], factors[1]);
-            let (k0, k1) = (_mm256_set1_epi32(key[0] as i32), _mm256_set1_epi32(key[1] as i32));
-            c = [
-                _mm256_xor_si256(_mm256_xor_si256(b_high, c[1]), k0),
-                b_low,
-                _mm256_xor_si256(_mm256_xor_si256(a_high, c[3]), k1),
-                a_low,
-            ];
+    fn keys(mut key: [u32; 2]) -> [[__m256i; 2]; 10] {
+        let mut keys = [[_mm256_setzero_si256(); 2]; 10];
+        for round in &mut keys {
+            *round = [_mm256_set1_epi32(key[0] as i32), _mm256_set1_epi32(key[1] as i32)];
             key = [key[0].wrapping_add(W[0]), key[1].wrapping_add(W[1])];
         }
-        c
+        keys
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn round(c: [__m256i; 4], key: &[__m256i; 2]) -> [__m256i; 4] {
+        let factors = [_mm256_set1_epi64x(M[0] as i64), _mm256_set1_epi64x(M[1] as i64)];
+        let (a_low, a_high) = products(c[0], factors[0]);
+        let (b_low, b_high) = products(c[2], factors[1]);
+        [
+            _mm256_xor_si256(_mm256_xor_si256(c[1], key[0]), b_high),
+            b_low,
+            _mm256_xor_si256(_mm256_xor_si256(c[3], key[1]), a_high),
+            a_low,
+        ]
+    }
+
+    /// Ten rounds for eight counters, written out so that no number goes to memory.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn rounds(c: [__m256i; 4], keys: &[[__m256i; 2]; 10]) -> [__m256i; 4] {
+        let c = round(round(round(c, &keys[0]), &keys[1]), &keys[2]);
+        let c = round(round(round(c, &keys[3]), &keys[4]), &keys[5]);
+        round(round(round(round(c, &keys[6]), &keys[7]), &keys[8]), &keys[9])
     }
 
     #[target_feature(enable = "avx2")]
@@ -159,9 +173,10 @@ mod wide {
     pub(super) fn fill(key: &Key, block: u64, chunks: &mut [[f32; 4 * LANES]]) {
         let stream =
             [_mm256_set1_epi32(key.stream[0] as i32), _mm256_set1_epi32(key.stream[1] as i32)];
+        let keys = keys(key.key);
         for (chunk, first) in chunks.iter_mut().zip((block..).step_by(LANES)) {
             let [low, high] = counters(first);
-            let [a, b, c, d] = rounds([low, high, stream[0], stream[1]], key.key);
+            let [a, b, c, d] = rounds([low, high, stream[0], stream[1]], &keys);
             // Lane i holds block i's four words one under the other: turned, they lie in a row.
             let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
             let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
