@@ -29,6 +29,7 @@
 mod attention;
 mod cache;
 mod config;
+mod cost;
 mod device;
 mod embedding;
 mod error;
@@ -66,6 +67,7 @@ pub use config::{
     AttentionForm, Config, LatentForm, LayerKind, LinearForm, MlpKind, QkNorm, Rope, RopeScaling,
     RouterForm, RouterGroups, RouterScores, SharedForm,
 };
+pub use cost::Speed;
 pub use device::Device;
 pub use error::Error;
 pub use footprint::{Budget, Footprint, Plan, Workload};
@@ -80,6 +82,6 @@ pub use mtp::MtpHead;
 pub use score::{Cost, ItemScore, ScoreItem, score, score_counted};
 pub use state::{Batch, Sequence, State};
 pub use stream::Stream;
-pub use sweep::{HEAD_BLOCK, LayerSource, Room, Sweep, each_layer};
+pub use sweep::{HEAD_BLOCK, LayerSource, Logits, Room, Sweep, each_layer};
 pub use tap::{Interventions, NoTap, Record, Site, Tap};
 pub use text::{ChatRequest, GenerationDefaults, Text, TextStream};

@@ -132,6 +132,19 @@ pub fn each_layer<E: From<Error> + Send>(
     Ok(())
 }
 
+/// Logits of some of a batch's positions.
+#[derive(Clone, Debug)]
+pub struct Logits<'a> {
+    /// Which batch.
+    pub batch: usize,
+    /// The number, among the positions asked for, of the first.
+    pub first: usize,
+    /// The token ids.
+    pub band: Range<usize>,
+    /// (positions, token ids of the band), row-major.
+    pub values: &'a [f32],
+}
+
 /// Batches on their way through a model.
 pub struct Sweep<'a> {
     model: &'a dyn LayerSource,
@@ -182,16 +195,15 @@ impl<'a> Sweep<'a> {
         })
     }
 
-    /// The logits at chosen flat positions of each batch: for each band of the output head, calls
-    /// `visit` with the band and, for runs of positions of each batch, with (batch, number of the
-    /// first position, logits (positions, token ids of the band)).
+    /// Shows the logits at chosen flat positions of each batch: for each band of the output head, of
+    /// all batches in order, runs of positions in order.
     ///
     /// # Errors
     /// [`Error::Weights`], [`Error::Scratch`].
     pub fn logits(
         &mut self,
         positions: &[Vec<usize>],
-        visit: &mut dyn FnMut(&Range<usize>, usize, usize, &[f32]),
+        visit: &mut dyn FnMut(&Logits<'_>),
     ) -> Result<(), Error> {
         let mut logits = Vec::new();
         for band in self.room.bands(self.model.config()) {
@@ -204,7 +216,8 @@ impl<'a> Sweep<'a> {
                 let state = self.states.take(batch)?;
                 for (i, run) in positions.chunks(rows).enumerate() {
                     head.logits_into(&state, run, &mut logits);
-                    visit(&band, batch, i * rows, &logits);
+                    let (band, first) = (band.clone(), i * rows);
+                    visit(&Logits { batch, first, band, values: &logits });
                 }
                 self.states.put(batch, state)?;
             }

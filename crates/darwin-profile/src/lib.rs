@@ -28,7 +28,9 @@ pub use error::Error;
 pub use profile::counters::Samples;
 pub use profile::probes::{Pooling, ProbeSet};
 pub use profile::statics::literal_mri;
-pub use profile::streamed::{ProfilePlan, Unloaded, plan_profile, profile_streamed};
+pub use profile::streamed::{
+    Forecast, ProfilePlan, Unloaded, forecast_profile, plan_profile, profile_streamed,
+};
 pub use profile::{ProfileOptions, profile};
 pub use sample::calibration_sha256;
 pub use subject::{Subject, model_ref, source_ref};
