@@ -28,9 +28,11 @@
 
 mod attention;
 mod cache;
+mod candidates;
 mod config;
 mod cost;
 mod device;
+mod digest;
 mod embedding;
 mod error;
 mod families;
@@ -63,6 +65,7 @@ mod text;
 mod weights;
 mod workspaces;
 
+pub use candidates::{CandidateScores, CandidateSet};
 pub use config::{
     AttentionForm, Config, LatentForm, LayerKind, LinearForm, MlpKind, QkNorm, Rope, RopeScaling,
     RouterForm, RouterGroups, RouterScores, SharedForm,

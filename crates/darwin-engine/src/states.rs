@@ -1,6 +1,7 @@
 //! Hidden states of many batches: in memory as far as they may, the others in a scratch file.
 
 use crate::{Error, State};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ pub(crate) struct States {
     file: Option<Arc<File>>,
     /// Bytes of the file.
     end: u64,
+    /// Numbers that are free, and places of the file by their bytes.
+    free: Vec<usize>,
+    holes: BTreeMap<u64, Vec<u64>>,
 }
 
 #[derive(Debug)]
@@ -36,13 +40,30 @@ impl States {
     /// No states yet. Without a folder for the scratch file all stay in memory.
     pub(crate) fn new(room: u64, scratch: Option<&Path>) -> Self {
         let scratch = scratch.map(Path::to_owned);
-        Self { slots: Vec::new(), room, used: 0, scratch, file: None, end: 0 }
+        let (slots, free, holes) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { slots, room, used: 0, scratch, file: None, end: 0, free, holes }
     }
 
-    /// One more.
-    pub(crate) fn push(&mut self, state: State) -> Result<(), Error> {
-        self.slots.push(None);
-        self.put(self.slots.len() - 1, state)
+    /// One more; its number.
+    pub(crate) fn push(&mut self, state: State) -> Result<usize, Error> {
+        let number = self.free.pop().unwrap_or(self.slots.len());
+        if number == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.put(number, state)?;
+        Ok(number)
+    }
+
+    /// Forgets a state that is there; another may get its number.
+    pub(crate) fn forget(&mut self, number: usize) {
+        match self.slots[number].take() {
+            Some(Slot::Memory(state)) => self.used -= size(&state),
+            Some(Slot::File(state, at)) => {
+                self.holes.entry(4 * state.values() as u64).or_default().push(at);
+            }
+            Some(Slot::Out(_)) | None => unreachable!("a state that is forgotten is there"),
+        }
+        self.free.push(number);
     }
 
     /// Puts a state in its place, its length the same each time.
@@ -56,8 +77,11 @@ impl States {
                 Slot::Memory(state)
             }
             None => {
-                let at = self.end;
-                self.end += bytes;
+                let hole = self.holes.get_mut(&bytes).and_then(Vec::pop);
+                let at = hole.unwrap_or_else(|| {
+                    self.end += bytes;
+                    self.end - bytes
+                });
                 self.write(state, at)?
             }
         };
@@ -159,7 +183,8 @@ mod tests {
         for room in [0, 30_000, u64::MAX] {
             let mut states = States::new(room, Some(folder.path()));
             let sizes = [2000, 5, 7000, 900];
-            sizes.iter().enumerate().for_each(|(i, n)| states.push(state(*n, i)).unwrap());
+            let push = |(i, n): (usize, &usize)| assert_eq!(states.push(state(*n, i)).unwrap(), i);
+            sizes.iter().enumerate().for_each(push);
             for round in 1..3 {
                 for (i, n) in sizes.iter().enumerate() {
                     let mut taken = states.take(i).unwrap();
@@ -170,6 +195,11 @@ mod tests {
                 }
             }
             assert_eq!(states.file.is_some(), room < u64::MAX);
+            let (used, end) = (states.used, states.end);
+            states.forget(2);
+            assert_eq!(states.push(state(7000, 9)).unwrap(), 2);
+            assert_eq!(states.take(2).unwrap().hidden, state(7000, 9).hidden);
+            assert_eq!((states.used, states.end), (used, end));
             assert!(states.used <= room.min(1 << 20));
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

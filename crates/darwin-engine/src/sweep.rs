@@ -114,19 +114,26 @@ pub fn each_layer<E: From<Error> + Send>(
         models.iter().map(|model| model.layer(layer)).collect()
     };
     let count = models.first().map_or(0, |model| model.config().num_hidden_layers);
+    ahead(count, prefetch, read, |layer, weights| visit(layer, &weights?))
+}
+
+/// Calls `visit` with what `read` gives for each number, if `prefetch` while the next is read.
+pub(crate) fn ahead<T: Send, E: Send>(
+    count: usize,
+    prefetch: bool,
+    read: impl Fn(usize) -> T + Sync,
+    mut visit: impl FnMut(usize, T) -> Result<(), E> + Send,
+) -> Result<(), E> {
     let prefetch = prefetch && rayon::current_num_threads() > 1;
-    let mut ahead = None;
-    for layer in 0..count {
-        let now = match ahead.take() {
-            Some(layers) => layers,
-            None => read(layer)?,
-        };
-        if prefetch && layer + 1 < count {
-            let (visited, next) = rayon::join(|| visit(layer, &now), || read(layer + 1));
+    let mut next = None;
+    for number in 0..count {
+        let now = next.take().unwrap_or_else(|| read(number));
+        if prefetch && number + 1 < count {
+            let (visited, read) = rayon::join(|| visit(number, now), || read(number + 1));
             visited?;
-            ahead = Some(next?);
+            next = Some(read);
         } else {
-            visit(layer, &now)?;
+            visit(number, now)?;
         }
     }
     Ok(())
@@ -163,7 +170,7 @@ impl<'a> Sweep<'a> {
         room: &'a Room,
     ) -> Result<Self, Error> {
         let mut states = States::new(room.states, room.scratch.as_deref());
-        model.embed(batches, room.embedding, &mut |state| states.push(state))?;
+        model.embed(batches, room.embedding, &mut |state| states.push(state).map(drop))?;
         Ok(Self { model, room, states })
     }
 
