@@ -117,7 +117,7 @@ impl<'a> Pass<'a> {
             streams.push(stream);
             failed.push(error);
         }
-        let states = States::new(room.states, room.scratch.as_deref());
+        let states = States::new(room);
         let (batches, groups) = (batches(items), Vec::new());
         let layer_tokens = 0;
         Ok(Self {

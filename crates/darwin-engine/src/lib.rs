@@ -84,6 +84,7 @@ pub use model::Model;
 pub use mtp::MtpHead;
 pub use score::{Cost, ItemScore, ScoreItem, score, score_counted};
 pub use state::{Batch, Sequence, State};
+pub use states::States;
 pub use stream::Stream;
 pub use sweep::{HEAD_BLOCK, LayerSource, Logits, Room, Sweep, each_layer};
 pub use tap::{Interventions, NoTap, Record, Site, Tap};

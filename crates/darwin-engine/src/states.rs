@@ -1,6 +1,6 @@
 //! Hidden states of many batches: in memory as far as they may, the others in a scratch file.
 
-use crate::{Error, State};
+use crate::{Error, Room, State};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ const PIECE_VALUES: usize = 1 << 14;
 /// States that come and go by number. What does not fit into memory waits in a file without a
 /// name, which is gone when this is dropped, or the process ends.
 #[derive(Debug)]
-pub(crate) struct States {
+pub struct States {
     slots: Vec<Option<Slot>>,
     /// Bytes of hidden states that may stay in memory, and those that do.
     room: u64,
@@ -37,15 +37,20 @@ enum Slot {
 }
 
 impl States {
-    /// No states yet. Without a folder for the scratch file all stay in memory.
-    pub(crate) fn new(room: u64, scratch: Option<&Path>) -> Self {
-        let scratch = scratch.map(Path::to_owned);
+    /// No states yet, and as much memory for them as `room` says. Without a folder for the scratch
+    /// file all stay in memory.
+    #[must_use]
+    pub fn new(room: &Room) -> Self {
+        let (room, scratch) = (room.states, room.scratch.clone());
         let (slots, free, holes) = (Vec::new(), Vec::new(), BTreeMap::new());
         Self { slots, room, used: 0, scratch, file: None, end: 0, free, holes }
     }
 
     /// One more; its number.
-    pub(crate) fn push(&mut self, state: State) -> Result<usize, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Scratch`].
+    pub fn push(&mut self, state: State) -> Result<usize, Error> {
         let number = self.free.pop().unwrap_or(self.slots.len());
         if number == self.slots.len() {
             self.slots.push(None);
@@ -55,7 +60,10 @@ impl States {
     }
 
     /// Forgets a state that is there; another may get its number.
-    pub(crate) fn forget(&mut self, number: usize) {
+    ///
+    /// # Panics
+    /// If it is out.
+    pub fn forget(&mut self, number: usize) {
         match self.slots[number].take() {
             Some(Slot::Memory(state)) => self.used -= size(&state),
             Some(Slot::File(state, at)) => {
@@ -67,7 +75,10 @@ impl States {
     }
 
     /// Puts a state in its place, its length the same each time.
-    pub(crate) fn put(&mut self, number: usize, state: State) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Scratch`].
+    pub fn put(&mut self, number: usize, state: State) -> Result<(), Error> {
         let bytes = size(&state);
         let slot = match self.slots[number].take() {
             Some(Slot::Out(Some(at)) | Slot::File(_, at)) => self.write(state, at)?,
@@ -91,9 +102,12 @@ impl States {
 
     /// Takes a state out, to be put back.
     ///
+    /// # Errors
+    /// [`Error::Scratch`].
+    ///
     /// # Panics
     /// If it is out already.
-    pub(crate) fn take(&mut self, number: usize) -> Result<State, Error> {
+    pub fn take(&mut self, number: usize) -> Result<State, Error> {
         let (state, at) = match self.slots[number].take() {
             Some(Slot::Memory(state)) => (state, None),
             Some(Slot::File(state, at)) => (self.read(state, at)?, Some(at)),
@@ -181,7 +195,8 @@ mod tests {
     fn states_come_back_from_memory_and_file() {
         let folder = tempfile::tempdir().unwrap();
         for room in [0, 30_000, u64::MAX] {
-            let mut states = States::new(room, Some(folder.path()));
+            let scratch = Some(folder.path().to_owned());
+            let mut states = States::new(&Room { states: room, scratch, ..Room::default() });
             let sizes = [2000, 5, 7000, 900];
             let push = |(i, n): (usize, &usize)| assert_eq!(states.push(state(*n, i)).unwrap(), i);
             sizes.iter().enumerate().for_each(push);
@@ -203,10 +218,11 @@ mod tests {
             assert!(states.used <= room.min(1 << 20));
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        let mut states = States::new(0, Some(&folder.path().join("missing")));
+        let scratch = Some(folder.path().join("missing"));
+        let mut states = States::new(&Room { states: 0, scratch, ..Room::default() });
         let error = states.push(state(3, 0)).unwrap_err().to_string();
         assert!(error.contains("missing"), "{error}");
-        let mut states = States::new(0, None);
+        let mut states = States::new(&Room { states: 0, ..Room::default() });
         states.push(state(3, 0)).unwrap();
         assert!(states.file.is_none());
     }

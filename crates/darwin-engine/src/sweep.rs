@@ -169,7 +169,7 @@ impl<'a> Sweep<'a> {
         batches: &[Batch],
         room: &'a Room,
     ) -> Result<Self, Error> {
-        let mut states = States::new(room.states, room.scratch.as_deref());
+        let mut states = States::new(room);
         model.embed(batches, room.embedding, &mut |state| states.push(state).map(drop))?;
         Ok(Self { model, room, states })
     }

@@ -23,6 +23,7 @@ mod summary;
 
 pub use check::{CheckOptions, Family, Loaded, Weights, check, health_summary, preflight};
 pub use compare::prior::{LayerPrior, prior};
+pub use compare::streamed::{ComparePlan, compare_streamed, forecast_compare, plan_compare};
 pub use compare::{CompareOptions, compare};
 pub use error::Error;
 pub use profile::counters::Samples;

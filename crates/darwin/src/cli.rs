@@ -275,6 +275,8 @@ pub(crate) struct CompareArgs {
     /// Write the comparison as JSON into this file
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
 }
 
 #[derive(Debug, Args)]

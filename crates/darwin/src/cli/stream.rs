@@ -2,13 +2,12 @@
 
 use super::bytes;
 use clap::Args;
-use darwin_engine::Budget;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct StreamArgs {
-    /// Most memory to use, e.g. 12GiB [default: as much as is of use]. Models of any size run:
-    /// their layers are read one after another, and results are the same
+    /// Most memory to use, e.g. 12GiB [default: what the system has to give]. Models of any size
+    /// run: their layers are read one after another, and results are the same
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
     pub(crate) memory: Option<u64>,
     /// Folder for hidden states that do not fit into the memory
@@ -21,11 +20,4 @@ pub(crate) struct StreamArgs {
     /// headers, and from a layer of each kind that is tried
     #[arg(long)]
     pub(crate) dry_run: bool,
-}
-
-impl StreamArgs {
-    /// What may be used.
-    pub(crate) fn budget(&self) -> Budget {
-        Budget { memory: self.memory, scratch: self.scratch.clone() }
-    }
 }

@@ -67,3 +67,25 @@ fn a_scratch_folder_that_is_none_is_named() {
     assert_eq!(code, 2);
     assert!(stderr.starts_with("error: `--scratch`: nowhere is no folder"), "{stderr}");
 }
+
+#[test]
+fn a_comparison_is_the_same_file_whatever_the_budget() {
+    let folder = parents();
+    let compare = "-q compare father mother --items items.jsonl";
+    let (code, plan, stderr) = run(folder.path(), &format!("{compare} --dry-run"));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    for word in ["profile of father", "profile of mother", "10 variants", "1 sweep over the layers"]
+    {
+        assert!(plan.contains(word), "`{word}` is not in:\n{plan}");
+    }
+    let (code, _, stderr) = run(folder.path(), &format!("{compare} --memory 1MiB"));
+    assert_eq!(code, 2);
+    let least = mib_after(&stderr, "the least is") + 4;
+    let mut files = Vec::new();
+    for more in ["".to_owned(), format!(" --memory {least}MiB"), " -j 1 --scratch .".to_owned()] {
+        let (code, _, stderr) = run(folder.path(), &format!("{compare} --out found.json{more}"));
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        files.push(std::fs::read(folder.path().join("found.json")).expect("read"));
+    }
+    assert!(files.iter().all(|file| *file == files[0]));
+}
