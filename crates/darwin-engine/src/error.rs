@@ -147,6 +147,9 @@ pub enum Error {
         /// The least that works with a scratch folder, bytes; none where there is one.
         with_scratch: Option<u64>,
     },
+    /// A model of another shape than those it shall be scored with.
+    #[error("the model is of another shape than the others of its set")]
+    Shapes,
     /// The work was cancelled.
     #[error("interrupted")]
     Cancelled,

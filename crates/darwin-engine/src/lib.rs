@@ -28,8 +28,11 @@
 
 mod attention;
 mod cache;
+mod candidates;
 mod config;
+mod cost;
 mod device;
+mod digest;
 mod embedding;
 mod error;
 mod families;
@@ -64,10 +67,12 @@ mod text;
 mod weights;
 mod workspaces;
 
+pub use candidates::{CandidateScores, CandidateSet};
 pub use config::{
     AttentionForm, Config, LatentForm, LayerKind, LinearForm, MlpKind, QkNorm, Rope, RopeScaling,
     RouterForm, RouterGroups, RouterScores, SharedForm,
 };
+pub use cost::Speed;
 pub use device::Device;
 pub use error::Error;
 pub use footprint::{Budget, Footprint, Plan, Workload};
@@ -81,7 +86,8 @@ pub use model::Model;
 pub use mtp::MtpHead;
 pub use score::{Cost, ItemScore, ScoreItem, score, score_counted};
 pub use state::{Batch, Sequence, State};
+pub use states::States;
 pub use stream::Stream;
-pub use sweep::{HEAD_BLOCK, LayerSource, Room, Sweep, each_layer};
+pub use sweep::{HEAD_BLOCK, LayerSource, Logits, Room, Sweep, each_layer};
 pub use tap::{Interventions, NoTap, Record, Site, Tap};
 pub use text::{ChatRequest, GenerationDefaults, Text, TextStream};

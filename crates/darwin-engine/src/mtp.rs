@@ -140,7 +140,7 @@ impl MtpHead {
         let rows = self.forward(model, &state)?;
         let score = |(rows, ids): (&Vec<f32>, &Vec<u32>)| {
             let scored = &rows[..(ids.len() - 2) * self.config.hidden_size];
-            item_score(score_tokens(model, scored, &ids[2..], <[f32]>::to_vec))
+            item_score(score_tokens(model.output(), scored, &ids[2..], <[f32]>::to_vec))
         };
         Ok(rows.par_iter().zip(sequences).map(score).collect())
     }

@@ -1,6 +1,7 @@
 //! Hidden states of many batches: in memory as far as they may, the others in a scratch file.
 
-use crate::{Error, State};
+use crate::{Error, Room, State};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ const PIECE_VALUES: usize = 1 << 14;
 /// States that come and go by number. What does not fit into memory waits in a file without a
 /// name, which is gone when this is dropped, or the process ends.
 #[derive(Debug)]
-pub(crate) struct States {
+pub struct States {
     slots: Vec<Option<Slot>>,
     /// Bytes of hidden states that may stay in memory, and those that do.
     room: u64,
@@ -21,6 +22,9 @@ pub(crate) struct States {
     file: Option<Arc<File>>,
     /// Bytes of the file.
     end: u64,
+    /// Numbers that are free, and places of the file by their bytes.
+    free: Vec<usize>,
+    holes: BTreeMap<u64, Vec<u64>>,
 }
 
 #[derive(Debug)]
@@ -33,20 +37,48 @@ enum Slot {
 }
 
 impl States {
-    /// No states yet. Without a folder for the scratch file all stay in memory.
-    pub(crate) fn new(room: u64, scratch: Option<&Path>) -> Self {
-        let scratch = scratch.map(Path::to_owned);
-        Self { slots: Vec::new(), room, used: 0, scratch, file: None, end: 0 }
+    /// No states yet, and as much memory for them as `room` says. Without a folder for the scratch
+    /// file all stay in memory.
+    #[must_use]
+    pub fn new(room: &Room) -> Self {
+        let (room, scratch) = (room.states, room.scratch.clone());
+        let (slots, free, holes) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { slots, room, used: 0, scratch, file: None, end: 0, free, holes }
     }
 
-    /// One more.
-    pub(crate) fn push(&mut self, state: State) -> Result<(), Error> {
-        self.slots.push(None);
-        self.put(self.slots.len() - 1, state)
+    /// One more; its number.
+    ///
+    /// # Errors
+    /// [`Error::Scratch`].
+    pub fn push(&mut self, state: State) -> Result<usize, Error> {
+        let number = self.free.pop().unwrap_or(self.slots.len());
+        if number == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.put(number, state)?;
+        Ok(number)
+    }
+
+    /// Forgets a state that is there; another may get its number.
+    ///
+    /// # Panics
+    /// If it is out.
+    pub fn forget(&mut self, number: usize) {
+        match self.slots[number].take() {
+            Some(Slot::Memory(state)) => self.used -= size(&state),
+            Some(Slot::File(state, at)) => {
+                self.holes.entry(4 * state.values() as u64).or_default().push(at);
+            }
+            Some(Slot::Out(_)) | None => unreachable!("a state that is forgotten is there"),
+        }
+        self.free.push(number);
     }
 
     /// Puts a state in its place, its length the same each time.
-    pub(crate) fn put(&mut self, number: usize, state: State) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Scratch`].
+    pub fn put(&mut self, number: usize, state: State) -> Result<(), Error> {
         let bytes = size(&state);
         let slot = match self.slots[number].take() {
             Some(Slot::Out(Some(at)) | Slot::File(_, at)) => self.write(state, at)?,
@@ -56,8 +88,11 @@ impl States {
                 Slot::Memory(state)
             }
             None => {
-                let at = self.end;
-                self.end += bytes;
+                let hole = self.holes.get_mut(&bytes).and_then(Vec::pop);
+                let at = hole.unwrap_or_else(|| {
+                    self.end += bytes;
+                    self.end - bytes
+                });
                 self.write(state, at)?
             }
         };
@@ -67,9 +102,12 @@ impl States {
 
     /// Takes a state out, to be put back.
     ///
+    /// # Errors
+    /// [`Error::Scratch`].
+    ///
     /// # Panics
     /// If it is out already.
-    pub(crate) fn take(&mut self, number: usize) -> Result<State, Error> {
+    pub fn take(&mut self, number: usize) -> Result<State, Error> {
         let (state, at) = match self.slots[number].take() {
             Some(Slot::Memory(state)) => (state, None),
             Some(Slot::File(state, at)) => (self.read(state, at)?, Some(at)),
@@ -157,9 +195,11 @@ mod tests {
     fn states_come_back_from_memory_and_file() {
         let folder = tempfile::tempdir().unwrap();
         for room in [0, 30_000, u64::MAX] {
-            let mut states = States::new(room, Some(folder.path()));
+            let scratch = Some(folder.path().to_owned());
+            let mut states = States::new(&Room { states: room, scratch, ..Room::default() });
             let sizes = [2000, 5, 7000, 900];
-            sizes.iter().enumerate().for_each(|(i, n)| states.push(state(*n, i)).unwrap());
+            let push = |(i, n): (usize, &usize)| assert_eq!(states.push(state(*n, i)).unwrap(), i);
+            sizes.iter().enumerate().for_each(push);
             for round in 1..3 {
                 for (i, n) in sizes.iter().enumerate() {
                     let mut taken = states.take(i).unwrap();
@@ -170,13 +210,19 @@ mod tests {
                 }
             }
             assert_eq!(states.file.is_some(), room < u64::MAX);
+            let (used, end) = (states.used, states.end);
+            states.forget(2);
+            assert_eq!(states.push(state(7000, 9)).unwrap(), 2);
+            assert_eq!(states.take(2).unwrap().hidden, state(7000, 9).hidden);
+            assert_eq!((states.used, states.end), (used, end));
             assert!(states.used <= room.min(1 << 20));
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        let mut states = States::new(0, Some(&folder.path().join("missing")));
+        let scratch = Some(folder.path().join("missing"));
+        let mut states = States::new(&Room { states: 0, scratch, ..Room::default() });
         let error = states.push(state(3, 0)).unwrap_err().to_string();
         assert!(error.contains("missing"), "{error}");
-        let mut states = States::new(0, None);
+        let mut states = States::new(&Room { states: 0, ..Room::default() });
         states.push(state(3, 0)).unwrap();
         assert!(states.file.is_none());
     }

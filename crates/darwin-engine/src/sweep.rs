@@ -114,22 +114,42 @@ pub fn each_layer<E: From<Error> + Send>(
         models.iter().map(|model| model.layer(layer)).collect()
     };
     let count = models.first().map_or(0, |model| model.config().num_hidden_layers);
+    ahead(count, prefetch, read, |layer, weights| visit(layer, &weights?))
+}
+
+/// Calls `visit` with what `read` gives for each number, if `prefetch` while the next is read.
+pub(crate) fn ahead<T: Send, E: Send>(
+    count: usize,
+    prefetch: bool,
+    read: impl Fn(usize) -> T + Sync,
+    mut visit: impl FnMut(usize, T) -> Result<(), E> + Send,
+) -> Result<(), E> {
     let prefetch = prefetch && rayon::current_num_threads() > 1;
-    let mut ahead = None;
-    for layer in 0..count {
-        let now = match ahead.take() {
-            Some(layers) => layers,
-            None => read(layer)?,
-        };
-        if prefetch && layer + 1 < count {
-            let (visited, next) = rayon::join(|| visit(layer, &now), || read(layer + 1));
+    let mut next = None;
+    for number in 0..count {
+        let now = next.take().unwrap_or_else(|| read(number));
+        if prefetch && number + 1 < count {
+            let (visited, read) = rayon::join(|| visit(number, now), || read(number + 1));
             visited?;
-            ahead = Some(next?);
+            next = Some(read);
         } else {
-            visit(layer, &now)?;
+            visit(number, now)?;
         }
     }
     Ok(())
+}
+
+/// Logits of some of a batch's positions.
+#[derive(Clone, Debug)]
+pub struct Logits<'a> {
+    /// Which batch.
+    pub batch: usize,
+    /// The number, among the positions asked for, of the first.
+    pub first: usize,
+    /// The token ids.
+    pub band: Range<usize>,
+    /// (positions, token ids of the band), row-major.
+    pub values: &'a [f32],
 }
 
 /// Batches on their way through a model.
@@ -149,8 +169,8 @@ impl<'a> Sweep<'a> {
         batches: &[Batch],
         room: &'a Room,
     ) -> Result<Self, Error> {
-        let mut states = States::new(room.states, room.scratch.as_deref());
-        model.embed(batches, room.embedding, &mut |state| states.push(state))?;
+        let mut states = States::new(room);
+        model.embed(batches, room.embedding, &mut |state| states.push(state).map(drop))?;
         Ok(Self { model, room, states })
     }
 
@@ -182,16 +202,15 @@ impl<'a> Sweep<'a> {
         })
     }
 
-    /// The logits at chosen flat positions of each batch: for each band of the output head, calls
-    /// `visit` with the band and, for runs of positions of each batch, with (batch, number of the
-    /// first position, logits (positions, token ids of the band)).
+    /// Shows the logits at chosen flat positions of each batch: for each band of the output head, of
+    /// all batches in order, runs of positions in order.
     ///
     /// # Errors
     /// [`Error::Weights`], [`Error::Scratch`].
     pub fn logits(
         &mut self,
         positions: &[Vec<usize>],
-        visit: &mut dyn FnMut(&Range<usize>, usize, usize, &[f32]),
+        visit: &mut dyn FnMut(&Logits<'_>),
     ) -> Result<(), Error> {
         let mut logits = Vec::new();
         for band in self.room.bands(self.model.config()) {
@@ -204,7 +223,8 @@ impl<'a> Sweep<'a> {
                 let state = self.states.take(batch)?;
                 for (i, run) in positions.chunks(rows).enumerate() {
                     head.logits_into(&state, run, &mut logits);
-                    visit(&band, batch, i * rows, &logits);
+                    let (band, first) = (band.clone(), i * rows);
+                    visit(&Logits { batch, first, band, values: &logits });
                 }
                 self.states.put(batch, state)?;
             }

@@ -3,9 +3,8 @@
 use crate::Error;
 use crate::sample::{Sample, batch_of};
 use darwin_core::Cancel;
-use darwin_engine::{HEAD_BLOCK, Interventions, Model, State, Tap};
+use darwin_engine::{HEAD_BLOCK, Interventions, Logits, Model, State, Tap};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// Logits held at once, in values.
 const LOGITS_AT_ONCE: usize = 1 << 23;
@@ -72,13 +71,14 @@ impl Answers {
         Self { positions, targets, found, sums }
     }
 
-    /// Takes in the logits (rows, token ids of the band) of positions from number `first` on.
-    /// Bands come in order, and begin at multiples of [`HEAD_BLOCK`].
-    pub(crate) fn add(&mut self, band: &Range<usize>, first: usize, logits: &[f32]) {
-        let rows = logits.len() / band.len();
+    /// Takes in the logits of some positions. Bands come in order, and begin at multiples of
+    /// [`HEAD_BLOCK`].
+    pub(crate) fn add(&mut self, logits: &Logits<'_>) {
+        let Logits { first, band, values, .. } = logits;
+        let (first, rows) = (*first, values.len() / band.len());
         let (sums, found) = (&mut self.sums[first..first + rows], &mut self.found[first..]);
         let targets = &self.targets[first..first + rows];
-        let each = sums.par_iter_mut().zip(found).zip(targets).zip(logits.par_chunks(band.len()));
+        let each = sums.par_iter_mut().zip(found).zip(targets).zip(values.par_chunks(band.len()));
         each.for_each(|(((sum, found), target), row)| {
             sum.add(row);
             if band.contains(&(*target as usize)) {
@@ -101,7 +101,8 @@ pub(crate) fn answer_nll(model: &Model, state: &State, samples: &[Sample]) -> Ve
     let rows = (LOGITS_AT_ONCE / vocab.max(1)).max(1);
     let positions = std::mem::take(&mut answers.positions);
     for (i, run) in positions.chunks(rows).enumerate() {
-        answers.add(&(0..vocab), i * rows, &model.logits(state, run));
+        let (first, values) = (i * rows, &model.logits(state, run)[..]);
+        answers.add(&Logits { batch: 0, first, band: 0..vocab, values });
     }
     answers.nll(samples)
 }

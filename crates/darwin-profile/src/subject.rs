@@ -4,7 +4,7 @@ use crate::Error;
 use darwin_checkpoint::{Checkpoint, TensorSource};
 use darwin_core::files::ModelRef;
 use darwin_core::hash::sha256_hex;
-use darwin_engine::{Model, Text};
+use darwin_engine::{Config, Model, Text};
 
 /// A model, its source and its name in files.
 #[derive(Clone, Copy)]
@@ -46,11 +46,11 @@ pub fn source_ref(name: &str, source: &dyn TensorSource, text: Option<&Text>) ->
 }
 
 /// Stops where two models differ in a number that makes layers or experts incomparable.
-pub(crate) fn same_shape(a: &Subject<'_>, b: &Subject<'_>) -> Result<(), Error> {
-    let (x, y) = (a.model.config(), b.model.config());
-    let kinds = |c: &darwin_engine::Config| {
-        c.layer_types.iter().map(|k| k.name()).collect::<Vec<_>>().join(" ")
-    };
+pub(crate) fn same_shape(
+    (x, first): (&Config, &ModelRef),
+    (y, second): (&Config, &ModelRef),
+) -> Result<(), Error> {
+    let kinds = |c: &Config| c.layer_types.iter().map(|k| k.name()).collect::<Vec<_>>().join(" ");
     let pairs = [
         ("num_hidden_layers", x.num_hidden_layers.to_string(), y.num_hidden_layers.to_string()),
         ("hidden_size", x.hidden_size.to_string(), y.hidden_size.to_string()),
@@ -63,15 +63,10 @@ pub(crate) fn same_shape(a: &Subject<'_>, b: &Subject<'_>) -> Result<(), Error> 
         ("vocab_size", x.vocab_size.to_string(), y.vocab_size.to_string()),
         ("layer_types", kinds(x), kinds(y)),
     ];
-    for (what, first, second) in pairs {
-        if first != second {
-            return Err(Error::Mismatch {
-                first: a.reference.name.clone(),
-                second: b.reference.name.clone(),
-                what,
-                a: first,
-                b: second,
-            });
+    for (what, a, b) in pairs {
+        if a != b {
+            let (first, second) = (first.name.clone(), second.name.clone());
+            return Err(Error::Mismatch { first, second, what, a, b });
         }
     }
     Ok(())

@@ -9,8 +9,11 @@ use darwin_checkpoint::{Checkpoint, MemorySource, Tapped, TensorSource};
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::{Budget, Error, Plan, Room};
 use darwin_eval::Encoded;
-use darwin_profile::{ProfileOptions, Samples, Unloaded, plan_profile, profile, profile_streamed};
-use darwin_testkit::{Tiny as Sizes, tiny_llama, tiny_qwen3_moe, tiny_qwen35};
+use darwin_profile::{
+    CompareOptions, ProfileOptions, Samples, Unloaded, compare, compare_streamed, plan_compare,
+    plan_profile, profile, profile_streamed,
+};
+use darwin_testkit::{Tiny as Sizes, sibling, tiny_llama, tiny_qwen3_moe, tiny_qwen35};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -110,4 +113,113 @@ fn a_missing_scratch_folder_is_named() {
             .unwrap_err()
             .to_string();
     assert!(error.contains("darwin-no-such-folder"), "{error}");
+}
+
+fn own(tiny: &Tiny, items: &Encoded) -> darwin_core::files::Profile {
+    let options = ProfileOptions::default();
+    profile(&tiny.subject(), items, &options, &NoProgress, &Cancel::default()).unwrap().0
+}
+
+#[test]
+fn a_comparison_is_the_same_whatever_the_budget_and_reads_each_layer_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    for source in [tiny_qwen35(1), tiny_llama(2), tiny_qwen3_moe(2)] {
+        let father = Tiny::new("f", source.clone());
+        let mother = Tiny::new("m", sibling(&source, "m", 5, 0.3));
+        let items = encoded(0..9);
+        let options =
+            CompareOptions { per_domain_components: Some(3), ..CompareOptions::default() };
+        let profiles = [own(&father, &items), own(&mother, &items)];
+        let profiles = [&profiles[0], &profiles[1]];
+        let whole = compare(
+            &father.subject(),
+            &mother.subject(),
+            profiles,
+            &items,
+            &options,
+            &NoProgress,
+            &Cancel::default(),
+        )
+        .unwrap();
+        let bytes = AtomicU64::new(0);
+        let counted = Tapped::new(&father.source, |plan, rows, _| {
+            let row = plan.cols * plan.dtype.size();
+            bytes.fetch_add((rows.len() * row) as u64, Ordering::Relaxed);
+        });
+        let parents = [
+            &Unloaded { source: &counted, reference: &father.reference },
+            &Unloaded { source: &mother.source, reference: &mother.reference },
+        ];
+        let plan = |memory, folder: Option<&std::path::Path>| {
+            let budget = Budget { memory, scratch: folder.map(Into::into) };
+            plan_compare(parents, &items, &options, &budget, 0)
+        };
+        let Err(darwin_profile::Error::Engine(Error::Memory { least, .. })) = plan(Some(1), None)
+        else {
+            panic!("a byte is not enough")
+        };
+        let mut plans = vec![plan(None, None).unwrap(), plan(Some(least), None).unwrap()];
+        let mut tight = plans[0].clone();
+        tight.plan.room = Room {
+            prefetch: false,
+            states: 0,
+            scratch: Some(scratch.path().to_owned()),
+            embedding: 0,
+            head: 1,
+        };
+        tight.plan.batch_tokens = 100;
+        plans.push(tight);
+        let (free, mut several) = (plans[0].clone(), plans[0].clone());
+        several.states = free.states / 3;
+        several.plan.layers = 2;
+        plans.push(several);
+        for plan in plans {
+            bytes.store(0, Ordering::Relaxed);
+            let found = compare_streamed(
+                parents,
+                profiles,
+                &items,
+                &options,
+                &plan,
+                &NoProgress,
+                &Cancel::default(),
+            )
+            .unwrap();
+            assert_eq!(found, whole, "{plan:?}");
+            if plan.plan == free.plan && plan.states == free.states {
+                // the sweep over the layers, the one over components, differences, experts
+                let tensors = father.source.manifest().tensors().iter();
+                let stored: usize = tensors.map(|t| t.elements() * t.dtype.size()).sum();
+                let share = bytes.load(Ordering::Relaxed) as f64 / stored as f64;
+                assert!(share <= 4.0, "{share} of the father");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_advantage_of_unloaded_parents_costs_no_more_than_promised() {
+    let source = tiny_qwen35(1);
+    let father = Tiny::new("f", source.clone());
+    let mother = Tiny::new("m", sibling(&source, "m", 5, 0.3));
+    let items = encoded(0..4);
+    let profiles = [own(&father, &items), own(&mother, &items)];
+    let parents = [
+        &Unloaded { source: &father.source, reference: &father.reference },
+        &Unloaded { source: &mother.source, reference: &mother.reference },
+    ];
+    let options = CompareOptions { components: false, ..CompareOptions::default() };
+    let plan = plan_compare(parents, &items, &options, &Budget::default(), 0).unwrap();
+    let found = compare_streamed(
+        parents,
+        [&profiles[0], &profiles[1]],
+        &items,
+        &options,
+        &plan,
+        &NoProgress,
+        &Cancel::default(),
+    )
+    .unwrap();
+    let layers = found.layers.len() as u64;
+    assert_eq!(found.forward_tokens, (layers + 3) * found.calibration.tokens);
 }

@@ -13,12 +13,14 @@
 //! assert_eq!(father.manifest(), mother.manifest());
 //! ```
 
+mod blend;
 mod disk;
 mod gguf;
 mod sparse;
 mod text;
 mod tiny;
 
+pub use blend::Blend;
 pub use darwin_checkpoint::ExpertLayout;
 pub use disk::write_model;
 pub use gguf::{GgufFile, GgufTensor, GgufValue};

@@ -4,6 +4,7 @@ mod extract_lora;
 mod generate;
 mod mergekit;
 mod score;
+mod stream;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use darwin_checkpoint::ExpertLayout;
@@ -13,6 +14,7 @@ pub(crate) use generate::GenerateArgs;
 use mergekit::MergekitFlags;
 pub(crate) use score::ScoreArgs;
 use std::path::PathBuf;
+pub(crate) use stream::StreamArgs;
 
 /// Breeds large language models and proves what it did: profiles two parents, evolves a merge
 /// recipe, writes the child, checks its health.
@@ -258,6 +260,8 @@ pub(crate) struct ProfileArgs {
     /// Write profile.json and samples.safetensors into this folder
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
 }
 
 #[derive(Debug, Args)]
@@ -271,6 +275,8 @@ pub(crate) struct CompareArgs {
     /// Write the comparison as JSON into this file
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
 }
 
 #[derive(Debug, Args)]

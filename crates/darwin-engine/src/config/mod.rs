@@ -12,7 +12,8 @@ pub use rope::{Rope, RopeScaling};
 pub use router::{RouterForm, RouterGroups, RouterScores};
 
 use crate::Error;
-use crate::layer::expected;
+use crate::layer::{expected, expected_of_layer, prefix};
+use crate::weights::Expected;
 
 /// What mixes the tokens in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,8 +172,18 @@ impl Config {
     #[must_use]
     pub fn active_weights(&self) -> usize {
         let embedding = if self.tie_word_embeddings { "" } else { "embed_tokens.weight" };
-        let matrices = expected(self).into_iter().filter(|t| t.shape.len() > 1);
-        let met = matrices.filter(|t| t.name != embedding).map(|t| {
+        self.met(expected(self).into_iter().filter(|t| t.name != embedding))
+    }
+
+    /// As [`Config::active_weights`], of one layer.
+    pub(crate) fn active_weights_of(&self, layer: usize) -> usize {
+        self.met(expected_of_layer(self, layer, &prefix(layer)).into_iter())
+    }
+
+    /// Weights that a token meets in these tensors.
+    fn met(&self, tensors: impl Iterator<Item = Expected>) -> usize {
+        let matrices = tensors.filter(|t| t.shape.len() > 1);
+        let met = matrices.map(|t| {
             let all: usize = t.shape.iter().product();
             if t.name.contains(".mlp.experts.") {
                 all / self.num_experts * self.num_experts_per_tok

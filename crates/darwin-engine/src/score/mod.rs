@@ -10,7 +10,7 @@ use crate::layers::group_tokens;
 use crate::mixer::Block;
 use crate::probe::Probe;
 use crate::team::{Team, run_all};
-use crate::{Error, Model};
+use crate::{Config, Error, Head, Model};
 use darwin_core::Cancel;
 use std::sync::Arc;
 use tree::Node;
@@ -76,11 +76,7 @@ pub fn score_counted(
     items: &[ScoreItem],
     cancel: &Cancel,
 ) -> Result<(Vec<ItemScore>, Cost), Error> {
-    for (i, item) in items.iter().enumerate() {
-        model.check_ids("prompt", i, &item.prompt)?;
-        model.check_ids("answer of item", i, &item.answer)?;
-        model.check_length(i, item.prompt.len() + item.answer.len())?;
-    }
+    check_items(model.config(), items)?;
     let fed: Vec<Vec<u32>> = items.iter().map(fed).collect();
     let nodes = tree::grow(items, &fed);
     let scorer = Scorer { model, items, fed: &fed, cancel };
@@ -99,8 +95,17 @@ pub fn score_counted(
     Ok((tokens.into_iter().map(item_score).collect(), cost))
 }
 
+/// Checks that items can be scored.
+pub(crate) fn check_items(config: &Config, items: &[ScoreItem]) -> Result<(), Error> {
+    items.iter().enumerate().try_for_each(|(i, item)| {
+        config.check_ids("prompt", i, &item.prompt)?;
+        config.check_ids("answer of item", i, &item.answer)?;
+        config.check_length(i, item.prompt.len() + item.answer.len())
+    })
+}
+
 /// Tokens of an item that go through the layers: nothing follows the last one.
-fn fed(item: &ScoreItem) -> Vec<u32> {
+pub(crate) fn fed(item: &ScoreItem) -> Vec<u32> {
     [&item.prompt, &item.answer[..item.answer.len() - 1]].concat()
 }
 
@@ -215,7 +220,7 @@ impl Scorer<'_> {
         let mut chosen = Vec::with_capacity(rows.len() * width);
         rows.iter().for_each(|row| chosen.extend_from_slice(&hidden[row * width..][..width]));
         each_logits(
-            self.model,
+            self.model.output(),
             team,
             &chosen,
             |h| self.model.final_norm(h),
@@ -233,17 +238,17 @@ impl Scorer<'_> {
 
 /// Calls `f` with the number and the logits of each row of hidden states, after `norm`.
 fn each_logits(
-    model: &Model,
+    head: &Head,
     team: Team<'_>,
     hidden: &[f32],
     norm: impl Fn(&[f32]) -> Vec<f32>,
     mut f: impl FnMut(usize, &[f32]),
 ) {
-    let (width, vocab) = (model.config().hidden_size, model.config().vocab_size);
+    let (width, vocab) = (head.config.hidden_size, head.config.vocab_size);
     let mut logits = vec![0.0; (hidden.len() / width).min(LOGIT_ROWS) * vocab];
     for (i, hidden) in hidden.chunks(LOGIT_ROWS * width).enumerate() {
         let logits = &mut logits[..hidden.len() / width * vocab];
-        model.head_into(team, &norm(hidden), logits);
+        head.multiply(team, &norm(hidden), logits);
         let rows = logits.chunks_exact(vocab).enumerate();
         rows.for_each(|(row, logits)| f(i * LOGIT_ROWS + row, logits));
     }
@@ -251,13 +256,13 @@ fn each_logits(
 
 /// The log-probability of each token after its hidden state, and whether greedy decoding takes it.
 pub(crate) fn score_tokens(
-    model: &Model,
+    head: &Head,
     hidden: &[f32],
     tokens: &[u32],
     norm: impl Fn(&[f32]) -> Vec<f32>,
 ) -> Vec<(f64, bool)> {
     let mut scored = Vec::with_capacity(tokens.len());
-    each_logits(model, Team::alone(), hidden, norm, |i, logits| {
+    each_logits(head, Team::alone(), hidden, norm, |i, logits| {
         let token = tokens[i] as usize;
         let logprob = f64::from(logits[token]) - log_sum_exp(logits);
         scored.push((logprob, argmax(logits) == token));

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may fail and say so")]
 
+mod candidates;
 #[cfg(feature = "accelerator")]
 mod device;
 mod errors;

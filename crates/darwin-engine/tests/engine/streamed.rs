@@ -38,10 +38,11 @@ fn swept(model: &dyn LayerSource, batches: &[Batch], room: &Room) -> Seen {
     let vocab = model.config().vocab_size;
     let mut logits: Vec<Vec<f32>> = positions.iter().map(|p| vec![0.0; p.len() * vocab]).collect();
     sweep
-        .logits(&positions, &mut |band, batch, first, values| {
-            for (i, row) in values.chunks(band.len()).enumerate() {
-                let at = (first + i) * vocab;
-                logits[batch][at + band.start..at + band.end].copy_from_slice(row);
+        .logits(&positions, &mut |found| {
+            for (i, row) in found.values.chunks(found.band.len()).enumerate() {
+                let at = (found.first + i) * vocab;
+                let (start, end) = (at + found.band.start, at + found.band.end);
+                logits[found.batch][start..end].copy_from_slice(row);
             }
         })
         .unwrap();

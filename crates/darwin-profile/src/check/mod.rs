@@ -59,16 +59,17 @@ impl Default for CheckOptions {
 /// # Errors
 /// [`Error::Mismatch`] where the three are not of one shape; [`Error::NoSamples`]; whatever engine
 /// and weights bring; [`Error::Cancelled`].
-pub fn check(
-    family: &Family<'_>,
+pub fn check<'a>(
+    family: &Family<'a>,
     encoded: &Encoded,
     text: &Text,
     options: &CheckOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Health, Error> {
-    same_shape(&family.father, &family.child)?;
-    same_shape(&family.father, &family.mother)?;
+    let named = |s: &Subject<'a>| (s.model.config(), s.reference);
+    same_shape(named(&family.father), named(&family.child))?;
+    same_shape(named(&family.father), named(&family.mother))?;
     let samples: Vec<Sample> = samples_of(encoded, options.per_domain);
     if samples.is_empty() {
         return Err(Error::NoSamples);

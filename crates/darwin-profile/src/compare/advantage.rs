@@ -1,19 +1,20 @@
-//! Causal donor advantage (method 1.6), with shared prefixes.
+//! Causal donor advantage (method 1.6).
 //!
-//! A_l = NLL(F) - NLL(F with layer l from M); B_l = NLL(M with layer l from F) - NLL(M). A parent
-//! runs to layer l once; layer l is run with the donor's weights and the rest with the parent's
-//! own. That is (L - l) layers for layer l, (L + 1) / 2 full passes for each direction.
+//! A_l = NLL(F) - NLL(F with layer l from M); B_l = NLL(M with layer l from F) - NLL(M). What comes
+//! before layer l is the parent's own, so that the L - l layers from l on are all that layer l
+//! costs: (L + 1) / 2 full passes for each direction.
 
-use super::routers::{RouterSums, RouterTap};
-use crate::pass::{Meter, answer_nll, stop_if};
-use crate::sample::{Sample, batch_of, batches};
-use crate::{Error, Subject};
-use darwin_core::{Cancel, Component, LayerIdx, Progress};
-use darwin_engine::{Interventions, Model, NoTap, State, Tap};
+use super::routers::RouterSums;
+use super::variants::{Losses, Swap, Variants};
+use crate::Error;
+use crate::pass::Meter;
+use crate::sample::{Sample, batches};
+use darwin_core::{Cancel, Component, Progress};
+use darwin_engine::{LayerSource, Room};
 use std::collections::BTreeMap;
 
-/// Values of residual stream that a batch keeps for one parent.
-const KEPT_VALUES: usize = 1 << 25;
+const COMPONENTS: [Component; 4] =
+    [Component::Mixer, Component::Routed, Component::Shared, Component::Router];
 
 /// Per-sample values, in the order of the samples.
 pub(crate) struct Swaps {
@@ -29,27 +30,51 @@ pub(crate) type ComponentSwaps = BTreeMap<(usize, Component), [Vec<f64>; 2]>;
 
 /// What the passes need.
 pub(crate) struct Passes<'a> {
-    pub(crate) father: &'a Subject<'a>,
-    pub(crate) mother: &'a Subject<'a>,
+    pub(crate) models: [&'a dyn LayerSource; 2],
     pub(crate) samples: &'a [Sample],
     pub(crate) batch_tokens: usize,
+    pub(crate) room: &'a Room,
+    /// Bytes of hidden states of a sweep; what they do not hold makes another sweep.
+    pub(crate) states: u64,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) cancel: &'a Cancel,
 }
 
 impl Passes<'_> {
     fn layers(&self) -> usize {
-        self.father.model.config().num_hidden_layers
+        self.models[0].config().num_hidden_layers
     }
 
-    /// Batches small enough that a parent's states at all layers can be kept.
-    fn batches(&self) -> Vec<&[Sample]> {
-        let width = self.father.model.config().hidden_size * (self.layers() + 1);
-        batches(self.samples, self.batch_tokens.min((KEPT_VALUES / width).max(64)))
+    /// Sweeps: batches that go through the layers together, with so many variants.
+    fn sweeps(&self, variants: usize) -> Vec<Vec<&[Sample]>> {
+        let row = 4 * self.models[0].config().hidden_size * variants;
+        let most = usize::try_from(self.states).unwrap_or(usize::MAX) / row.max(1);
+        let all = batches(self.samples, self.batch_tokens.min(most.max(64)));
+        let (mut sweeps, mut tokens): (Vec<Vec<&[Sample]>>, usize) = (Vec::new(), usize::MAX);
+        for batch in all {
+            let own: usize = batch.iter().map(|s| s.ids.len()).sum();
+            tokens = tokens.saturating_add(own);
+            match sweeps.last_mut() {
+                Some(sweep) if tokens <= most => sweep.push(batch),
+                _ => {
+                    sweeps.push(vec![batch]);
+                    tokens = own;
+                }
+            }
+        }
+        sweeps
     }
 
-    fn models(&self) -> [&Model; 2] {
-        [self.father.model, self.mother.model]
+    fn sweep(
+        &self,
+        batches: &[&[Sample]],
+        swaps: &(dyn Fn(usize) -> Vec<Swap> + Sync),
+        routers: Option<&mut RouterSums>,
+        meter: &mut Meter,
+    ) -> Result<Losses, Error> {
+        let (models, room) = (self.models, self.room);
+        let (progress, cancel) = (self.progress, self.cancel);
+        Variants { models, room, batches, progress, cancel }.run(swaps, routers, meter)
     }
 
     /// Both parents, and every layer swapped in both directions.
@@ -60,25 +85,16 @@ impl Passes<'_> {
             layers: vec![[Vec::new(), Vec::new()]; layers],
             routers: RouterSums::default(),
         };
-        for batch in self.batches() {
-            let tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
-            let new_tap = || RouterTap::new(self.father.model.config(), tokens);
-            let mut taps = [new_tap(), new_tap()];
-            let mut own = Vec::new();
-            for (parent, tap) in taps.iter_mut().enumerate() {
-                let path = Path::new(self.models()[parent], batch, tap, meter)?;
-                swaps.nll[parent].extend_from_slice(&path.nll);
-                own.push(path);
+        let both = |layer| [0, 1].map(|side| Swap { side, layer, component: None }).to_vec();
+        for batches in self.sweeps(2 * layers + 2) {
+            let routers = Some(&mut swaps.routers);
+            let losses = self.sweep(&batches, &both, routers, meter)?;
+            for (Swap { side, layer, .. }, swapped) in &losses.swapped {
+                let values = &mut swaps.layers[*layer][*side];
+                values.extend(gain(*side, &losses.own[*side], swapped));
             }
-            swaps.routers.add(&batch_of(batch), &taps[0], &taps[1]);
-            for layer in 0..layers {
-                stop_if(self.cancel)?;
-                for (side, path) in own.iter().enumerate() {
-                    let donor = self.models()[1 - side];
-                    let swapped = path.with_layer(layer, donor, batch, meter)?;
-                    swaps.layers[layer][side].extend(gain(side, &path.nll, &swapped));
-                }
-                self.progress.advance(tokens as u64);
+            for (all, own) in swaps.nll.iter_mut().zip(losses.own) {
+                all.extend(own);
             }
         }
         Ok(swaps)
@@ -90,28 +106,22 @@ impl Passes<'_> {
         chosen: &[usize],
         meter: &mut Meter,
     ) -> Result<ComponentSwaps, Error> {
-        const COMPONENTS: [Component; 4] =
-            [Component::Mixer, Component::Routed, Component::Shared, Component::Router];
         let mut swaps = ComponentSwaps::new();
         if chosen.is_empty() {
             return Ok(swaps);
         }
-        for batch in self.batches() {
-            let tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
-            for side in 0..2 {
-                let [model, donor] = [self.models()[side], self.models()[1 - side]];
-                let path = Path::new(model, batch, &mut NoTap, meter)?;
-                for layer in chosen {
-                    stop_if(self.cancel)?;
-                    for component in COMPONENTS {
-                        let hybrid = model.with_component(LayerIdx(*layer), component, donor);
-                        let swapped = path.with_layer(*layer, &hybrid, batch, meter)?;
-                        let values = swaps.entry((*layer, component)).or_default();
-                        values[side].extend(gain(side, &path.nll, &swapped));
-                    }
-                }
+        let parts = |layer| {
+            let sides = [0, 1].into_iter().filter(|_| chosen.contains(&layer));
+            let swap = |side| COMPONENTS.map(|part| Swap { side, layer, component: Some(part) });
+            sides.flat_map(swap).collect()
+        };
+        for batches in self.sweeps(8 * chosen.len() + 2) {
+            let losses = self.sweep(&batches, &parts, None, meter)?;
+            for (Swap { side, layer, component }, swapped) in &losses.swapped {
+                let Some(component) = component else { continue };
+                let values = &mut swaps.entry((*layer, *component)).or_default()[*side];
+                values.extend(gain(*side, &losses.own[*side], swapped));
             }
-            self.progress.advance(tokens as u64);
         }
         Ok(swaps)
     }
@@ -121,50 +131,4 @@ impl Passes<'_> {
 fn gain(side: usize, own: &[f64], swapped: &[f64]) -> Vec<f64> {
     let pairs = own.iter().zip(swapped);
     pairs.map(|(own, swapped)| if side == 0 { own - swapped } else { swapped - own }).collect()
-}
-
-/// One parent's states on one batch, before every layer.
-struct Path<'m> {
-    model: &'m Model,
-    states: Vec<State>,
-    nll: Vec<f64>,
-}
-
-impl<'m> Path<'m> {
-    fn new(
-        model: &'m Model,
-        batch: &[Sample],
-        tap: &mut dyn Tap,
-        meter: &mut Meter,
-    ) -> Result<Self, Error> {
-        let layers = model.config().num_hidden_layers;
-        let mut state = model.embed(&batch_of(batch))?;
-        let mut states = Vec::with_capacity(layers);
-        for layer in 0..layers {
-            states.push(state.clone());
-            model.run(&mut state, layer..layer + 1, tap, &Interventions::default())?;
-        }
-        meter.add(state.batch().tokens(), layers);
-        let nll = answer_nll(model, &state, batch);
-        Ok(Self { model, states, nll })
-    }
-
-    /// NLL per sample with one layer run by another model.
-    fn with_layer(
-        &self,
-        layer: usize,
-        donor: &Model,
-        batch: &[Sample],
-        meter: &mut Meter,
-    ) -> Result<Vec<f64>, Error> {
-        let layers = self.states.len();
-        let none = Interventions::default();
-        let mut state = self.states[layer].clone();
-        donor.run(&mut state, layer..layer + 1, &mut NoTap, &none)?;
-        if layer + 1 < layers {
-            self.model.run(&mut state, layer + 1..layers, &mut NoTap, &none)?;
-        }
-        meter.add(state.batch().tokens(), layers - layer);
-        Ok(answer_nll(self.model, &state, batch))
-    }
 }

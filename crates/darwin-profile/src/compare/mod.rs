@@ -7,18 +7,23 @@ mod goal;
 pub(crate) mod prior;
 mod ranks;
 mod routers;
+pub(crate) mod streamed;
+mod variants;
 mod weights;
 
 use crate::estimate::mean;
-use crate::pass::Meter;
+use crate::pass::{Meter, stop_if};
 use crate::sample::{Sample, samples_of, set_sha256};
 use crate::subject::same_shape;
 use crate::{Error, Subject};
 use advantage::{ComponentSwaps, Passes, Swaps};
+use darwin_checkpoint::TensorSource;
 use darwin_core::files::{
-    CalibrationRef, Comparison, ComponentDelta, Estimate, LayerComparison, Profile, SCHEMA,
+    CalibrationRef, Comparison, ComponentDelta, Estimate, LayerComparison, ModelRef, Profile,
+    SCHEMA,
 };
 use darwin_core::{Cancel, Domain, Progress};
+use darwin_engine::{LayerSource, Room};
 use darwin_eval::Encoded;
 use goal::Goal;
 use std::collections::BTreeMap;
@@ -54,6 +59,32 @@ impl Default for CompareOptions {
     }
 }
 
+/// Bytes of hidden states of loaded parents that go through the layers together.
+const STATES: u64 = 1 << 28;
+
+/// A parent, loaded or not.
+#[derive(Clone, Copy)]
+pub(crate) struct Parent<'a> {
+    pub(crate) model: &'a dyn LayerSource,
+    pub(crate) source: &'a dyn TensorSource,
+    pub(crate) reference: &'a ModelRef,
+}
+
+impl<'a> From<&Subject<'a>> for Parent<'a> {
+    fn from(subject: &Subject<'a>) -> Self {
+        Self { model: subject.model, source: subject.source, reference: subject.reference }
+    }
+}
+
+/// What is kept in memory meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) room: Room,
+    /// Bytes of hidden states of a sweep.
+    pub(crate) states: u64,
+    pub(crate) batch_tokens: usize,
+}
+
 /// Compares two parents on calibration items. Costs, in forward tokens, the two parents' own passes
 /// and L + 1 more for the layers; for components the two again and at most 4 (L - l) / L per
 /// direction for each layer l that is beyond 2 se.
@@ -70,22 +101,37 @@ pub fn compare(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Comparison, Error> {
-    same_shape(father, mother)?;
+    let batch_tokens = options.batch_tokens;
+    let kept = Kept { room: Room::default(), states: STATES, batch_tokens };
+    run([father.into(), mother.into()], profiles, encoded, options, &kept, progress, cancel)
+}
+
+/// Compares parents of any kind.
+pub(crate) fn run(
+    parents: [Parent<'_>; 2],
+    profiles: [&Profile; 2],
+    encoded: &Encoded,
+    options: &CompareOptions,
+    kept: &Kept,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Comparison, Error> {
+    let models = parents.map(|p| p.model);
+    let [father, mother] = parents;
+    let named = parents.map(|p| (p.model.config(), p.reference));
+    same_shape(named[0], named[1])?;
     let samples = samples_of(encoded, options.per_domain);
     if samples.is_empty() {
         return Err(Error::NoSamples);
     }
     let layers = father.model.config().num_hidden_layers;
-    let tokens: u64 = samples.iter().map(|s| s.ids.len() as u64).sum();
-    progress.start("compare the parents", tokens * layers as u64, "layer tokens");
-    let passes = Passes {
-        father,
-        mother,
-        samples: &samples,
-        batch_tokens: options.batch_tokens,
-        progress,
-        cancel,
+    let all = |samples: &[Sample]| {
+        samples.iter().map(|s| s.ids.len() as u64).sum::<u64>() * layers as u64
     };
+    progress.start("compare the parents", all(&samples), "layer tokens");
+    let Kept { room, states, batch_tokens } = kept;
+    let (states, batch_tokens) = (*states, *batch_tokens);
+    let passes = Passes { models, samples: &samples, batch_tokens, room, states, progress, cancel };
     let mut meter = Meter::default();
     let goal = Goal::new(&samples, &options.weights);
     let swaps = passes.swap_layers(&mut meter)?;
@@ -96,15 +142,16 @@ pub fn compare(
     let chosen: Vec<usize> = (0..layers).filter(|l| options.components && beyond(l)).collect();
     let fewer = samples_of(encoded, options.per_domain_components.or(options.per_domain));
     let passes = Passes { samples: &fewer, ..passes };
-    let tokens: u64 = fewer.iter().map(|s| s.ids.len() as u64).sum();
-    progress.start("compare components", tokens * chosen.len().min(1) as u64, "tokens");
+    let total = all(&fewer) * chosen.len().min(1) as u64;
+    progress.start("compare components", total, "layer tokens");
     let swapped = passes.swap_components(&chosen, &mut meter)?;
     progress.finish();
     let components = Components { swaps: swapped, goal: Goal::new(&fewer, &options.weights) };
-    let deltas = weights::deltas(father, mother, layers)?;
+    let deltas = weights::deltas(father.source, mother.source, layers)?;
     let mut compared = Vec::with_capacity(layers);
     for (layer, delta) in deltas.into_iter().enumerate() {
-        let aligned = experts::aligned(father, mother, layer)?;
+        stop_if(cancel)?;
+        let aligned = experts::aligned(father.source, mother.source, layer)?;
         compared.push(one_layer(layer, delta, aligned, &swaps, &components, &goal, profiles));
     }
     set_priors(&mut compared);

@@ -6,26 +6,21 @@ use crate::sample::owners;
 use darwin_core::files::Estimate;
 use darwin_engine::{Batch, Config, Record, Site, Tap};
 
-/// What one model's routers did with a batch, per layer.
+/// What one model's router did with a batch in a layer.
 pub(crate) struct RouterTap {
     /// (tokens, k), each token's ids sorted.
-    selected: Vec<Vec<u32>>,
+    selected: Vec<u32>,
     /// (tokens, experts), full softmax.
-    probability: Vec<Vec<f32>>,
+    probability: Vec<f32>,
     k: usize,
     experts: usize,
 }
 
 impl RouterTap {
     pub(crate) fn new(config: &Config, tokens: usize) -> Self {
-        let (layers, k, experts) =
-            (config.num_hidden_layers, config.num_experts_per_tok, config.num_experts);
-        Self {
-            selected: vec![vec![0; tokens * k]; layers],
-            probability: vec![vec![0.0; tokens * experts]; layers],
-            k,
-            experts,
-        }
+        let (k, experts) = (config.num_experts_per_tok, config.num_experts);
+        let (selected, probability) = (vec![0; tokens * k], vec![0.0; tokens * experts]);
+        Self { selected, probability, k, experts }
     }
 }
 
@@ -38,11 +33,11 @@ impl Tap for RouterTap {
         let start = r.first_token * r.shape[1];
         if r.site == Site::TopK {
             let ids = r.experts.unwrap_or_default();
-            let kept = &mut self.selected[r.layer][start..start + ids.len()];
+            let kept = &mut self.selected[start..start + ids.len()];
             kept.copy_from_slice(ids);
             kept.chunks_mut(r.shape[1].max(1)).for_each(<[u32]>::sort_unstable);
         } else {
-            let kept = &mut self.probability[r.layer][start..start + r.values.len()];
+            let kept = &mut self.probability[start..start + r.values.len()];
             let rows = kept.chunks_mut(r.shape[1]).zip(r.values.chunks(r.shape[1]));
             rows.for_each(|(p, logits)| softmax(logits, p));
         }
@@ -54,23 +49,36 @@ impl Tap for RouterTap {
 pub(crate) struct RouterSums {
     rows: Vec<Vec<[f64; 2]>>,
     tokens: Vec<f64>,
+    /// Where the rows of each batch of the sweep begin.
+    first: Vec<usize>,
 }
 
 impl RouterSums {
-    pub(crate) fn add(&mut self, batch: &Batch, father: &RouterTap, mother: &RouterTap) {
-        let layers = father.selected.len();
-        let first = self.rows.len();
-        self.rows.extend(batch.sequences().iter().map(|_| vec![[0.0; 2]; layers]));
-        self.tokens.extend(batch.sequences().iter().map(|s| s.ids.len() as f64));
+    /// Makes room for the batches of a sweep.
+    pub(crate) fn begin(&mut self, batches: &[Batch], layers: usize) {
+        self.first.clear();
+        for batch in batches {
+            self.first.push(self.rows.len());
+            self.rows.extend(batch.sequences().iter().map(|_| vec![[0.0; 2]; layers]));
+            self.tokens.extend(batch.sequences().iter().map(|s| s.ids.len() as f64));
+        }
+    }
+
+    /// A layer of a batch of the sweep, by father and mother.
+    pub(crate) fn add(
+        &mut self,
+        batch: &Batch,
+        number: usize,
+        layer: usize,
+        [father, mother]: &[RouterTap; 2],
+    ) {
         let (k, e) = (father.k, father.experts);
         for (token, owner) in owners(batch).into_iter().enumerate() {
-            for layer in 0..layers {
-                let sets = [father, mother].map(|t| &t.selected[layer][token * k..][..k]);
-                let p = [father, mother].map(|t| &t.probability[layer][token * e..][..e]);
-                let sums = &mut self.rows[first + owner][layer];
-                sums[0] += jaccard(sets[0], sets[1]);
-                sums[1] += kl_bits(p[0], p[1]);
-            }
+            let sets = [father, mother].map(|t| &t.selected[token * k..][..k]);
+            let p = [father, mother].map(|t| &t.probability[token * e..][..e]);
+            let sums = &mut self.rows[self.first[number] + owner][layer];
+            sums[0] += jaccard(sets[0], sets[1]);
+            sums[1] += kl_bits(p[0], p[1]);
         }
     }
 

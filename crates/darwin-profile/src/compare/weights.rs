@@ -1,16 +1,20 @@
 //! Weight differences per component (method 1.5).
 
-use crate::{Error, Subject};
-use darwin_checkpoint::{Role, TensorInfo, TensorSource, read_tensor};
+use crate::Error;
+use darwin_checkpoint::{Role, TensorInfo, TensorSource};
 use darwin_core::files::ComponentDelta;
 use nalgebra::{DMatrix, SVD};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Rows and columns of a matrix that enter its singular values, taken evenly.
 const RANK_SIZE: usize = 192;
 /// Experts of a fused tensor that enter its effective rank, taken evenly.
 const RANK_EXPERTS: usize = 4;
+
+/// Values of a tensor that are read at once.
+const TILE: usize = 1 << 20;
 
 /// QR steps per singular value at most; two or three are usual.
 const SVD_STEPS: usize = 100;
@@ -45,14 +49,13 @@ impl Part {
     }
 }
 
-/// Differences by component for every layer.
+/// Differences by component for every layer; tensors are read in tiles.
 pub(crate) fn deltas(
-    father: &Subject<'_>,
-    mother: &Subject<'_>,
+    father: &dyn TensorSource,
+    mother: &dyn TensorSource,
     layers: usize,
 ) -> Result<Vec<BTreeMap<String, ComponentDelta>>, Error> {
     let inside: Vec<(usize, &'static str, &TensorInfo)> = father
-        .source
         .manifest()
         .tensors()
         .iter()
@@ -61,7 +64,7 @@ pub(crate) fn deltas(
         .collect();
     let parts: Vec<Part> = inside
         .par_iter()
-        .map(|(_, _, info)| part(father.source, mother.source, info))
+        .map(|(_, _, info)| part(father, mother, info))
         .collect::<Result<_, _>>()?;
     let mut sums: Vec<BTreeMap<String, Part>> = vec![BTreeMap::new(); layers];
     for ((layer, component, _), part) in inside.iter().zip(parts) {
@@ -92,48 +95,82 @@ fn part(
     if mother.manifest().get(m).shape != info.shape {
         return Ok(Part::default());
     }
-    let (f, m) = (read_tensor(father, f)?, read_tensor(mother, m)?);
-    let mut part = Part { elements: f.len() as u64, ..Part::default() };
-    for (f, m) in f.iter().zip(&m) {
-        let (x, y) = (f64::from(*f), f64::from(*m));
-        part.delta += (y - x).powi(2);
-        part.father += x * x;
-        part.equal_signs += u64::from((*f > 0.0) == (*m > 0.0) && (*f < 0.0) == (*m < 0.0));
+    let plans = (father.prepare(f)?, mother.prepare(m)?);
+    let (all, cols) = (plans.0.rows, plans.0.cols);
+    let step = (TILE / cols.max(1)).max(1);
+    let mut part = Part { elements: info.elements() as u64, ..Part::default() };
+    let mut sampled = Sampled::of(info);
+    let mut tiles = [Vec::new(), Vec::new()];
+    for first in (0..all).step_by(step) {
+        let rows = first..all.min(first + step);
+        tiles.iter_mut().for_each(|tile| tile.resize(rows.len() * cols, 0.0));
+        let [f, m] = &mut tiles;
+        father.read_tile(&plans.0, rows.clone(), f)?;
+        mother.read_tile(&plans.1, rows.clone(), m)?;
+        for (f, m) in f.iter().zip(&*m) {
+            let (x, y) = (f64::from(*f), f64::from(*m));
+            part.delta += (y - x).powi(2);
+            part.father += x * x;
+            part.equal_signs += u64::from((*f > 0.0) == (*m > 0.0) && (*f < 0.0) == (*m < 0.0));
+        }
+        sampled.take(rows, f, m);
     }
-    for rank in ranks(&f, &m, info) {
+    for rank in sampled.ranks() {
         part.rank_sum += rank;
         part.ranks += 1;
     }
     Ok(part)
 }
 
-/// Effective ranks of the delta's matrices: of some experts of a fused tensor, else of the tensor.
-fn ranks(father: &[f32], mother: &[f32], info: &TensorInfo) -> Vec<f64> {
-    let cols = info.cols();
-    let experts = info.experts().unwrap_or(1);
-    let rows = info.rows() / experts;
-    if rows < 2 || cols < 2 {
-        return Vec::new();
+/// What enters the effective ranks of the delta's matrices (of some experts of a fused tensor, else
+/// of the tensor): rows and columns that lie evenly.
+struct Sampled {
+    cols: usize,
+    /// In each matrix.
+    rows: Vec<usize>,
+    columns: Vec<usize>,
+    /// The first row of each matrix.
+    matrices: Vec<usize>,
+    /// (matrices, rows, columns) of mother - father
+    deltas: Vec<f64>,
+}
+
+impl Sampled {
+    fn of(info: &TensorInfo) -> Self {
+        let (experts, cols) = (info.experts().unwrap_or(1), info.cols());
+        let rows = info.rows() / experts;
+        let chosen = if rows < 2 || cols < 2 { 0 } else { RANK_EXPERTS };
+        Self {
+            cols,
+            rows: evenly(rows, RANK_SIZE),
+            columns: evenly(cols, RANK_SIZE),
+            matrices: evenly(experts, chosen).into_iter().map(|j| j * rows).collect(),
+            deltas: Vec::new(),
+        }
     }
-    let size = rows * cols;
-    evenly(experts, RANK_EXPERTS)
-        .into_iter()
-        .map(|j| {
-            let span = j * size..(j + 1) * size;
-            effective_rank(&father[span.clone()], &mother[span], rows, cols)
-        })
-        .collect()
+
+    /// Takes what is wanted of the next rows.
+    fn take(&mut self, rows: Range<usize>, father: &[f32], mother: &[f32]) {
+        for first in &self.matrices {
+            for row in self.rows.iter().map(|row| first + row).filter(|row| rows.contains(row)) {
+                let at = (row - rows.start) * self.cols;
+                let delta = |c: &usize| f64::from(mother[at + c]) - f64::from(father[at + c]);
+                self.deltas.extend(self.columns.iter().map(delta));
+            }
+        }
+    }
+
+    fn ranks(&self) -> impl Iterator<Item = f64> + '_ {
+        let (rows, columns) = (self.rows.len(), self.columns.len());
+        let matrices = self.deltas.chunks_exact((rows * columns).max(1));
+        matrices.map(move |values| effective_rank(DMatrix::from_row_slice(rows, columns, values)))
+    }
 }
 
 /// exp(entropy of the normalised singular values) of mother - father; 0 for equal matrices (Roy and
 /// Vetterli, EUSIPCO 2007).
-fn effective_rank(father: &[f32], mother: &[f32], rows: usize, cols: usize) -> f64 {
-    let (r, c) = (evenly(rows, RANK_SIZE), evenly(cols, RANK_SIZE));
-    let delta = DMatrix::<f64>::from_fn(r.len(), c.len(), |i, j| {
-        let at = r[i] * cols + c[j];
-        f64::from(mother[at]) - f64::from(father[at])
-    });
-    let most_steps = SVD_STEPS * r.len().min(c.len());
+fn effective_rank(delta: DMatrix<f64>) -> f64 {
+    let most_steps = SVD_STEPS * delta.nrows().min(delta.ncols());
     let Some(svd) = SVD::try_new(delta, false, false, f64::EPSILON, most_steps) else { return 0.0 };
     let values = svd.singular_values;
     let total: f64 = values.iter().sum();
@@ -156,11 +193,9 @@ mod tests {
 
     #[test]
     fn a_rank_one_delta_has_rank_one() {
-        let zero = vec![0.0; 20];
-        let outer: Vec<f32> = (0..20).map(|i| ((i / 5 + 1) * (i % 5 + 1)) as f32).collect();
-        assert!((effective_rank(&zero, &outer, 4, 5) - 1.0).abs() < 1e-6);
-        assert_eq!(effective_rank(&outer, &outer, 4, 5), 0.0);
-        let identity: Vec<f32> = (0..16).map(|i| f32::from(u8::from(i / 4 == i % 4))).collect();
-        assert!((effective_rank(&zero[..16], &identity, 4, 4) - 4.0).abs() < 1e-6);
+        let outer = DMatrix::from_fn(4, 5, |i, j| ((i + 1) * (j + 1)) as f64);
+        assert!((effective_rank(outer) - 1.0).abs() < 1e-6);
+        assert_eq!(effective_rank(DMatrix::zeros(4, 5)), 0.0);
+        assert!((effective_rank(DMatrix::identity(4, 4)) - 4.0).abs() < 1e-6);
     }
 }

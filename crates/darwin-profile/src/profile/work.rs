@@ -12,6 +12,9 @@ use darwin_engine::{Batch, Config, LayerSource, Record, Room, Site, Sweep, Tap, 
 use darwin_eval::Encoded;
 use std::collections::BTreeSet;
 
+/// Tokens for each thread that are measured with.
+const MEASURED_TOKENS: usize = 512;
+
 /// Samples and probes.
 pub(crate) struct Work {
     samples: Vec<Sample>,
@@ -56,6 +59,19 @@ impl Work {
         }
     }
 
+    /// Positions whose logits are needed.
+    pub(crate) fn positions(&self) -> u64 {
+        self.samples.iter().map(|s| s.answer().len() as u64).sum()
+    }
+
+    /// A batch to measure with: enough that every thread has its share, and not more than so many
+    /// tokens.
+    pub(crate) fn sample(&self, most: usize) -> Batch {
+        let tokens = most.min(MEASURED_TOKENS * rayon::current_num_threads());
+        let first = batches(&self.samples, tokens).into_iter().next().unwrap_or_default();
+        batch_of(first)
+    }
+
     /// Runs everything, one sweep over the layers.
     pub(crate) fn run(
         &self,
@@ -92,9 +108,7 @@ impl Work {
         sweep.run(&mut taps, progress, cancel)?;
         let mut answers: Vec<Answers> = samples.iter().map(|batch| Answers::new(batch)).collect();
         let positions: Vec<_> = answers.iter().map(|a| a.positions.clone()).collect();
-        sweep.logits(&positions, &mut |band, batch, first, logits| {
-            answers[batch].add(band, first, logits);
-        })?;
+        sweep.logits(&positions, &mut |found| answers[found.batch].add(found))?;
         let mut found = Samples::empty(setting);
         for (i, tap) in taps.into_iter().enumerate() {
             match tap {

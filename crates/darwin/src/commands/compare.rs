@@ -5,29 +5,49 @@ use crate::cli::CompareArgs;
 use crate::ui::Ui;
 use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
-use darwin_engine::{Model, Text};
+use darwin_engine::Text;
 use darwin_profile::{
-    CompareOptions, ProfileOptions, Subject, compare, comparison_summary, model_ref, profile,
+    CompareOptions, ProfileOptions, ProfilePlan, Unloaded, compare_streamed, comparison_summary,
+    forecast_compare, forecast_profile, model_ref, plan_compare, plan_profile, profile_streamed,
 };
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure> {
+    super::use_threads(arguments.stream.threads)?;
     let checkpoints = [Checkpoint::open(&arguments.father)?, Checkpoint::open(&arguments.mother)?];
     let text = Text::open(&arguments.father)?;
     let items = super::calibration(&arguments.items, &text)?;
-    let models = [Model::load(&checkpoints[0])?, Model::load(&checkpoints[1])?];
     let refs = checkpoints.each_ref().map(|c| model_ref(checkpoint_name(c), c, Some(&text)));
-    let subject =
-        |i: usize| Subject { model: &models[i], source: &checkpoints[i], reference: &refs[i] };
-    let options = ProfileOptions::default();
-    let (father, _) = profile(&subject(0), &items, &options, ui.progress(), ui.cancel())?;
-    let (mother, _) = profile(&subject(1), &items, &options, ui.progress(), ui.cancel())?;
-    let comparison = compare(
-        &subject(0),
-        &subject(1),
+    let parent = |i: usize| Unloaded { source: &checkpoints[i], reference: &refs[i] };
+    let (father, mother) = (parent(0), parent(1));
+    let (options, profiling) = (CompareOptions::default(), ProfileOptions::default());
+    let (budget, held) = (super::stream::budget(&arguments.stream)?, super::stream::held());
+    let plan = plan_compare([&father, &mother], &items, &options, &budget, held)?;
+    let of = |parent| plan_profile(parent, &items, &profiling, &budget, held);
+    let profiles = [of(&father)?, of(&mother)?];
+    if arguments.stream.dry_run {
+        for (parent, plan) in [&father, &mother].into_iter().zip(&profiles) {
+            let forecast = forecast_profile(parent, &items, &profiling, plan)?;
+            ui.say(format!("profile of {}", parent.reference.name));
+            ui.say(super::stream::describe(plan, &forecast));
+        }
+        let forecast = forecast_compare(&father, &items, &options, &plan)?;
+        ui.say("comparison");
+        ui.say(super::stream::describe_compare(&plan, &forecast));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let profiled = |parent, plan: &ProfilePlan| {
+        let (progress, cancel) = (ui.progress(), ui.cancel());
+        profile_streamed(parent, &items, &profiling, &plan.plan, progress, cancel)
+    };
+    let (of_father, _) = profiled(&father, &profiles[0])?;
+    let (of_mother, _) = profiled(&mother, &profiles[1])?;
+    let comparison = compare_streamed(
         [&father, &mother],
+        [&of_father, &of_mother],
         &items,
-        &CompareOptions::default(),
+        &options,
+        &plan,
         ui.progress(),
         ui.cancel(),
     )?;

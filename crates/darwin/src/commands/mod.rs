@@ -12,6 +12,7 @@ mod merge;
 mod profile;
 mod report;
 mod score;
+mod stream;
 mod validate;
 
 use crate::cli::{Command, ItemArgs};

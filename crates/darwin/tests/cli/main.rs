@@ -8,6 +8,7 @@ mod gguf;
 mod layouts;
 mod mergekit;
 mod preflight;
+mod stream;
 mod text;
 
 use darwin_checkpoint::{Dtype, MemorySource};

@@ -1,0 +1,209 @@
+//! Both parents and what a layer or a component of the other makes of them, carried through the
+//! layers together: every layer of both is there once for all variants.
+
+use super::routers::{RouterSums, RouterTap};
+use crate::Error;
+use crate::pass::{Answers, Meter, stop_if};
+use crate::sample::{Sample, batch_of};
+use darwin_core::{Cancel, Component, LayerIdx, Progress};
+use darwin_engine::{
+    Batch, Interventions, LayerSource, Layers, Logits, NoTap, Room, State, States, each_layer,
+};
+
+/// Which weights come from the other parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Swap {
+    /// Whose layers run otherwise: 0 the father, 1 the mother.
+    pub(crate) side: usize,
+    pub(crate) layer: usize,
+    /// All of the layer where there is none.
+    pub(crate) component: Option<Component>,
+}
+
+/// Losses of one sweep.
+pub(crate) struct Losses {
+    /// Nats per answer of father and mother, in the order of the samples.
+    pub(crate) own: [Vec<f64>; 2],
+    /// Those of every swap.
+    pub(crate) swapped: Vec<(Swap, Vec<f64>)>,
+}
+
+/// Logits that are held at once.
+const LOGITS_AT_ONCE: usize = 1 << 21;
+
+/// A sweep of both parents over some batches.
+pub(crate) struct Variants<'a> {
+    pub(crate) models: [&'a dyn LayerSource; 2],
+    pub(crate) room: &'a Room,
+    pub(crate) batches: &'a [&'a [Sample]],
+    pub(crate) progress: &'a dyn Progress,
+    pub(crate) cancel: &'a Cancel,
+}
+
+/// Where the states are.
+struct Carried {
+    states: States,
+    /// Of each parent, by batch.
+    own: [Vec<usize>; 2],
+    /// Of each swap that has begun.
+    swapped: Vec<(Swap, Vec<usize>)>,
+}
+
+impl Variants<'_> {
+    /// Runs the parents and the swaps of each layer: a swap takes over its parent's state before
+    /// its layer. What routers do goes into `routers`.
+    pub(crate) fn run(
+        &self,
+        swaps: &(dyn Fn(usize) -> Vec<Swap> + Sync),
+        mut routers: Option<&mut RouterSums>,
+        meter: &mut Meter,
+    ) -> Result<Losses, Error> {
+        let layers = self.models[0].config().num_hidden_layers;
+        let all: Vec<Batch> = self.batches.iter().map(|batch| batch_of(batch)).collect();
+        let tokens: usize = all.iter().map(Batch::tokens).sum();
+        let mut carried = self.begin(&all)?;
+        if let Some(routers) = routers.as_deref_mut() {
+            routers.begin(&all, layers);
+        }
+        meter.add(2 * tokens, layers);
+        each_layer(&self.models, self.room.prefetch, |layer, weights| {
+            self.progress.note(&format!("layer {} of {layers}", layer + 1));
+            let new = swaps(layer);
+            meter.add(new.len() * tokens, layers - layer);
+            let first = carried.swapped.len();
+            carried.swapped.extend(new.into_iter().map(|swap| (swap, Vec::new())));
+            for (number, batch) in all.iter().enumerate() {
+                stop_if(self.cancel)?;
+                let routers = routers.as_deref_mut();
+                carried.batch(layer, weights, (number, batch), first, routers)?;
+                self.progress.advance(batch.tokens() as u64);
+            }
+            Ok::<_, Error>(())
+        })?;
+        self.losses(carried)
+    }
+
+    fn begin(&self, all: &[Batch]) -> Result<Carried, Error> {
+        let mut states = States::new(self.room);
+        let mut own = [Vec::new(), Vec::new()];
+        for (model, own) in self.models.iter().zip(&mut own) {
+            // Both tables of embeddings are not there at once.
+            model.embed(all, self.room.embedding, &mut |state| {
+                own.push(states.push(state)?);
+                Ok(())
+            })?;
+        }
+        Ok(Carried { states, own, swapped: Vec::new() })
+    }
+
+    /// The losses of everything that has passed the layers, band by band of each parent's head.
+    fn losses(&self, mut carried: Carried) -> Result<Losses, Error> {
+        let Carried { states, own, swapped } = &mut carried;
+        let mut found = Losses { own: Default::default(), swapped: Vec::new() };
+        for (side, own) in own.iter().enumerate() {
+            let mine: Vec<usize> =
+                (0..swapped.len()).filter(|i| swapped[*i].0.side == side).collect();
+            let sets: Vec<&[usize]> = std::iter::once(own.as_slice())
+                .chain(mine.iter().map(|i| swapped[*i].1.as_slice()))
+                .collect();
+            let mut losses = self.answers(self.models[side], states, &sets)?.into_iter();
+            found.own[side] = losses.next().unwrap_or_default();
+            found.swapped.extend(mine.into_iter().map(|i| swapped[i].0).zip(losses));
+        }
+        Ok(found)
+    }
+
+    /// Nats per answer of each set of states, one for each batch.
+    fn answers(
+        &self,
+        model: &dyn LayerSource,
+        states: &mut States,
+        sets: &[&[usize]],
+    ) -> Result<Vec<Vec<f64>>, Error> {
+        let fresh = || self.batches.iter().map(|batch| Answers::new(batch)).collect::<Vec<_>>();
+        let mut all: Vec<Vec<Answers>> = sets.iter().map(|_| fresh()).collect();
+        let mut logits = Vec::new();
+        for band in self.room.bands(model.config()) {
+            let head = model.head(band.clone())?;
+            let rows = (LOGITS_AT_ONCE / band.len()).max(1);
+            for (numbers, answers) in sets.iter().zip(&mut all) {
+                stop_if(self.cancel)?;
+                for (number, answers) in numbers.iter().zip(answers) {
+                    let state = states.take(*number)?;
+                    for i in 0..answers.positions.len().div_ceil(rows) {
+                        let end = answers.positions.len().min((i + 1) * rows);
+                        head.logits_into(&state, &answers.positions[i * rows..end], &mut logits);
+                        let (band, first) = (band.clone(), i * rows);
+                        answers.add(&Logits { batch: 0, first, band, values: &logits });
+                    }
+                    states.put(*number, state)?;
+                }
+            }
+        }
+        let nll = |answers: &Vec<Answers>| {
+            let batches = answers.iter().zip(self.batches);
+            batches.flat_map(|(answers, samples)| answers.nll(samples)).collect()
+        };
+        Ok(all.iter().map(nll).collect())
+    }
+}
+
+impl Carried {
+    /// A layer of a batch: the parents, the swaps that begin here (from number `first` on), and
+    /// those that have begun.
+    fn batch(
+        &mut self,
+        layer: usize,
+        weights: &[Layers],
+        (number, batch): (usize, &Batch),
+        first: usize,
+        routers: Option<&mut RouterSums>,
+    ) -> Result<(), Error> {
+        let config = weights[0].config();
+        let mut taps = [0, 1].map(|_| RouterTap::new(config, batch.tokens()));
+        for side in 0..2 {
+            let at = self.own[side][number];
+            let mut state = self.states.take(at)?;
+            for i in first..self.swapped.len() {
+                let swap = self.swapped[i].0;
+                if swap.side == side {
+                    let mut own = state.clone();
+                    let (mine, donor) = (&weights[side], &weights[1 - side]);
+                    match swap.component {
+                        None => run(donor, layer, &mut own)?,
+                        Some(part) => {
+                            let hybrid = mine.with_component(LayerIdx(layer), part, donor);
+                            run(&hybrid, layer, &mut own)?;
+                        }
+                    }
+                    let at = self.states.push(own)?;
+                    self.swapped[i].1.push(at);
+                }
+            }
+            match routers {
+                Some(_) => {
+                    let tap = &mut taps[side];
+                    let nothing = Interventions::default();
+                    weights[side].run(&mut state, layer..layer + 1, tap, &nothing)?;
+                }
+                None => run(&weights[side], layer, &mut state)?,
+            }
+            self.states.put(at, state)?;
+        }
+        if let Some(routers) = routers {
+            routers.add(batch, number, layer, &taps);
+        }
+        for i in 0..first {
+            let (swap, numbers) = &self.swapped[i];
+            let (side, at) = (swap.side, numbers[number]);
+            let mut state = self.states.take(at)?;
+            run(&weights[side], layer, &mut state)?;
+            self.states.put(at, state)?;
+        }
+        Ok(())
+    }
+}
+
+fn run(weights: &Layers, layer: usize, state: &mut State) -> Result<(), Error> {
+    Ok(weights.run(state, layer..layer + 1, &mut NoTap, &Interventions::default())?)
+}
