@@ -226,7 +226,7 @@ impl<'a> Work<'a> {
             Operation::Copy(_) | Operation::Formula { .. } => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),
             Operation::Linear { terms, convex, .. } => match terms[..] {
-                [(_, a), (_, b)] => kernels::blend(out, &others[0], a, b, *convex),
+                [(_, a), (_, b)] => kernels::blend(out, &mut others[0], a, b, *convex),
                 _ => {
                     kernels::scale(out, terms[0].1);
                     for ((_, weight), x) in terms[1..].iter().zip(others) {
@@ -236,7 +236,7 @@ impl<'a> Work<'a> {
             },
             Operation::Slerp { .. } => {
                 let (a, b) = (numbers[0] as f32, numbers[1] as f32);
-                kernels::blend(out, &others[0], a, b, numbers[2] != 0.0);
+                kernels::blend(out, &mut others[0], a, b, numbers[2] != 0.0);
             }
             Operation::TaskVectors { vectors, consensus, normalize, lambda, .. } => {
                 let mixing =

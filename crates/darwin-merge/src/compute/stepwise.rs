@@ -31,7 +31,7 @@ impl Work<'_> {
             Operation::Slerp { .. } => {
                 self.read_into(1, rows, &mut scratch.base)?;
                 let (a, b) = (numbers[0] as f32, numbers[1] as f32);
-                kernels::blend(out, &scratch.base, a, b, false);
+                kernels::blend(out, &mut scratch.base, a, b, false);
             }
             Operation::TaskVectors { vectors, consensus, normalize, lambda, .. } => {
                 let mixing =

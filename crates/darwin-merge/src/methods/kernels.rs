@@ -4,14 +4,6 @@
 
 use darwin_core::vectorised;
 
-/// One of two numbers by their bits: where one of them is the place that is written, compilers
-/// would make it a masked store, which takes some processors ten times as long.
-#[inline(always)]
-fn choose(first: bool, a: f32, b: f32) -> f32 {
-    let mask = u32::from(first).wrapping_neg();
-    f32::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
-}
-
 vectorised! {
     /// `values *= factor`.
     pub(crate) fn scale(values: &mut [f32], factor: f32) {
@@ -31,12 +23,32 @@ vectorised! {
 }
 
 vectorised! {
-    /// `a = wa * a + wb * b`; where `convex`, equal elements stay as they are.
-    pub(crate) fn blend(a: &mut [f32], b: &[f32], wa: f32, wb: f32, convex: bool) {
+    /// `a = wa * a + wb * b`.
+    fn sum_of_two(a: &mut [f32], b: &[f32], wa: f32, wb: f32) {
         for (a, b) in a.iter_mut().zip(b) {
-            let mixed = wa * *a + wb * *b;
-            *a = choose(convex & (*a == *b), *a, mixed);
+            *a = wa * *a + wb * *b;
         }
+    }
+}
+
+vectorised! {
+    /// `b = wa * a + wb * b`, where both are equal `a`. Written to `b`: to `a` it would be a masked
+    /// store, which takes some processors ten times as long.
+    fn blend_unequal(a: &[f32], b: &mut [f32], wa: f32, wb: f32) {
+        for (a, b) in a.iter().zip(b) {
+            let mixed = wa * *a + wb * *b;
+            *b = if *a == *b { *a } else { mixed };
+        }
+    }
+}
+
+/// `a = wa * a + wb * b`; where `convex`, equal elements stay as they are. `b` is lost.
+pub(crate) fn blend(a: &mut [f32], b: &mut [f32], wa: f32, wb: f32, convex: bool) {
+    if convex {
+        blend_unequal(a, b, wa, wb);
+        a.copy_from_slice(b);
+    } else {
+        sum_of_two(a, b, wa, wb);
     }
 }
 
@@ -122,7 +134,8 @@ vectorised! {
     pub(crate) fn add_mixed(base: &mut [f32], mixed: &[f32], lambda: f32) {
         for (base, mixed) in base.iter_mut().zip(mixed) {
             let added = *mixed * lambda;
-            *base = choose(added == 0.0, *base, *base + added);
+            // Nothing changes where -0 is added, not even a zero's sign.
+            *base += if added == 0.0 { -0.0 } else { added };
         }
     }
 }
@@ -131,7 +144,7 @@ vectorised! {
     /// Adds to `mixed` and `weights` where the vector has the elected sign; zeros never match.
     pub(crate) fn elect(mixed: &mut [f32], weights: &mut [f32], v: &[f32], sums: &[f32], weight: f32) {
         for (((mixed, weights), v), sum) in mixed.iter_mut().zip(weights).zip(v).zip(sums) {
-            let elected = (*sum >= 0.0 && *v > 0.0) || (*sum < 0.0 && *v < 0.0);
+            let elected = ((*sum >= 0.0) & (*v > 0.0)) | ((*sum < 0.0) & (*v < 0.0));
             *mixed += if elected { *v } else { 0.0 };
             *weights += if elected { weight } else { 0.0 };
         }
