@@ -1,19 +1,20 @@
 //! Many models of one shape on the same items, in one pass over their layers.
 
 use crate::digest::{Digested, digest};
+use crate::kernels::Pool;
 use crate::layers::Layers;
 use crate::score::{check_items, fed, item_score, score_tokens};
 use crate::states::States;
 use crate::sweep::{Room, ahead};
 use crate::{
-    Batch, Config, Cost, Error, Head, Interventions, ItemScore, LayerSource, NoTap, ScoreItem,
-    Sequence, State, Stream,
+    Batch, Config, Cost, Device, Error, Head, Interventions, ItemScore, LayerSource, NoTap,
+    ScoreItem, Sequence, State, Stream,
 };
 use darwin_checkpoint::TensorSource;
 use darwin_core::{Cancel, Progress};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Most tokens of a batch.
 const BATCH_TOKENS: usize = 4096;
@@ -101,8 +102,12 @@ impl<'a> Pass<'a> {
         room: &'a Room,
         cancel: &'a Cancel,
     ) -> Result<Self, Error> {
-        let opened: Vec<Result<Stream<'a>, Error>> =
-            digested.iter().map(|source| Stream::open(source)).collect();
+        // What one candidate's layer leaves behind is the next one's.
+        let (pool, device) = (Arc::<Pool>::default(), Device::default());
+        let opened: Vec<Result<Stream<'a>, Error>> = digested
+            .iter()
+            .map(|source| Stream::open_with(source, &device, pool.clone()))
+            .collect();
         let config = opened.iter().find_map(|s| s.as_ref().ok()).map(|s| s.config().clone());
         if let Some(config) = &config {
             check_items(config, items)?;

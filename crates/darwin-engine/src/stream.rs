@@ -2,6 +2,7 @@
 
 use crate::embedding::embed;
 use crate::families::read_config;
+use crate::kernels::Pool;
 use crate::layer::{Layer, expected, prefix};
 use crate::layers::{Layers, is_large};
 use crate::weights::{Loader, check_tensors};
@@ -18,6 +19,7 @@ pub struct Stream<'a> {
     source: &'a dyn TensorSource,
     config: Arc<Config>,
     workspaces: Arc<Workspaces>,
+    pool: Arc<Pool>,
     large: bool,
     /// The first layers, which stay once they were read.
     kept: Vec<OnceLock<Layers>>,
@@ -37,10 +39,20 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// As [`Stream::open`].
     pub fn open_on(source: &'a dyn TensorSource, device: &Device) -> Result<Self, Error> {
+        Self::open_with(source, device, Arc::default())
+    }
+
+    /// [`Stream::open_on`], with memory that it shares with others.
+    pub(crate) fn open_with(
+        source: &'a dyn TensorSource,
+        device: &Device,
+        pool: Arc<Pool>,
+    ) -> Result<Self, Error> {
         let config = read_config(source)?;
         check_tensors(source, &expected(&config))?;
         Ok(Self {
-            loader: Loader::new(source, device, &|_| true),
+            loader: Loader::new(source, device, &|_| true).pooled(pool.clone()),
+            pool,
             source,
             workspaces: Arc::default(),
             large: is_large(&config),
@@ -64,6 +76,8 @@ impl<'a> Stream<'a> {
 
     fn read(&self, layer: usize) -> Result<Layers, Error> {
         let weights = Layer::load(&self.loader, &self.config, layer, &prefix(layer), None)?;
+        // what this layer had no use for
+        self.pool.clear();
         let workspaces = self.workspaces.clone();
         Ok(Layers::new(self.config.clone(), layer, vec![weights], workspaces, self.large))
     }
@@ -84,6 +98,7 @@ impl LayerSource for Stream<'_> {
     }
 
     fn head(&self, band: Range<usize>) -> Result<Head, Error> {
+        self.pool.clear();
         Ok(Head {
             norm: self.loader.norm(&self.config, "norm", None)?,
             weight: self.loader.band(self.config.head(), band.clone())?,

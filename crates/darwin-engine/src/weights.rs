@@ -1,7 +1,7 @@
 //! From a tensor source to packed weights: names and shapes first, then values, re-reading only
 //! what changed.
 
-use crate::kernels::{Form, Matrix};
+use crate::kernels::{Form, Matrix, Pool};
 use crate::{Config, Device, Error};
 use darwin_checkpoint::{
     Dtype, Problem, TensorId, TensorInfo, TensorPlan, TensorSource, read_tensor,
@@ -61,6 +61,8 @@ pub(crate) struct Loader<'a> {
     source: &'a dyn TensorSource,
     device: Device,
     changed: Vec<bool>,
+    /// Where memory of matrices comes from.
+    pool: Option<Arc<Pool>>,
 }
 
 impl<'a> Loader<'a> {
@@ -71,7 +73,12 @@ impl<'a> Loader<'a> {
         changed: &dyn Fn(&TensorInfo) -> bool,
     ) -> Self {
         let changed = source.manifest().tensors().iter().map(changed).collect();
-        Self { source, device: device.clone(), changed }
+        Self { source, device: device.clone(), changed, pool: None }
+    }
+
+    /// The loader with memory from a pool.
+    pub(crate) fn pooled(self, pool: Arc<Pool>) -> Self {
+        Self { pool: Some(pool), ..self }
     }
 
     /// A vector; `map` puts the stored values into the form that is computed with.
@@ -173,7 +180,7 @@ impl<'a> Loader<'a> {
         let (rows, cols) = (part.rows, part.cols());
         if self.device.is_cpu() {
             let read = |rows, out: &mut [f32]| part.read(self.source, rows, out);
-            return Matrix::read(rows, cols, part.form(), read);
+            return Matrix::read(rows, cols, part.form(), self.pool.as_ref(), read);
         }
         let mut values = vec![0.0; rows * cols];
         part.read(self.source, 0..rows, &mut values)?;

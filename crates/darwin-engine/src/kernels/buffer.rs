@@ -26,6 +26,20 @@ impl Buffer {
         self.len = len;
     }
 
+    /// So many values, which hold what is left over from earlier use, or zeros.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        let lines = len.div_ceil(LINE);
+        if lines > self.lines.len() {
+            self.lines = vec![Line::default(); lines];
+        }
+        self.len = len;
+    }
+
+    /// As many values as there can be without more memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.lines.len() * LINE
+    }
+
     /// No values.
     pub(crate) fn clear(&mut self) {
         self.lines.clear();

@@ -1,6 +1,6 @@
 //! Matrices packed once for many products.
 
-use super::Buffer;
+use super::{Pool, Pooled};
 #[cfg(feature = "accelerator")]
 use crate::device::accelerator::Weight;
 use crate::{Device, Error};
@@ -21,7 +21,7 @@ const BLOCK_VALUES: usize = 1 << 20;
 /// product.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
-    data: Arc<Buffer>,
+    data: Arc<Pooled>,
     form: Form,
     columns: usize,
     depth: usize,
@@ -73,6 +73,9 @@ impl Form {
     fn fill(self, to: &mut [u32], rows: &[f32], depth: usize) {
         let panels = to.chunks_exact_mut(self.words(depth).max(1));
         for (panel, rows) in panels.zip(rows.chunks((PANEL * depth).max(1))) {
+            if rows.len() < PANEL * depth {
+                panel.fill(0);
+            }
             match self {
                 Self::F32 => lines(panel, rows, depth, |row, k| row[k].to_bits()),
                 Self::Bf16 => lines(panel, rows, depth, |row, k| pair(row, 2 * k)),
@@ -105,30 +108,30 @@ impl Matrix {
     pub(crate) fn pack(rows: &[f32], columns: usize, depth: usize) -> Self {
         assert_eq!(rows.len(), columns * depth, "a weight has (out, in) values");
         let form = Form::of(rows);
-        let mut data = Buffer::default();
-        data.resize(columns.div_ceil(PANEL) * form.words(depth));
+        let mut data = Pooled::of(None, columns.div_ceil(PANEL) * form.words(depth));
         form.fill(data.words_mut(), rows, depth);
         Self::of(data, form, columns, depth)
     }
 
     /// The (`columns`, `depth`) weight whose rows `read` gives: it is called with consecutive rows
     /// and the place for their values, from any thread. `likely` is the form that will do, as far
-    /// as is known; what it does not hold is read again, wider.
+    /// as is known; what it does not hold is read again, wider. Memory comes from a pool where there
+    /// is one.
     pub(crate) fn read<E: Send>(
         columns: usize,
         depth: usize,
         likely: Form,
+        pool: Option<&Arc<Pool>>,
         read: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let form = likely;
-        let mut data = Buffer::default();
-        data.resize(columns.div_ceil(PANEL) * form.words(depth));
+        let mut data = Pooled::of(pool, columns.div_ceil(PANEL) * form.words(depth));
         let step = (BLOCK_VALUES / depth.max(1)).max(1).next_multiple_of(PANEL);
         let words = (step / PANEL * form.words(depth)).max(1);
         let exact = AtomicBool::new(true);
         data.words_mut().par_chunks_mut(words).enumerate().try_for_each(|(i, to)| {
             let rows = i * step..columns.min((i + 1) * step);
-            let mut values = vec![0.0; rows.len() * depth];
+            let mut values = Pooled::of(pool, rows.len() * depth);
             read(rows, &mut values)?;
             if !form.holds(&values) {
                 exact.store(false, Ordering::Relaxed);
@@ -137,14 +140,14 @@ impl Matrix {
             Ok(())
         })?;
         if !exact.into_inner() {
-            return Self::read(columns, depth, Form::F32, read);
+            return Self::read(columns, depth, Form::F32, pool, read);
         }
-        Ok(Self::of(data, form, columns, depth).narrowed())
+        Ok(Self::of(data, form, columns, depth).narrowed(pool))
     }
 
     /// The same in a narrower form, where float32 was more than its values need.
-    fn narrowed(self) -> Self {
-        let all: &[f32] = &self.data;
+    fn narrowed(self, pool: Option<&Arc<Pool>>) -> Self {
+        let all: &[f32] = &self.data[..];
         let narrow = match self.form {
             Form::F32 => Form::of(all),
             form => form,
@@ -152,8 +155,7 @@ impl Matrix {
         if narrow == self.form || self.depth == 0 {
             return self;
         }
-        let mut data = Buffer::default();
-        data.resize(self.columns.div_ceil(PANEL) * narrow.words(self.depth));
+        let mut data = Pooled::of(pool, self.columns.div_ceil(PANEL) * narrow.words(self.depth));
         let panels = data.words_mut().chunks_exact_mut(narrow.words(self.depth));
         let mut rows = vec![0.0; PANEL * self.depth];
         for (to, from) in panels.zip(all.chunks_exact(PANEL * self.depth)) {
@@ -167,7 +169,7 @@ impl Matrix {
         Self::of(data, narrow, self.columns, self.depth)
     }
 
-    fn of(data: Buffer, form: Form, columns: usize, depth: usize) -> Self {
+    fn of(data: Pooled, form: Form, columns: usize, depth: usize) -> Self {
         Self {
             data: Arc::new(data),
             form,
@@ -198,8 +200,7 @@ impl Matrix {
         assert!(columns.start.is_multiple_of(PANEL), "panels are not torn apart");
         let words = self.form.words(self.depth);
         let panels = columns.start / PANEL * words..columns.end.div_ceil(PANEL) * words;
-        let mut data = Buffer::default();
-        data.resize(panels.len());
+        let mut data = Pooled::of(None, panels.len());
         data.words_mut().copy_from_slice(&self.data.words()[panels]);
         Self::of(data, self.form, columns.len(), self.depth)
     }
@@ -295,7 +296,10 @@ mod tests {
                 let rows: Vec<f32> = (0..columns * depth).map(|i| some[i * 7 % 4]).collect();
                 let packed = Matrix::pack(&rows, columns, depth);
                 for likely in [Form::F32, Form::Bf16, Form::F16] {
-                    let read = Matrix::read(columns, depth, likely, |of, out| {
+                    // what others left there does not show
+                    let pool = Arc::new(Pool::default());
+                    pool.take(columns.next_multiple_of(16) * depth).fill(f32::NAN);
+                    let read = Matrix::read(columns, depth, likely, Some(&pool), |of, out| {
                         out.copy_from_slice(&rows[of.start * depth..of.end * depth]);
                         Ok::<(), ()>(())
                     })
@@ -309,7 +313,7 @@ mod tests {
                 }
             }
         }
-        let failed = Matrix::read(100, 3, Form::F32, |_, _| Err("no"));
+        let failed = Matrix::read(100, 3, Form::F32, None, |_, _| Err("no"));
         assert_eq!(failed.unwrap_err(), "no");
     }
 }

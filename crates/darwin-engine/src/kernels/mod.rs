@@ -30,6 +30,7 @@ macro_rules! vectorised {
 mod buffer;
 mod math;
 mod matrix;
+mod pool;
 mod product;
 mod rows;
 mod simd;
@@ -40,6 +41,7 @@ pub(crate) use math::{
     add_assign, add_scaled, add_sum, convolve_silu, decays, gated, scale, sigmoids, silu_mul,
 };
 pub(crate) use matrix::{Form, Matrix, PANEL, Panels, Values};
+pub(crate) use pool::{Pool, Pooled};
 pub(crate) use product::{Rows, multiply, multiply_rows};
 pub(crate) use rows::{
     argmax, dot, gated_rms_norm, l2_norm, l2_normalize, largest, log_sum_exp, rms_norm, softmax,
