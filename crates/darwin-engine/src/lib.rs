@@ -11,6 +11,11 @@
 //! texts. [`Text`] is the way from text to token ids, and a [`ChatRequest`] from a conversation to
 //! text.
 //!
+//! A model that does not fit into memory is a [`Stream`]: a [`Sweep`] takes all batches through one
+//! layer after another, each read once, within a [`Budget`] that [`Stream::plan`] fills; results are
+//! those of the loaded [`Model`], bit for bit. A [`CandidateSet`] scores many models of one shape in
+//! one such pass.
+//!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use darwin_engine::{GenerateOptions, Model, Text, generate};

@@ -9,7 +9,9 @@
 //! - [`check`] examines a child, whoever made it, against both parents.
 //! - [`profile_summary`], [`comparison_summary`] and [`health_summary`] are tables for a terminal.
 //!
-//! A [`Subject`] is a loaded model with the source of its weights and its name.
+//! A [`Subject`] is a loaded model with the source of its weights and its name. [`Unloaded`] ones are
+//! profiled and compared layer by layer, within a budget: [`profile_streamed`] reads every weight
+//! once, [`compare_streamed`] every layer of both parents once for all swaps.
 
 mod check;
 mod compare;

@@ -18,7 +18,7 @@ impl Pool {
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Pooled {
         let found = {
             let mut idle = self.idle();
-            let fits = idle.range_mut(len..=2 * len).find(|(_, buffers)| !buffers.is_empty());
+            let fits = idle.range_mut(len..=len + len / 8).find(|(_, buffers)| !buffers.is_empty());
             fits.and_then(|(_, buffers)| buffers.pop())
         };
         let mut buffer = found.unwrap_or_default();
@@ -90,10 +90,10 @@ mod tests {
         first[99] = 7.0;
         let place = first.as_ptr();
         drop(first);
-        let small = pool.take(10);
-        assert_ne!(small.as_ptr(), place, "a tenth would waste the rest");
-        let again = pool.take(70);
-        assert_eq!((again.as_ptr(), again.len()), (place, 70));
+        let small = pool.take(60);
+        assert_ne!(small.as_ptr(), place, "half of it would be wasted");
+        let again = pool.take(104);
+        assert_eq!((again.as_ptr(), again.len()), (place, 104));
         drop(again);
         let whole = pool.take(112);
         assert_eq!((whole.as_ptr(), whole[99]), (place, 7.0));

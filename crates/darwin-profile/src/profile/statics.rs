@@ -16,6 +16,11 @@ const TILE: usize = 1 << 20;
 /// bfloat16 numbers each for itself.
 const CODES: usize = 1 << 16;
 
+/// Bytes of counts while weights are read: of each thread, and of tensors that are not whole.
+pub(crate) fn counting_bytes() -> usize {
+    (rayon::current_num_threads() + 4) * 3 * 8 * CODES
+}
+
 /// Values by their upper halves, in integers: exact, whatever the order and the tiles in which they
 /// come.
 #[derive(Default)]

@@ -3,6 +3,7 @@
 use super::ProfileOptions;
 use super::counters::{MARGIN_BINS, Samples, Setting};
 use super::probes::{self, Pooling, ProbeTap, Prompt};
+use super::statics::counting_bytes;
 use super::tap::CounterTap;
 use crate::Error;
 use crate::pass::{Answers, Meter};
@@ -55,7 +56,7 @@ impl Work {
             states: 1,
             models: 1,
             sweeps: 1,
-            kept: held + (counters + probes + 24 * tokens) as u64,
+            kept: held + (counters + probes + 24 * tokens + counting_bytes()) as u64,
         }
     }
 

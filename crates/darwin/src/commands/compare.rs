@@ -7,8 +7,9 @@ use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
 use darwin_engine::Text;
 use darwin_profile::{
-    CompareOptions, ProfileOptions, ProfilePlan, Unloaded, compare_streamed, comparison_summary,
-    forecast_compare, forecast_profile, model_ref, plan_compare, plan_profile, profile_streamed,
+    CompareOptions, Error, ProfileOptions, ProfilePlan, Unloaded, compare_streamed,
+    comparison_summary, forecast_compare, forecast_profile, model_ref, plan_compare, plan_profile,
+    profile_streamed,
 };
 use std::process::ExitCode;
 
@@ -22,9 +23,19 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
     let (father, mother) = (parent(0), parent(1));
     let (options, profiling) = (CompareOptions::default(), ProfileOptions::default());
     let (budget, held) = (super::stream::budget(&arguments.stream)?, super::stream::held());
-    let plan = plan_compare([&father, &mother], &items, &options, &budget, held)?;
-    let of = |parent| plan_profile(parent, &items, &profiling, &budget, held);
-    let profiles = [of(&father)?, of(&mother)?];
+    let mut refused = Vec::new();
+    let plan = plan_compare([&father, &mother], &items, &options, &budget, held);
+    let plan = plan.map_err(|e| refused.push(e)).ok();
+    let profiles = [&father, &mother].map(|parent| {
+        let plan = plan_profile(parent, &items, &profiling, &budget, held);
+        plan.map_err(|e| refused.push(e)).ok()
+    });
+    let (Some(plan), [Some(of_father), Some(of_mother)]) = (plan, profiles) else {
+        // the one after which nothing else is missing
+        let error = refused.into_iter().max_by_key(least).expect("one of the plans failed");
+        return Err(error.into());
+    };
+    let profiles = [of_father, of_mother];
     if arguments.stream.dry_run {
         for (parent, plan) in [&father, &mother].into_iter().zip(&profiles) {
             let forecast = forecast_profile(parent, &items, &profiling, plan)?;
@@ -56,4 +67,12 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         super::save_json(out, &comparison)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The memory that would have been enough; what memory does not help comes first.
+fn least(error: &Error) -> u64 {
+    match error {
+        Error::Engine(darwin_engine::Error::Memory { least, .. }) => *least,
+        _ => u64::MAX,
+    }
 }

@@ -4,10 +4,10 @@
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
 use darwin_checkpoint::{Checkpoint, Dtype};
-use darwin_testkit::{qwen35_35b, write_sparse};
+use darwin_testkit::{ExpertLayout, Tiny, qwen35_35b, write_model, write_sparse, write_tiny_text};
 use std::path::Path;
-use std::process::{Command, Output};
-use std::time::Instant;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// `darwin ARGUMENTS` in a folder with at most so many KiB of address space.
 fn limited(folder: &Path, kib: u64, arguments: &str) -> Output {
@@ -72,6 +72,70 @@ fn a_merge_needs_less_memory_than_one_of_its_tensors() {
         assert_eq!(child.tensor_bytes(), 192 << 20, "{method}");
         std::fs::remove_dir_all(folder.path().join("out")).expect("remove");
     }
+}
+
+/// `darwin ARGUMENTS`, and the most memory that it held, as far as a look every millisecond shows.
+fn watched(folder: &Path, arguments: &str) -> (Output, u64) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_darwin"))
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait().expect("waits").is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) << 10);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    (child.wait_with_output().expect("ended"), peak)
+}
+
+/// Layers are read one after another into the same memory, so that a model runs in much less than
+/// it weighs.
+#[test]
+fn a_profile_keeps_to_its_memory() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let sizes = Tiny {
+        hidden: 512,
+        experts: 512,
+        full_attention: [false, false, false, true].repeat(3),
+        dtype: Dtype::Bf16,
+        ..Tiny::default()
+    };
+    let model = folder.path().join("model");
+    write_model(&model, &sizes.build("large", 1), ExpertLayout::Fused, u64::MAX);
+    write_tiny_text(&model).expect("write");
+    let item = |i: usize| {
+        format!(
+            r#"{{"id":"i{i}","domain":"math","family":"sum","question":"What is {i} + 3?","target":"{}","formats":["direct"]}}"#,
+            i + 3
+        )
+    };
+    let items: Vec<String> = (0..40).map(item).collect();
+    std::fs::write(folder.path().join("items.jsonl"), items.join("\n")).expect("write");
+    let stored = Checkpoint::open(&model).expect("opens").tensor_bytes();
+    let profile = "-q profile model --items items.jsonl --threads 2 --scratch .";
+    let (refused, _) = watched(folder.path(), &format!("{profile} --memory 1MiB"));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let (_, least) = text.split_once("the least is ").expect("a least");
+    let least: u64 = least.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+    // the process itself does not always weigh the same
+    let memory = (least + 2) << 20;
+    assert!(4 * memory < 3 * stored, "{least} MiB for {stored} bytes");
+    for (memory, out) in [(memory, "tight"), (memory + stored / 6, "wider")] {
+        let (done, peak) =
+            watched(folder.path(), &format!("{profile} --memory {memory} --out {out}"));
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        assert!(peak > 0 && peak <= memory, "{peak} bytes of {memory}");
+    }
+    let read =
+        |out: &str| std::fs::read(folder.path().join(out).join("profile.json")).expect("read");
+    assert!(read("tight") == read("wider"));
 }
 
 /// The limit of the tests above is one: more than it cannot be had.
