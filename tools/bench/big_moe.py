@@ -2,8 +2,9 @@
 
     python tools/bench/big_moe.py FOLDER --size 20GB [--tokenizer FOLDER] [--vocab 248320] [--seed 0]
 
-Needs numpy alone, and little memory: tensors are drawn and written in pieces, one shard a layer. Every matrix is
-Gaussian with variance 1 / inputs, bfloat16; routed experts are fused. `--tokenizer` copies tokenizer and chat
+Needs numpy alone, and little memory: tensors are written in pieces, one shard a layer. Every matrix is Gaussian with
+variance 1 / inputs, bfloat16, its pieces cut from a table of 34 million draws at random places, so that the disk is
+what takes the time; routed experts are fused. `--tokenizer` copies tokenizer and chat
 template of another model, so that `darwin profile` has something to read text with; its ids must lie below `--vocab`.
 """
 
@@ -62,16 +63,26 @@ def layer_shapes(layer):
     return {p + name: shape for name, shape in shapes.items()}
 
 
-def values(rng, name, shape, count):
-    """`count` values of a tensor as float32."""
+def vector(rng, name, count):
+    """`count` values of a vector as float32."""
     if name.endswith("A_log"):
         return np.log(rng.uniform(1, 16, count)).astype(np.float32)
     if name.endswith("linear_attn.norm.weight") or name.endswith("dt_bias"):
         return 1 + 0.1 * rng.standard_normal(count, dtype=np.float32)
-    if len(shape) == 1:
-        return 0.1 * rng.standard_normal(count, dtype=np.float32)
-    inputs = shape[-1] if "embed_tokens" not in name else 1
-    return rng.standard_normal(count, dtype=np.float32) / np.float32(math.sqrt(inputs))
+    return 0.1 * rng.standard_normal(count, dtype=np.float32)
+
+
+class Table:
+    """Gaussian draws in bfloat16, for each scale that is asked for."""
+
+    def __init__(self, rng):
+        self.rng, self.draws, self.scaled = rng, rng.standard_normal(2 * PIECE, dtype=np.float32), {}
+
+    def cut(self, inputs, count):
+        if inputs not in self.scaled:
+            self.scaled[inputs] = bfloat16(self.draws / np.float32(math.sqrt(inputs)))
+        start = int(self.rng.integers(0, PIECE))
+        return self.scaled[inputs][start : start + count]
 
 
 def bfloat16(x):
@@ -79,7 +90,7 @@ def bfloat16(x):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
-def write(path, shapes, rng):
+def write(path, shapes, rng, table):
     header, offset = {}, 0
     for name, shape in shapes.items():
         end = offset + 2 * math.prod(shape)
@@ -93,7 +104,11 @@ def write(path, shapes, rng):
             left = math.prod(shape)
             while left:
                 n = min(left, PIECE)
-                file.write(bfloat16(values(rng, name, shape, n)).tobytes())
+                if len(shape) == 1:
+                    piece = bfloat16(vector(rng, name, n))
+                else:
+                    piece = table.cut(1 if "embed_tokens" in name else shape[-1], n)
+                file.write(piece.tobytes())
                 left -= n
     return {name: path.name for name in shapes}, offset
 
@@ -143,11 +158,12 @@ def main():
         raise SystemExit(f"{args.size:.2e} bytes hold no layer of {weigh(layer_shapes(0)):.2e} beside {total:.2e}")
     args.folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(args.seed)
+    table = Table(rng)
     shards = [ends] + [layer_shapes(layer) for layer in range(layers)]
     weight_map = {}
     for i, shapes in enumerate(shards):
         name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        names, _ = write(args.folder / name, shapes, rng)
+        names, _ = write(args.folder / name, shapes, rng, table)
         weight_map |= names
     index = dict(metadata=dict(total_size=total), weight_map=weight_map)
     (args.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
