@@ -24,6 +24,6 @@ pub use blend::Blend;
 pub use darwin_checkpoint::ExpertLayout;
 pub use disk::write_model;
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
-pub use sparse::{qwen35_35b, write_sparse};
+pub use sparse::{qwen35_35b, write_filled, write_sparse};
 pub use text::{TINY_VOCAB, write_tiny_text};
 pub use tiny::{Tiny, edited, sibling, tiny_llama, tiny_qwen3_moe, tiny_qwen35};

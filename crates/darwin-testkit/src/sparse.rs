@@ -1,9 +1,10 @@
-//! Large checkpoints that take no room: real names and shapes, and holes instead of weights.
+//! Large checkpoints of real names and shapes: holes instead of weights take no room, or values that
+//! are made as they are written.
 
 use darwin_checkpoint::Dtype;
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::Path;
 
 /// Writes a checkpoint of (name on disk, dtype, shape) in one sparse shard; every weight reads as 0.
@@ -11,6 +12,40 @@ use std::path::Path;
 /// # Panics
 /// Where the folder cannot be written.
 pub fn write_sparse(folder: &Path, config: &Value, tensors: &[(String, Dtype, Vec<usize>)]) {
+    let (mut file, bytes) = begin(folder, config, tensors);
+    let header = file.stream_position().expect("a place");
+    file.set_len(header + bytes).expect("grown");
+}
+
+/// Writes a checkpoint of (name on disk, dtype, shape) in one shard, piece by piece: `fill` is handed
+/// a tensor's name, its shape and room for its next values.
+///
+/// # Panics
+/// Where the folder cannot be written.
+pub fn write_filled(
+    folder: &Path,
+    config: &Value,
+    tensors: &[(String, Dtype, Vec<usize>)],
+    mut fill: impl FnMut(&str, &[usize], &mut [f32]),
+) {
+    const PIECE: usize = 1 << 20;
+    let (mut file, _) = begin(folder, config, tensors);
+    let (mut values, mut bytes) = (vec![0.0; PIECE], Vec::new());
+    for (name, dtype, shape) in tensors {
+        let mut left: usize = shape.iter().product();
+        while left > 0 {
+            let values = &mut values[..left.min(PIECE)];
+            fill(name, shape, values);
+            bytes.resize(values.len() * dtype.size(), 0);
+            dtype.encode(values, &mut bytes);
+            file.write_all(&bytes).expect("written");
+            left -= values.len();
+        }
+    }
+}
+
+/// Config and header; the shard, and how many bytes of weights belong behind the header.
+fn begin(folder: &Path, config: &Value, tensors: &[(String, Dtype, Vec<usize>)]) -> (File, u64) {
     std::fs::create_dir_all(folder).expect("a test folder can be made");
     let mut header = Map::new();
     let mut offset = 0;
@@ -26,7 +61,7 @@ pub fn write_sparse(folder: &Path, config: &Value, tensors: &[(String, Dtype, Ve
     let mut file = create("model.safetensors");
     file.write_all(&(text.len() as u64).to_le_bytes()).expect("written");
     file.write_all(text.as_bytes()).expect("written");
-    file.set_len(8 + text.len() as u64 + offset as u64).expect("grown");
+    (file, offset as u64)
 }
 
 /// Config and tensors in the shapes of Qwen3.5-35B-A3B (qwen35-moe.md), without vision, of so many

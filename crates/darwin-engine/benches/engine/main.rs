@@ -10,7 +10,8 @@
 //!
 //! Prefills are stated as arithmetic (two operations for each weight that a token meets, and those
 //! of attention and the delta rule, counted by shape) over that of fused multiply-adds in
-//! registers; decoding as bytes of the weights that a token meets over the speed of reading.
+//! registers, and over that of the fastest product of large matrices by others (torch where the peer's numbers are
+//! given, matrixmultiply); decoding as bytes of the weights that a token meets over the speed of reading.
 //! `--only` runs the jobs with a word in their name, `--scaling` prints how time grows instead.
 //! Paths are taken from the root of the repository.
 
@@ -97,6 +98,8 @@ enum Yardstick {
 /// What the machine can do.
 struct Machine {
     arithmetic: Rate,
+    /// The fastest product of large matrices that others make, GFLOP/s of all threads.
+    product: f64,
     bandwidth: Rate,
 }
 
@@ -116,11 +119,12 @@ impl Machine {
             product.cpu,
             of(product)
         );
-        if let Some(torch) = peer["gemm_gflops"].as_f64() {
+        let torch = peer["gemm_gflops"].as_f64().unwrap_or(0.0);
+        if torch > 0.0 {
             println!("product by torch: {torch:.0} GFLOP/s");
         }
         println!("reading: {:.1} GB/s ({:.1} per core second)", bandwidth.wall, bandwidth.cpu);
-        Self { arithmetic, bandwidth }
+        Self { arithmetic, product: product.wall.max(torch), bandwidth }
     }
 }
 
@@ -137,6 +141,9 @@ fn report(what: &str, rate: Rate, yardstick: Yardstick, weights: usize, machine:
         100.0 * rate.wall * of / peak.wall,
         100.0 * rate.cpu * of / peak.cpu
     );
+    if let Yardstick::Flops(_) = yardstick {
+        println!("    {:.0} % of the product of others", 100.0 * rate.wall * of / machine.product);
+    }
 }
 
 fn compare(peer: &Value, key: &str, rate: Rate) {
@@ -214,11 +221,12 @@ fn experts(config: &Config, machine: &Machine) {
         });
         println!(
             "experts of {tokens} tokens each: {:.1} GFLOP/s ({:.1} per core second), {:.0} % of the \
-             machine ({:.0} % per core second)",
+             machine ({:.0} % per core second), {:.0} % of the product of others",
             rate.wall,
             rate.cpu,
             100.0 * rate.wall / machine.arithmetic.wall,
-            100.0 * rate.cpu / machine.arithmetic.cpu
+            100.0 * rate.cpu / machine.arithmetic.cpu,
+            100.0 * rate.wall / machine.product
         );
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
+mod slow;
+
 use darwin_checkpoint::{Checkpoint, Dtype};
 use darwin_testkit::{ExpertLayout, Tiny, qwen35_35b, write_model, write_sparse, write_tiny_text};
 use std::path::Path;
