@@ -5,8 +5,8 @@
 //!
 //! MODEL is a checkpoint folder or a GGUF file (a random model of the example parents' shape without it),
 //! FILE the JSON line of `tools/bench/engine_transformers.py`. The jobs are the peer's: prefills of 8
-//! sequences of 128 tokens and of 1 of 512, all logits, and the decoding of 64 tokens after prompts
-//! of 16, for 1 sequence and for 64; then scoring, and the routed experts alone.
+//! sequences of 128 tokens and of 1 of 512, all logits (also the last token's alone, as llama.cpp computes them), and
+//! the decoding of 64 tokens after prompts of 16, for 1 sequence and for 64; then scoring, and the routed experts alone.
 //!
 //! Prefills are stated as arithmetic (two operations for each weight that a token meets, and those
 //! of attention and the delta rule, counted by shape) over that of fused multiply-adds in
@@ -31,6 +31,7 @@ use darwin_engine::{
     generate, measure as parts, score_counted,
 };
 use serde_json::Value;
+use std::ops::Range;
 
 fn main() {
     // cargo runs benchmarks in the crate's folder
@@ -62,7 +63,7 @@ fn main() {
 
     type Job<'a> = (&'a str, &'a str, Yardstick, &'a dyn Fn() -> Rate);
     let (short, long) = (flops(model.config(), 128), flops(model.config(), 512));
-    let jobs: [Job<'_>; 5] = [
+    let jobs: [Job<'_>; 6] = [
         ("prefill, 8 x 128 tokens", "prefill_8x128", Yardstick::Flops(short), &|| {
             let mut logits = Vec::new();
             measure(|| prefill(&model, 8, 128, &mut logits))
@@ -70,6 +71,10 @@ fn main() {
         ("prefill, 1 x 512 tokens", "prefill_1x512", Yardstick::Flops(long), &|| {
             let mut logits = Vec::new();
             measure(|| prefill(&model, 1, 512, &mut logits))
+        }),
+        ("prefill, 1 x 512 tokens, logits of the last", "", Yardstick::None, &|| {
+            let mut logits = Vec::new();
+            measure(|| prefill_of(&model, 1, 512, &mut logits, 511..512))
         }),
         ("decode, 1 sequence", "decode_1", Yardstick::Bytes, &|| measure_decode(&model, 1)),
         ("decode, 64 sequences", "decode_64", Yardstick::None, &|| measure_decode(&model, 64)),
@@ -176,13 +181,24 @@ pub(crate) fn ids(model: &Model, n: usize, seed: u64) -> Vec<u32> {
 
 /// All logits of some sequences, as transformers computes them.
 pub(crate) fn prefill(model: &Model, sequences: u64, tokens: usize, logits: &mut Vec<f32>) -> f64 {
+    prefill_of(model, sequences, tokens, logits, 0..sequences as usize * tokens)
+}
+
+/// Logits of some positions of the batch after a prefill.
+fn prefill_of(
+    model: &Model,
+    sequences: u64,
+    tokens: usize,
+    logits: &mut Vec<f32>,
+    positions: Range<usize>,
+) -> f64 {
     let batch = (0..sequences).map(|i| Sequence::new(ids(model, tokens, i))).collect();
     let batch = Batch::new(batch);
     let mut state = model.embed(&batch).unwrap();
     let layers = 0..model.config().num_hidden_layers;
     model.run(&mut state, layers, &mut NoTap, &Interventions::new()).unwrap();
-    let all: Vec<usize> = (0..batch.tokens()).collect();
-    model.logits_into(&state, &all, logits);
+    let positions: Vec<usize> = positions.collect();
+    model.logits_into(&state, &positions, logits);
     assert!(logits[0].is_finite());
     batch.tokens() as f64
 }

@@ -290,7 +290,7 @@ mod tests {
     fn every_size_gives_the_same_bits_as_the_plain_chain() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         for (columns, depth) in [(1, 1), (16, 8), (17, 40), (48, 5), (97, 44), (130, 1101)] {
-            let sizes = [1, 2, 3, 4, 5, 6, 7, 13, 23, 26];
+            let sizes = [1, 2, 3, 4, 5, 6, 7, 13, 23, 26, 147];
             for (w, rows) in
                 forms(columns, depth).iter().flat_map(|w| sizes.map(|rows| (w.clone(), rows)))
             {
