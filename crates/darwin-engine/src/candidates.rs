@@ -1,6 +1,6 @@
 //! Many models of one shape on the same items, in one pass over their layers.
 
-use crate::digest::{Digested, digest};
+use crate::digest::{Digests, digest};
 use crate::kernels::Pool;
 use crate::layers::Layers;
 use crate::score::{check_items, fed, item_score, score_tokens};
@@ -72,8 +72,9 @@ impl<'a> CandidateSet<'a> {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<CandidateScores, Error> {
-        let digested: Vec<Digested<'_>> = self.sources.iter().map(|s| Digested::new(*s)).collect();
-        let mut pass = Pass::open(&digested, items, room, cancel)?;
+        let digests: Vec<Digests<'_>> = self.sources.iter().map(|s| Digests::new(*s)).collect();
+        let sources: Vec<_> = digests.iter().map(Digests::source).collect();
+        let mut pass = Pass::open(&digests, &sources, items, room, cancel)?;
         pass.begin()?;
         pass.run(progress)?;
         pass.finish()
@@ -82,7 +83,7 @@ impl<'a> CandidateSet<'a> {
 
 /// A pass of all candidates.
 struct Pass<'a> {
-    digested: &'a [Digested<'a>],
+    digests: &'a [Digests<'a>],
     /// Those that can be run.
     streams: Vec<Option<Stream<'a>>>,
     failed: Vec<Option<Error>>,
@@ -96,18 +97,18 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
+    /// `sources` are those of `digests`.
     fn open(
-        digested: &'a [Digested<'a>],
+        digests: &'a [Digests<'a>],
+        sources: &'a [impl TensorSource],
         items: &'a [ScoreItem],
         room: &'a Room,
         cancel: &'a Cancel,
     ) -> Result<Self, Error> {
         // What one candidate's layer leaves behind is the next one's.
         let (pool, device) = (Arc::<Pool>::default(), Device::default());
-        let opened: Vec<Result<Stream<'a>, Error>> = digested
-            .iter()
-            .map(|source| Stream::open_with(source, &device, pool.clone()))
-            .collect();
+        let opened: Vec<Result<Stream<'a>, Error>> =
+            sources.iter().map(|source| Stream::open_with(source, &device, pool.clone())).collect();
         let config = opened.iter().find_map(|s| s.as_ref().ok()).map(|s| s.config().clone());
         if let Some(config) = &config {
             check_items(config, items)?;
@@ -126,7 +127,7 @@ impl<'a> Pass<'a> {
         let (batches, groups) = (batches(items), Vec::new());
         let layer_tokens = 0;
         Ok(Self {
-            digested,
+            digests,
             streams,
             failed,
             items,
@@ -177,12 +178,12 @@ impl<'a> Pass<'a> {
         let streams = std::mem::take(&mut self.streams);
         // Whoever is alone need not be compared any more.
         let together: Mutex<Vec<bool>> = Mutex::new(vec![true; all]);
-        let (digested, lock) = (self.digested, "nobody panics while it holds the lock");
+        let (digests, lock) = (self.digests, "nobody panics while it holds the lock");
         let read = |number: usize| -> Option<Read> {
             let (layer, candidate) = (number / all, number % all);
             let stream = streams[candidate].as_ref()?;
             let read = stream.layer(layer).map(|layers| {
-                let digest = digested[candidate].take(layer);
+                let digest = digests[candidate].take(layer);
                 let compared = together.lock().expect(lock)[candidate];
                 (layers, compared.then_some(digest))
             });

@@ -1,27 +1,37 @@
 //! Whether two sources have the same values in a layer, from what is read of them anyway.
 
-use darwin_checkpoint::{Error, Manifest, TensorId, TensorPlan, TensorSource};
-use serde_json::Value;
-use std::ops::Range;
+use darwin_checkpoint::{Tapped, TensorSource};
 use std::sync::{Mutex, PoisonError};
 
 /// Odd constants (the golden ratio's fraction, and a prime of xxHash).
 const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
 
-/// A source that adds up a digest of 128 bits of the tiles that are read of each layer: equal
-/// where the same tiles hold the same bits, whatever the order of reading, and else almost surely
+/// Adds up a digest of 128 bits of the tiles that are read of each layer of a source: equal where
+/// the same tiles hold the same bits, whatever the order of reading, and else almost surely
 /// different.
-pub(crate) struct Digested<'a> {
+pub(crate) struct Digests<'a> {
     source: &'a dyn TensorSource,
     /// By layer.
     sums: Vec<Mutex<[u64; 2]>>,
 }
 
-impl<'a> Digested<'a> {
+impl<'a> Digests<'a> {
     pub(crate) fn new(source: &'a dyn TensorSource) -> Self {
         let layers = source.manifest().tensors().iter().filter_map(|t| t.layer);
         let count = layers.map(|layer| layer.0 + 1).max().unwrap_or(0);
         Self { source, sums: (0..count).map(|_| Mutex::default()).collect() }
+    }
+
+    /// The source, to be read by whoever needs it.
+    pub(crate) fn source(&self) -> impl TensorSource {
+        Tapped::new(self.source, |plan, rows, read| {
+            let layer = self.source.manifest().get(plan.id).layer;
+            if let (Ok(values), Some(layer)) = (read, layer) {
+                let own = digest([plan.id.index(), rows.start], values);
+                let mut sum = self.sums[layer.0].lock().unwrap_or_else(PoisonError::into_inner);
+                sum.iter_mut().zip(own).for_each(|(sum, own)| *sum = sum.wrapping_add(own));
+            }
+        })
     }
 
     /// What the tiles of a layer add up to, from now on nothing.
@@ -46,43 +56,6 @@ pub(crate) fn digest(place: [usize; 2], values: &[f32]) -> [u64; 2] {
     rest.iter().for_each(|v| step(u64::from(v.to_bits())));
     step(values.len() as u64);
     state.map(|s| s ^ s >> 32)
-}
-
-impl TensorSource for Digested<'_> {
-    fn name(&self) -> &str {
-        self.source.name()
-    }
-
-    fn manifest(&self) -> &Manifest {
-        self.source.manifest()
-    }
-
-    fn config(&self) -> &Value {
-        self.source.config()
-    }
-
-    fn prepare(&self, id: TensorId) -> Result<TensorPlan, Error> {
-        self.source.prepare(id)
-    }
-
-    fn read_tile(
-        &self,
-        plan: &TensorPlan,
-        rows: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), Error> {
-        self.source.read_tile(plan, rows.clone(), out)?;
-        if let Some(layer) = self.source.manifest().get(plan.id).layer {
-            let own = digest([plan.id.index(), rows.start], out);
-            let mut sum = self.sums[layer.0].lock().unwrap_or_else(PoisonError::into_inner);
-            sum.iter_mut().zip(own).for_each(|(sum, own)| *sum = sum.wrapping_add(own));
-        }
-        Ok(())
-    }
-
-    fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
-        self.source.read_raw(id, rows, out)
-    }
 }
 
 #[cfg(test)]
