@@ -1,17 +1,18 @@
-//! Filling a shard: all threads of the pool take tiles in the order of the file; what is whole from
-//! the start on is hashed and brought to disk meanwhile. The bytes do not depend on how many
-//! threads there are.
+//! Filling a shard: all threads of the pool take tiles in the order of the file and hash what they
+//! wrote; what is whole from the start on is brought to disk meanwhile. The bytes do not depend on
+//! how many threads there are.
 
 use crate::dtype::all_finite;
 use crate::{Dtype, Error, Stored, TensorPlan, TensorSource};
 use darwin_core::hash::Hasher;
 use darwin_core::{Cancel, Progress};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 /// A stored tensor and its place in a shard.
 pub(crate) struct Slot<'a> {
@@ -44,8 +45,12 @@ impl Shard<'_> {
 /// Elements of a tile at most: its numbers and those of its inputs fit a core's own cache.
 const TILE: u64 = 1 << 16;
 
-/// Bytes a thread needs for each element of a tile: its value, its bytes, its inputs.
-const PER_ELEMENT: u64 = 24;
+/// Tiles for each thread that may wait to be hashed.
+const AHEAD: usize = 8;
+
+/// Bytes a thread needs for each element of a tile: its value and its inputs, its bytes and those
+/// of tiles that wait.
+const PER_ELEMENT: u64 = 24 + 4 * AHEAD as u64;
 
 /// Bytes that the disk is given at once.
 const FLUSH: u64 = 32 << 20;
@@ -60,59 +65,43 @@ pub(crate) struct Filling<'a> {
     pub(crate) cancel: &'a Cancel,
 }
 
-/// A slot, rows of its logical tensor, and the end of their bytes in the file.
+/// A slot, rows of its logical tensor, and where their bytes begin in the file.
 struct Tile<'a> {
     slot: &'a Slot<'a>,
     rows: Range<usize>,
-    bytes: Range<u64>,
-}
-
-/// A thread's memory, used from tile to tile.
-#[derive(Default)]
-struct Buffers {
-    values: Vec<f32>,
-    raw: Vec<u8>,
-    bytes: Vec<u8>,
+    at: u64,
 }
 
 impl Filling<'_> {
     /// Writes and syncs a shard; its SHA-256.
     pub(crate) fn fill(&self, shard: &Shard<'_>, path: &Path) -> Result<String, Error> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
-        let file = file.map_err(|e| Error::io("create", path, e))?;
         let io = |e| Error::io("write", path, e);
+        let file = File::create(path).map_err(|e| Error::io("create", path, e))?;
         file.set_len(shard.bytes()).map_err(io)?;
         file.write_all_at(&shard.header, 0).map_err(io)?;
         let tiles = self.tiles(shard);
-        let frontier = Frontier::new(shard.header.len() as u64, &tiles);
+        let outlet = Outlet::new(&shard.header, AHEAD * rayon::current_num_threads());
         let next = AtomicUsize::new(0);
         let work = || {
-            let mut buffers = Buffers::default();
+            let _end = End(&outlet);
+            let mut values = Vec::new();
             loop {
+                // Memory first: who waits for it must not hold a tile that others wait for.
+                let Some(mut bytes) = outlet.buffer() else { return Ok(()) };
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 let Some(tile) = tiles.get(i) else { return Ok(()) };
-                if let Err(error) = self.write(tile, &file, path, &mut buffers) {
-                    next.store(tiles.len(), Ordering::Relaxed);
-                    return Err(error);
-                }
-                frontier.whole(i);
+                self.write(tile, &file, path, &mut values, &mut bytes)?;
+                outlet.put(i, bytes);
             }
         };
-        let sha256 = std::thread::scope(|scope| {
-            let hashing = scope.spawn(|| hash(&file, &frontier));
-            let flushing = scope.spawn(|| flush(&file, &frontier));
-            let written = {
-                let _end = End(&frontier);
-                rayon::broadcast(|_| work())
-            };
-            let sha256 = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let flushed = std::thread::scope(|scope| {
+            let flushing = scope.spawn(|| flush(&file, &outlet));
+            let written = rayon::broadcast(|_| work());
             let flushed = flushing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            written.into_iter().collect::<Result<(), Error>>()?;
-            flushed.map_err(io)?;
-            sha256.map_err(|e| Error::io("read", path, e))
+            written.into_iter().collect::<Result<(), Error>>().map(|()| flushed)
         })?;
-        file.sync_all().map_err(io)?;
-        Ok(sha256)
+        flushed.and_then(|()| file.sync_all()).map_err(io)?;
+        Ok(outlet.finish())
     }
 
     fn tiles<'s>(&self, shard: &'s Shard<'s>) -> Vec<Tile<'s>> {
@@ -129,41 +118,47 @@ impl Filling<'_> {
             };
             for start in held.clone().step_by(step) {
                 let rows = start..(start + step).min(held.end);
-                let bytes = at(rows.start)..at(rows.end);
-                tiles.push(Tile { slot, rows, bytes });
+                let at = at(rows.start);
+                tiles.push(Tile { slot, rows, at });
             }
         }
         tiles
     }
 
+    /// Fills `bytes` with a tile and writes it.
     fn write(
         &self,
         tile: &Tile<'_>,
         file: &File,
         path: &Path,
-        buffers: &mut Buffers,
+        values: &mut Vec<f32>,
+        bytes: &mut Vec<u8>,
     ) -> Result<(), Error> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let bytes = self.compute(tile, buffers)?;
-        file.write_all_at(bytes, tile.bytes.start).map_err(|e| Error::io("write", path, e))?;
+        self.compute(tile, values, bytes)?;
+        file.write_all_at(bytes, tile.at).map_err(|e| Error::io("write", path, e))?;
         self.progress.advance(bytes.len() as u64);
         Ok(())
     }
 
     /// A tile's bytes.
-    fn compute<'b>(&self, tile: &Tile<'_>, buffers: &'b mut Buffers) -> Result<&'b [u8], Error> {
-        let Buffers { values, raw, bytes } = buffers;
+    fn compute(
+        &self,
+        tile: &Tile<'_>,
+        values: &mut Vec<f32>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let (id, dtype) = (tile.slot.stored.id, tile.slot.dtype);
-        raw.clear();
-        if self.source.read_raw(id, tile.rows.clone(), raw)? {
-            if !dtype.is_finite(raw) {
-                values.resize(raw.len() / dtype.size(), 0.0);
-                dtype.decode(raw, values);
+        bytes.clear();
+        if self.source.read_raw(id, tile.rows.clone(), bytes)? {
+            if !dtype.is_finite(bytes) {
+                values.resize(bytes.len() / dtype.size(), 0.0);
+                dtype.decode(bytes, values);
                 self.finite(tile, values)?;
             }
-            return Ok(raw);
+            return Ok(());
         }
         let plan = match self.plans[id.index()].get() {
             Some(plan) => plan,
@@ -175,13 +170,13 @@ impl Filling<'_> {
         let elements = tile.rows.len() * plan.cols;
         bytes.resize(elements * dtype.size(), 0);
         if plan.dtype == dtype && self.source.read_bytes(plan, tile.rows.clone(), bytes)? {
-            return Ok(bytes);
+            return Ok(());
         }
         values.resize(elements, 0.0);
         self.source.read_tile(plan, tile.rows.clone(), values)?;
         self.finite(tile, values)?;
         dtype.encode(values, bytes);
-        Ok(bytes)
+        Ok(())
     }
 
     fn finite(&self, tile: &Tile<'_>, values: &[f32]) -> Result<(), Error> {
@@ -200,103 +195,146 @@ impl Filling<'_> {
     }
 }
 
-/// How far a shard is whole from its start on.
-struct Frontier {
-    state: Mutex<Progressed>,
+/// Written tiles on their way into the hash, which takes them in the order of the file. Whoever
+/// brings one hashes what is due, unless another does: no thread is idle, and a tile is hashed
+/// while a cache holds it.
+struct Outlet {
+    state: Mutex<State>,
+    /// There is memory for a tile again.
+    room: Condvar,
+    /// As much is whole as is awaited.
     moved: Condvar,
-    /// Where each tile ends.
-    ends: Vec<u64>,
+    hasher: Mutex<Hasher>,
 }
 
-struct Progressed {
-    whole: Vec<bool>,
-    /// The first tile that is not whole.
+struct State {
+    /// Tiles that came before their turn.
+    waiting: BTreeMap<usize, Vec<u8>>,
+    /// The tile whose turn it is.
     next: usize,
-    bytes: u64,
-    /// The least that anybody waits for.
+    /// Memory to use again, and how much may still be made.
+    spare: Vec<Vec<u8>>,
+    more: usize,
+    /// Bytes of the file that are whole from its start on.
+    whole: u64,
     awaited: u64,
     ended: bool,
 }
 
-impl Frontier {
-    fn new(header: u64, tiles: &[Tile<'_>]) -> Self {
-        let whole = vec![false; tiles.len()];
+impl Outlet {
+    fn new(header: &[u8], buffers: usize) -> Self {
+        let mut hasher = Hasher::default();
+        hasher.update(header);
         Self {
-            state: Mutex::new(Progressed {
-                whole,
+            state: Mutex::new(State {
+                waiting: BTreeMap::new(),
                 next: 0,
-                bytes: header,
+                spare: Vec::new(),
+                more: buffers,
+                whole: header.len() as u64,
                 awaited: u64::MAX,
                 ended: false,
             }),
+            room: Condvar::new(),
             moved: Condvar::new(),
-            ends: tiles.iter().map(|tile| tile.bytes.end).collect(),
+            hasher: Mutex::new(hasher),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progressed> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A tile is written.
-    fn whole(&self, tile: usize) {
+    /// Memory for a tile; `None` after the end.
+    fn buffer(&self) -> Option<Vec<u8>> {
         let mut state = self.lock();
-        state.whole[tile] = true;
-        while state.whole.get(state.next) == Some(&true) {
-            state.bytes = self.ends[state.next];
-            state.next += 1;
+        loop {
+            if state.ended {
+                return None;
+            }
+            if let Some(buffer) = state.spare.pop() {
+                return Some(buffer);
+            }
+            if state.more > 0 {
+                state.more -= 1;
+                return Some(Vec::new());
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.bytes >= state.awaited {
-            state.awaited = u64::MAX;
-            drop(state);
-            self.moved.notify_all();
+    }
+
+    /// Takes a tile that is written.
+    fn put(&self, tile: usize, bytes: Vec<u8>) {
+        self.lock().waiting.insert(tile, bytes);
+        loop {
+            let mut hasher = match self.hasher.try_lock() {
+                Ok(hasher) => hasher,
+                Err(TryLockError::Poisoned(hasher)) => hasher.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            loop {
+                let mut state = self.lock();
+                let next = state.next;
+                let Some(bytes) = state.waiting.remove(&next) else { break };
+                state.next += 1;
+                drop(state);
+                hasher.update(&bytes);
+                let mut state = self.lock();
+                state.whole += bytes.len() as u64;
+                state.spare.push(bytes);
+                let reached = state.whole >= state.awaited;
+                drop(state);
+                self.room.notify_one();
+                if reached {
+                    self.moved.notify_one();
+                }
+            }
+            drop(hasher);
+            // One that came while the hasher was held found it taken.
+            let state = self.lock();
+            if !state.waiting.contains_key(&state.next) {
+                return;
+            }
         }
+    }
+
+    /// No more tiles come.
+    fn end(&self) {
+        self.lock().ended = true;
+        self.room.notify_all();
+        self.moved.notify_all();
     }
 
     /// Waits until `step` bytes behind `from` are whole, or as many as will ever be.
     fn beyond(&self, from: u64, step: u64) -> u64 {
         let mut state = self.lock();
-        while !state.ended && state.bytes < from + step {
-            state.awaited = state.awaited.min(from + step);
+        while !state.ended && state.whole < from + step {
+            state.awaited = from + step;
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.bytes
+        state.whole
+    }
+
+    /// The hash of all tiles.
+    fn finish(self) -> String {
+        self.hasher.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
     }
 }
 
 /// Ends the waiting, whatever happens to the threads that write.
-struct End<'a>(&'a Frontier);
+struct End<'a>(&'a Outlet);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.0.lock().ended = true;
-        self.0.moved.notify_all();
-    }
-}
-
-fn hash(file: &File, frontier: &Frontier) -> std::io::Result<String> {
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    loop {
-        let upto = frontier.beyond(at, buffer.len() as u64);
-        if upto == at {
-            return Ok(hasher.finish());
-        }
-        while at < upto {
-            let n = buffer.len().min((upto - at) as usize);
-            file.read_exact_at(&mut buffer[..n], at)?;
-            hasher.update(&buffer[..n]);
-            at += n as u64;
-        }
+        self.0.end();
     }
 }
 
 /// Lets the disk write what is whole, so that the end need not wait for all of it.
-fn flush(file: &File, frontier: &Frontier) -> std::io::Result<()> {
+fn flush(file: &File, outlet: &Outlet) -> std::io::Result<()> {
     let mut at = 0;
     loop {
-        let upto = frontier.beyond(at, FLUSH);
+        let upto = outlet.beyond(at, FLUSH);
         if upto < at + FLUSH {
             return Ok(());
         }
