@@ -1,5 +1,6 @@
 """Whole merges of generated pairs beside two yardsticks in the same run: the floor (every input byte
-read once, every output byte written and synced, two threads, no arithmetic) and mergekit.
+read once, every output byte written and synced, two threads, no arithmetic) and mergekit. Beside them, how
+long the child's SHA-256 takes, which the floor lacks.
 
     python tools/bench/merge.py target/release/darwin FOLDER [--shape llama|moe] [--gigabytes 4]
         [--rounds 5] [--peer .../bin/mergekit-yaml] [--peer-rounds 5] [--slow-peer] [--scaling] [--limit]
@@ -10,6 +11,7 @@ FOLDER keeps the pairs from run to run; it needs about four times the size of on
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -225,6 +227,15 @@ def floor(folder, out, threads=2, tile=4 << 20):
     return seconds, 0
 
 
+def hashing(size, block=64 << 20):
+    """Seconds that SHA-256 takes for so many bytes in memory, on one core: no child with checksums
+    is written in less, as a shard's hash cannot be shared."""
+    data, hasher, start = os.urandom(block), hashlib.sha256(), time.perf_counter()
+    for at in range(0, size, block):
+        hasher.update(memoryview(data)[:size - at])
+    return time.perf_counter() - start
+
+
 def process(command, cgroup=None):
     """Seconds and peak resident bytes (VmHWM) of a whole process."""
     start = time.perf_counter()
@@ -308,6 +319,7 @@ def compare(options, folder, size):
     print(f"\n{options.shape}: two parents of {size / 1e9:.2f} GB bf16, {options.rounds} rounds, seconds: median, "
           f"least, most")
     print(f"{'floor':<22} {spread(floors)}   {3 * size / base / 1e9:.2f} GB/s read and written")
+    print(f"{'SHA-256, one core':<22} {hashing(size):8.2f}   of as many bytes as the child has; darwin writes checksums")
     for name in RECIPES:
         most, least = TARGETS[name]
         mine = statistics.median(ours[name])

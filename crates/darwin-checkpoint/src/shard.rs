@@ -72,6 +72,13 @@ struct Tile<'a> {
     at: u64,
 }
 
+/// A thread's memory, used from tile to tile.
+#[derive(Default)]
+struct Buffers {
+    values: Vec<f32>,
+    raw: Vec<u8>,
+}
+
 impl Filling<'_> {
     /// Writes and syncs a shard; its SHA-256.
     pub(crate) fn fill(&self, shard: &Shard<'_>, path: &Path) -> Result<String, Error> {
@@ -84,13 +91,13 @@ impl Filling<'_> {
         let next = AtomicUsize::new(0);
         let work = || {
             let _end = End(&outlet);
-            let mut values = Vec::new();
+            let mut buffers = Buffers::default();
             loop {
                 // Memory first: who waits for it must not hold a tile that others wait for.
                 let Some(mut bytes) = outlet.buffer() else { return Ok(()) };
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 let Some(tile) = tiles.get(i) else { return Ok(()) };
-                self.write(tile, &file, path, &mut values, &mut bytes)?;
+                self.write(tile, &file, path, &mut buffers, &mut bytes)?;
                 outlet.put(i, bytes);
             }
         };
@@ -131,13 +138,13 @@ impl Filling<'_> {
         tile: &Tile<'_>,
         file: &File,
         path: &Path,
-        values: &mut Vec<f32>,
+        buffers: &mut Buffers,
         bytes: &mut Vec<u8>,
     ) -> Result<(), Error> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.compute(tile, values, bytes)?;
+        self.compute(tile, buffers, bytes)?;
         file.write_all_at(bytes, tile.at).map_err(|e| Error::io("write", path, e))?;
         self.progress.advance(bytes.len() as u64);
         Ok(())
@@ -147,12 +154,14 @@ impl Filling<'_> {
     fn compute(
         &self,
         tile: &Tile<'_>,
-        values: &mut Vec<f32>,
+        buffers: &mut Buffers,
         bytes: &mut Vec<u8>,
     ) -> Result<(), Error> {
+        let Buffers { values, raw } = buffers;
         let (id, dtype) = (tile.slot.stored.id, tile.slot.dtype);
-        bytes.clear();
-        if self.source.read_raw(id, tile.rows.clone(), bytes)? {
+        raw.clear();
+        if self.source.read_raw(id, tile.rows.clone(), raw)? {
+            std::mem::swap(raw, bytes);
             if !dtype.is_finite(bytes) {
                 values.resize(bytes.len() / dtype.size(), 0.0);
                 dtype.decode(bytes, values);

@@ -3,6 +3,9 @@
 //! [`Key`] names a stream by (seed, tensor, model); [`Key::uniform`] is its value at an element.
 //! The function is Philox-4x32-10 (Salmon et al., SC 2011), counter = element, key = stream.
 
+#[cfg(target_arch = "x86_64")]
+mod wide;
+
 use crate::hash::sha256_hex;
 
 /// A stream of random numbers, addressed by element.
@@ -61,12 +64,31 @@ impl Key {
         tail.copy_from_slice(&last[0][..tail.len()]);
     }
 
+    /// Sets the bits of the elements from `first` (a multiple of 64) whose uniform number is below a
+    /// threshold, the lowest bit first.
+    pub fn below(&self, first: u64, threshold: f32, words: &mut [u64]) {
+        // The least 24-bit number that is not below it.
+        let limit = (f64::from(threshold) * UNITS).ceil().clamp(0.0, UNITS) as u32;
+        #[cfg(target_arch = "x86_64")]
+        if wide::below(self, first / 4, limit, words) {
+            return;
+        }
+        for (word, element) in words.iter_mut().zip((first..).step_by(64)) {
+            *word = self.word_below(element, limit);
+        }
+    }
+
+    /// The bits of 64 elements.
+    fn word_below(&self, first: u64, limit: u32) -> u64 {
+        let quads = (0..16).map(|i| self.block(first / 4 + i));
+        let bits = quads.flatten().map(|word| u64::from(word >> 8 < limit));
+        bits.enumerate().fold(0, |word, (i, bit)| word | bit << i)
+    }
+
     /// The uniforms of the blocks from `block`.
     fn fill_blocks(&self, block: u64, chunks: &mut [[f32; 4 * LANES]]) {
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the line above found AVX2.
-            unsafe { wide::fill(self, block, chunks) };
+        if wide::fill(self, block, chunks) {
             return;
         }
         for (i, chunk) in chunks.iter_mut().enumerate() {
@@ -91,119 +113,11 @@ impl Key {
     }
 }
 
-/// The same for AVX2, where compilers do not find that two halves of a vector can be multiplied
-/// apart.
-#[cfg(target_arch = "x86_64")]
-mod wide {
-    use super::{Key, LANES, M, W};
-    use std::arch::x86_64::*;
-
-    /// Low and high words of eight products.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn products(x: __m256i, factor: __m256i) -> (__m256i, __m256i) {
-        let even = _mm256_mul_epu32(x, factor);
-        let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(x), factor);
-        let low = _mm256_blend_epi32::<0xaa>(even, _mm256_slli_epi64::<32>(odd));
-        let high = _mm256_blend_epi32::<0xaa>(_mm256_srli_epi64::<32>(even), odd);
-        (low, high)
-    }
-
-    /// The keys of ten rounds.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn keys(mut key: [u32; 2]) -> [[__m256i; 2]; 10] {
-        let mut keys = [[_mm256_setzero_si256(); 2]; 10];
-        for round in &mut keys {
-            *round = [_mm256_set1_epi32(key[0] as i32), _mm256_set1_epi32(key[1] as i32)];
-            key = [key[0].wrapping_add(W[0]), key[1].wrapping_add(W[1])];
-        }
-        keys
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn round(c: [__m256i; 4], key: &[__m256i; 2]) -> [__m256i; 4] {
-        let factors = [_mm256_set1_epi64x(M[0] as i64), _mm256_set1_epi64x(M[1] as i64)];
-        let (a_low, a_high) = products(c[0], factors[0]);
-        let (b_low, b_high) = products(c[2], factors[1]);
-        [
-            _mm256_xor_si256(_mm256_xor_si256(c[1], key[0]), b_high),
-            b_low,
-            _mm256_xor_si256(_mm256_xor_si256(c[3], key[1]), a_high),
-            a_low,
-        ]
-    }
-
-    /// Ten rounds for eight counters, written out so that no number goes to memory.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn rounds(c: [__m256i; 4], keys: &[[__m256i; 2]; 10]) -> [__m256i; 4] {
-        let c = round(round(round(c, &keys[0]), &keys[1]), &keys[2]);
-        let c = round(round(round(c, &keys[3]), &keys[4]), &keys[5]);
-        round(round(round(round(c, &keys[6]), &keys[7]), &keys[8]), &keys[9])
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn uniforms(words: __m256i) -> __m256 {
-        let scale = _mm256_set1_ps(1.0 / 16_777_216.0);
-        _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32::<8>(words)), scale)
-    }
-
-    /// Low and high words of the counters from `first`.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn counters(first: u64) -> [__m256i; 2] {
-        let steps = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        let low = _mm256_add_epi32(_mm256_set1_epi32(first as i32), steps);
-        if first as u32 <= u32::MAX - 7 {
-            return [low, _mm256_set1_epi32((first >> 32) as i32)];
-        }
-        let mut high = [0_i32; 8];
-        for (i, high) in high.iter_mut().enumerate() {
-            *high = ((first + i as u64) >> 32) as i32;
-        }
-        let [a, b, c, d, e, f, g, h] = high;
-        [low, _mm256_setr_epi32(a, b, c, d, e, f, g, h)]
-    }
-
-    /// The uniforms of the blocks from `block`.
-    #[target_feature(enable = "avx2")]
-    pub(super) fn fill(key: &Key, block: u64, chunks: &mut [[f32; 4 * LANES]]) {
-        let stream =
-            [_mm256_set1_epi32(key.stream[0] as i32), _mm256_set1_epi32(key.stream[1] as i32)];
-        let keys = keys(key.key);
-        for (chunk, first) in chunks.iter_mut().zip((block..).step_by(LANES)) {
-            let [low, high] = counters(first);
-            let [a, b, c, d] = rounds([low, high, stream[0], stream[1]], &keys);
-            // Lane i holds block i's four words one under the other: turned, they lie in a row.
-            let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            let turned = [
-                _mm256_unpacklo_epi64(ab_low, cd_low),
-                _mm256_unpackhi_epi64(ab_low, cd_low),
-                _mm256_unpacklo_epi64(ab_high, cd_high),
-                _mm256_unpackhi_epi64(ab_high, cd_high),
-            ];
-            let [w, x, y, z] = turned;
-            let turned = [
-                _mm256_permute2x128_si256::<0x20>(w, x),
-                _mm256_permute2x128_si256::<0x20>(y, z),
-                _mm256_permute2x128_si256::<0x31>(w, x),
-                _mm256_permute2x128_si256::<0x31>(y, z),
-            ];
-            let rows = chunk.as_chunks_mut::<8>().0;
-            for (out, words) in rows.iter_mut().zip(turned) {
-                // SAFETY: `out` has room for eight numbers; the store needs no alignment.
-                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), uniforms(words)) };
-            }
-        }
-    }
-}
-
 /// Blocks that [`Key::fill`] makes at once.
 const LANES: usize = 8;
+
+/// How many different uniform numbers there are.
+const UNITS: f64 = 16_777_216.0;
 
 /// 24 bits as a number in [0, 1).
 #[inline(always)]
@@ -315,6 +229,28 @@ mod tests {
             }
         }
         assert_ne!(Key::new(1 << 40 | 7, &["ab", ""]), key);
+    }
+
+    #[test]
+    fn bits_below_equal_comparisons() {
+        let key = Key::new(5, &["bits"]);
+        let exact = key.uniform(130);
+        for threshold in [0.0, 1.0, 0.8, 0.3, exact, exact.next_up(), 1e-9, 1.0 / 16_777_216.0] {
+            for first in [0, 128, (1 << 34) - 128] {
+                let mut words = [0; 5];
+                key.below(first, threshold, &mut words);
+                for i in 0..64 * words.len() {
+                    let stays = key.uniform(first + i as u64) < threshold;
+                    assert_eq!(
+                        words[i / 64] >> (i % 64) & 1 == 1,
+                        stays,
+                        "{threshold} {first} {i}"
+                    );
+                }
+                let limit = (f64::from(threshold) * UNITS).ceil() as u32;
+                assert_eq!(words[1], key.word_below(first + 64, limit));
+            }
+        }
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 mod chunks;
 mod stepwise;
+mod thinned;
 
-use crate::masks::{Chance, MaskSource, Stream, uniforms};
+use crate::masks::{Chance, MaskSource, Stream};
 use crate::methods::formula::Tile;
 use crate::methods::kernels;
-use crate::methods::rank::chances;
 use crate::methods::sparsify::{ABOVE_ALL, BELOW_ALL, Cut, Edge, Thin, thin};
 use crate::methods::task_vectors::{MixScratch, Mixing, mix};
 use crate::numerics::Rounding;
@@ -81,6 +81,7 @@ pub(crate) struct Scratch {
     stored: Vec<Vec<u8>>,
     chunk: Vec<Vec<f32>>,
     uniforms: Vec<f32>,
+    words: Vec<u64>,
     chances: Vec<f32>,
     order: Vec<u32>,
     cursors: Vec<Cursor>,
@@ -251,72 +252,10 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The numbers of a vector's elements.
-    fn draw<'s>(
-        &'s self,
-        i: usize,
-        vector: &TaskVector,
-        place: Place,
-        elements: usize,
-        scratch: &'s mut Scratch,
-    ) -> &'s [f32] {
-        if let (None, Stream::Drawn(numbers)) = (self.masks, &self.streams[i]) {
-            return &numbers[place.element..place.element + elements];
-        }
-        let Scratch { uniforms: out, cursors, .. } = scratch;
-        out.resize(elements, 0.0);
-        cursors.resize_with(self.streams.len(), Cursor::default);
-        let model = self.sources[vector.input.source].model.as_str();
-        let handed = self.masks.map(|m| (m, self.line.info.name.as_str(), model));
-        uniforms(handed, &self.streams[i], &mut cursors[i], place.element as u64, out);
-        out
-    }
-
     /// Where rows of one unit begin.
     pub(crate) fn place(&self, rows: &Range<usize>) -> Place {
         let in_unit = rows.start.checked_rem(self.rows_per_unit).unwrap_or(0);
         Place { element: rows.start * self.cols, in_unit: (in_unit * self.cols) as u64 }
-    }
-
-    /// One task vector, thinned, times `factor`; `out` holds the model's values. `cut` is the
-    /// edges between which magnitudes stay.
-    #[expect(clippy::too_many_arguments, reason = "one row of the table of sparsifiers")]
-    pub(crate) fn thinned(
-        &self,
-        i: usize,
-        vector: &TaskVector,
-        cut: Cut,
-        factor: f32,
-        place: Place,
-        base: &[f32],
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) {
-        match self.thin(vector) {
-            Thin::All => kernels::delta(out, base, factor),
-            Thin::Nothing => out.fill(0.0),
-            Thin::Random => {
-                let numbers = self.draw(i, vector, place, out.len(), scratch);
-                let density = vector.density as f32;
-                kernels::random_delta(out, base, numbers, density, factor);
-            }
-            Thin::Magnitude => {
-                let (threshold, ties) = place.edge(cut[0], out.len());
-                kernels::trimmed_delta(out, base, threshold, ties, factor);
-            }
-            Thin::Outliers => {
-                kernels::delta(out, base, 1.0);
-                place.keep_band(cut, out);
-                kernels::scale(out, factor);
-            }
-            Thin::Ranked => {
-                let mut chance = std::mem::take(&mut scratch.chances);
-                self.chances(vector, base, out, &mut scratch.order, &mut chance);
-                let numbers = self.draw(i, vector, place, out.len(), scratch);
-                kernels::ranked_delta(out, base, numbers, &chance, factor);
-                scratch.chances = chance;
-            }
-        }
     }
 }
 
@@ -345,24 +284,5 @@ impl Work<'_> {
     ) -> Tile<'s> {
         let inputs = &scratch.vectors[..k];
         Tile { inputs, anchored, cols: self.cols, first: self.place(rows).in_unit }
-    }
-
-    /// Each element's chance of staying, row by row; `x` holds the model's values.
-    fn chances(
-        &self,
-        vector: &TaskVector,
-        base: &[f32],
-        x: &[f32],
-        order: &mut Vec<u32>,
-        out: &mut Vec<f32>,
-    ) {
-        out.resize(x.len(), 0.0);
-        let mut delta = vec![0.0; self.cols];
-        let rows = x.chunks_exact(self.cols).zip(base.chunks_exact(self.cols));
-        for ((x, base), out) in rows.zip(out.chunks_exact_mut(self.cols)) {
-            delta.copy_from_slice(x);
-            kernels::delta(&mut delta, base, 1.0);
-            chances(&delta, vector.density, vector.margin, order, out);
-        }
     }
 }

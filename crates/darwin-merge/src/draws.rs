@@ -26,6 +26,11 @@ impl Draws {
         Self { limit, kept: Mutex::default() }
     }
 
+    /// Whether nothing is kept.
+    pub(crate) fn is_off(&self) -> bool {
+        self.limit == 0
+    }
+
     /// The numbers of `name` (tensor and vector) under a seed, where there is room for them.
     pub(crate) fn get(&self, seed: u64, name: String, key: Key, n: usize) -> Option<Arc<[f32]>> {
         let bytes = n * size_of::<f32>();

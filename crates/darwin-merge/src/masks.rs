@@ -1,8 +1,10 @@
 //! Which elements of a task vector stay.
 
 mod file;
+mod kept;
 
 pub use file::MaskFile;
+pub(crate) use kept::{Bits, Kept, WORD};
 
 use crate::draws::Draws;
 use crate::plan::TaskVector;
@@ -21,23 +23,33 @@ pub trait MaskSource: Send + Sync {
 /// Where all random numbers of a merge come from.
 pub(crate) enum Chance {
     /// Numbers keyed by this seed.
-    Keyed { seed: u64, draws: Arc<Draws> },
+    Keyed { seed: u64, draws: Arc<Draws>, kept: Kept },
     /// mergekit's one stream.
     Twister(Twister),
 }
 
 impl Chance {
+    /// Keeps the mask of a task vector from its first drawing on.
+    pub(crate) fn keep(&self, tensor: &TensorInfo, vector: &TaskVector) {
+        if let Self::Keyed { draws, kept, .. } = self
+            && draws.is_off()
+        {
+            kept.begin(name(tensor, vector), tensor.rows(), tensor.cols());
+        }
+    }
+
     /// The numbers of a task vector. Native ones are keyed by seed, tensor and the vector's
     /// position in the recipe, so that neither threads, tiles, layouts nor paths matter.
     pub(crate) fn stream(&self, tensor: &TensorInfo, vector: &TaskVector) -> Stream<'_> {
         match self {
-            Self::Keyed { seed, draws } => {
+            Self::Keyed { seed, draws, kept } => {
                 let position = vector.stream.to_string();
                 let key = Key::new(*seed, &["mask", &tensor.name, &position]);
-                let name = format!("{} {position}", tensor.name);
+                let name = name(tensor, vector);
+                let mask = kept.get(&name);
                 match draws.get(*seed, name, key, tensor.rows() * tensor.cols()) {
                     Some(numbers) => Stream::Drawn(numbers),
-                    None => Stream::Keyed(key),
+                    None => Stream::Keyed { key, mask },
                 }
             }
             Self::Twister(twister) => Stream::Twister { twister, first_word: vector.first_word },
@@ -45,10 +57,14 @@ impl Chance {
     }
 }
 
+fn name(tensor: &TensorInfo, vector: &TaskVector) -> String {
+    format!("{} {}", tensor.name, vector.stream)
+}
+
 /// The random numbers of one task vector.
 pub(crate) enum Stream<'a> {
-    /// Native ones.
-    Keyed(Key),
+    /// Native ones; what was made of them, where it is kept.
+    Keyed { key: Key, mask: Option<Arc<Bits>> },
     /// Native ones that were drawn before.
     Drawn(Arc<[f32]>),
     /// A part of mergekit's stream.
@@ -56,9 +72,17 @@ pub(crate) enum Stream<'a> {
 }
 
 impl Stream<'_> {
+    /// The key, and what is kept of a mask.
+    pub(crate) fn mask(&self) -> Option<(&Key, &Bits)> {
+        match self {
+            Self::Keyed { key, mask: Some(mask) } => Some((key, mask)),
+            _ => None,
+        }
+    }
+
     fn fill(&self, first: u64, cursor: &mut Cursor, out: &mut [f32]) {
         match self {
-            Self::Keyed(key) => key.fill(first, out),
+            Self::Keyed { key, .. } => key.fill(first, out),
             Self::Drawn(numbers) => {
                 let first = first as usize;
                 out.copy_from_slice(&numbers[first..first + out.len()]);

@@ -2,7 +2,7 @@
 
 use crate::align::align;
 use crate::compute::{Scratch, Work};
-use crate::masks::{Chance, MaskSource};
+use crate::masks::{Chance, Kept, MaskSource};
 use crate::plan::{Line, Operation, Plan, plan};
 use crate::side::Side;
 use crate::sources::Source;
@@ -57,7 +57,9 @@ impl Merge {
         })?;
         let seed = recipe.darwin().seed.unwrap_or(0);
         let chance = match recipe.numerics() {
-            Numerics::Native => Chance::Keyed { seed, draws: Arc::clone(&aligned.draws) },
+            Numerics::Native => {
+                Chance::Keyed { seed, draws: Arc::clone(&aligned.draws), kept: Kept::default() }
+            }
             Numerics::Mergekit => {
                 let seed = u32::try_from(seed).map_err(|_| {
                     Error::plan(
@@ -160,6 +162,9 @@ impl TensorSource for Merge {
 
     fn prepare(&self, id: TensorId) -> Result<TensorPlan, darwin_checkpoint::Error> {
         let line = self.line(id);
+        if let Operation::TaskVectors { vectors, rescale: true, .. } = &line.operation {
+            vectors.iter().for_each(|vector| self.chance.keep(&line.info, vector));
+        }
         let work = self.work(line)?;
         Ok(TensorPlan {
             id,

@@ -72,6 +72,48 @@ vectorised! {
 }
 
 vectorised! {
+    /// The same where the mask has a bit, `x` being as many elements as `words` have bits.
+    pub(crate) fn masked_delta(x: &mut [f32], base: &[f32], words: &[u64], factor: f32) {
+        let (x, base) = (x.as_chunks_mut::<64>().0, base.as_chunks::<64>().0);
+        for ((x, base), word) in x.iter_mut().zip(base).zip(words) {
+            let bytes = word.to_le_bytes();
+            for i in 0..64 {
+                let value = (x[i] - base[i]) * factor;
+                let stays = u32::from(bytes[i / 8]) >> (i % 8) & 1 == 1;
+                x[i] = if stays { value } else { 0.0 };
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Adds to the lanes of the sums of magnitudes of `x - base`, of all and of those for which the
+    /// mask has a bit; `x` is as many elements as `words` have bits.
+    pub(crate) fn masked_norms(x: &[f32], base: &[f32], words: &[u64], sums: &mut [[f64; LANES]; 2]) {
+        let [mut before, mut after] = *sums;
+        let inputs = x.as_chunks::<64>().0.iter().zip(base.as_chunks::<64>().0);
+        for ((x, base), word) in inputs.zip(words) {
+            let bytes = word.to_le_bytes();
+            let (mut all, mut kept) = ([0.0; 64], [0.0; 64]);
+            for i in 0..64 {
+                let magnitude = (x[i] - base[i]).abs();
+                let stays = u32::from(bytes[i / 8]) >> (i % 8) & 1 == 1;
+                all[i] = magnitude;
+                kept[i] = if stays { magnitude } else { 0.0 };
+            }
+            let groups = all.as_chunks::<LANES>().0.iter().zip(kept.as_chunks::<LANES>().0);
+            for (all, kept) in groups {
+                for i in 0..LANES {
+                    before[i] += f64::from(all[i]);
+                    after[i] += f64::from(kept[i]);
+                }
+            }
+        }
+        *sums = [before, after];
+    }
+}
+
+vectorised! {
     /// `x = (x - base) * factor` where the magnitude lies above the threshold, else 0; elements at
     /// the threshold stay among the first `ties` ones of the slice.
     pub(crate) fn trimmed_delta(x: &mut [f32], base: &[f32], threshold: u32, ties: usize, factor: f32) {

@@ -4,7 +4,7 @@ use super::near::{Guess, List};
 use super::{Partial, Pass, Search, State};
 use crate::compute::{Scratch, Work};
 use crate::methods::formula::Formula;
-use crate::methods::kernels::{LANES, dots, l1, l1_delta, sum};
+use crate::methods::kernels::{LANES, dots, sum};
 use crate::methods::sparsify::{
     ABOVE_ALL, BELOW_ALL, BUCKETS, Cut, Edge, Thin, band, bucket, high, kept, low,
 };
@@ -220,10 +220,8 @@ impl Collect<'_> {
         let mut lanes = vec![[[0.0; LANES]; 2]; of.len()];
         let add_up = |place, values: &mut [Vec<f32>], scratch: &mut Scratch| {
             let Some((base, vectors)) = values.split_first_mut() else { return };
-            for ((i, x), [before, after]) in of.iter().zip(vectors).zip(&mut lanes) {
-                l1_delta(x, base, before);
-                self.work.thinned(*i, &self.vectors[*i], cuts[*i], 1.0, place, base, x, scratch);
-                l1(x, after);
+            for ((i, x), sums) in of.iter().zip(vectors).zip(&mut lanes) {
+                self.work.norms(*i, &self.vectors[*i], cuts[*i], place, base, x, sums, scratch);
             }
         };
         self.work.pieces(&inputs, rows, scratch, add_up)?;
