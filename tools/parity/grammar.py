@@ -2,7 +2,7 @@
 
     python tools/parity/grammar.py target/release/darwin [--files 300] [--keep DIR]
 
-Writes recipes from mergekit's grammar (seven methods; `models`, `slices`, `modules`; scalars, gradients, conditions;
+Writes recipes from mergekit's grammar (twenty methods; `models`, `slices`, `modules`; scalars, gradients, conditions;
 all levels of precedence; YAML 1.1's spellings; some with mistakes) for the tiny llama models of the golden merges.
 mergekit 0.1.5 plans each, without merging, and the planner's reading of parameters is recorded; `darwin merge
 --dry-run --json` says what we read. Values are compared exactly. Exit code 1 where one differs, or where mergekit
@@ -36,16 +36,38 @@ from mergekit.options import MergeOptions  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[2] / "crates/darwin-testkit/fixtures/golden/merge/llama-float32"
 LAYERS = 3
-METHODS = {
+DELTAS = ["normalize", "rescale", "lambda", "int8_mask"]
+METHODS = {  # parameters of each model, and of all
     "linear": (["weight"], ["normalize"]),
     "slerp": ([], ["t"]),
     "passthrough": (["scale"], []),
-    "task_arithmetic": (["weight", "density"], ["normalize", "rescale", "lambda", "int8_mask"]),
-    "ties": (["weight", "density"], ["normalize", "rescale", "lambda", "int8_mask"]),
-    "dare_linear": (["weight", "density"], ["normalize", "rescale", "lambda", "int8_mask"]),
-    "dare_ties": (["weight", "density"], ["normalize", "rescale", "lambda", "int8_mask"]),
+    "task_arithmetic": (["weight", "density"], DELTAS),
+    "ties": (["weight", "density"], DELTAS),
+    "dare_linear": (["weight", "density"], DELTAS),
+    "dare_ties": (["weight", "density"], DELTAS),
+    "breadcrumbs": (["weight", "density", "gamma"], DELTAS),
+    "breadcrumbs_ties": (["weight", "density", "gamma"], DELTAS),
+    "della": (["weight", "density", "epsilon"], DELTAS),
+    "della_linear": (["weight", "density", "epsilon"], DELTAS),
+    "model_stock": ([], ["filter_wise"]),
+    "nuslerp": (["weight"], ["nuslerp_row_wise", "nuslerp_flatten"]),
+    "multislerp": (["weight"], ["normalize_weights", "eps"]),
+    "sce": ([], ["select_topk", "int8_mask"]),
+    "nearswap": ([], ["t"]),
+    "karcher": ([], ["max_iter", "tol"]),
+    "ram": ([], ["epsilon"]),
+    "ramplus_tl": ([], ["r", "alpha", "epsilon"]),
+    "arcee_fusion": ([], []),
 }
-SWITCHES = ("normalize", "rescale", "int8_mask")
+# equal to the bit in mergekit's numerics, which are asked for; the others have native ones alone
+TO_THE_BIT = {"linear", "slerp", "passthrough", "task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs",
+              "breadcrumbs_ties"}
+BASELESS = {"linear", "passthrough", "nuslerp", "multislerp", "karcher"}
+PAIRS = {"slerp", "nuslerp", "nearswap", "arcee_fusion"}
+SWITCHES = ("normalize", "rescale", "int8_mask", "filter_wise", "nuslerp_row_wise", "nuslerp_flatten",
+            "normalize_weights")
+RANGES = dict(density=(0, 1), t=(0, 1), select_topk=(0, 1), gamma=(0, 0.2), epsilon=(0, 0.3), r=(0, 0.5),
+              alpha=(0, 0.5), eps=(1e-9, 1e-3), tol=(1e-9, 1e-3), max_iter=(1, 50))
 FILTERS = ["self_attn", "mlp", "layers.1", "norm", "embed_tokens", "lm_head", "model.", "'*'", "q_proj.weight", "nothing"]
 IGNORED = {"int8_mask"}  # a matter of memory in mergekit, without effect here
 
@@ -58,7 +80,11 @@ class Writer:
         rng = self.rng
         if name in SWITCHES:
             return rng.choice(["true", "false", "yes", "no", "On", "OFF", "1", "0", "'true'"])
-        low, high = (0, 1) if name in ("density", "t") else (-0.5, 1.5)
+        low, high = RANGES.get(name, (-0.5, 1.5))
+        if name == "max_iter":
+            return str(rng.randint(low, high))
+        if name in ("eps", "tol"):
+            return f"{rng.uniform(low, high):.2e}"
         value = round(rng.uniform(low, high), rng.randint(0, 4))
         return rng.choice([repr(value), f"{value:e}", f"'{value}'", f"{value:.0f}", f"{value:.0e}".replace("e-0", "e-")])
 
@@ -90,8 +116,8 @@ class Writer:
     def recipe(self, method):
         rng = self.rng
         own, shared = METHODS[method]
-        based = method not in ("linear", "passthrough")
-        count = dict(passthrough=1, slerp=2, linear=rng.randint(1, 3)).get(method, 3)
+        based = method not in BASELESS
+        count = dict(passthrough=1, linear=rng.randint(1, 3)).get(method, 2 if method in PAIRS else 3)
         models = rng.sample(["base", "a", "b"], count)
         form = rng.choice(["models", "slices", "modules/models", "modules/slices"])
         indent = "    " if form.startswith("modules") else ""
@@ -156,9 +182,10 @@ def of_mergekit(text):
     return seen
 
 
-def of_darwin(binary, file):
+def of_darwin(binary, file, method):
     """The same of ours, or the sentence that refuses the file."""
-    command = [binary, "-q", "merge", str(file), "--dry-run", "--json", "--numerics", "mergekit"]
+    numerics = "mergekit" if method in TO_THE_BIT else "native"
+    command = [binary, "-q", "merge", str(file), "--dry-run", "--json", "--numerics", numerics]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
     if done.returncode:
         return None, done.stderr
@@ -227,7 +254,7 @@ def main():
                     theirs, why = of_mergekit(text), ""
             except (RuntimeError, ValueError) as error:
                 theirs, why = None, str(error)
-            ours, said = of_darwin(binary, file)
+            ours, said = of_darwin(binary, file, method)
             if theirs is None and ours is None:
                 row["both refuse"] += 1
                 both[reason(said)] += 1

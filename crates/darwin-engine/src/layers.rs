@@ -26,6 +26,10 @@ pub(crate) fn group_tokens(all: usize) -> usize {
 /// those that a core's second-level cache holds.
 const LARGE_LAYER: usize = 1 << 18;
 
+/// Multiply-adds of a layer, from which on threads share the work on it whatever its size: a
+/// quarter of a millisecond each, so that handing over some twenty parts does not matter.
+const MUCH_WORK: usize = 1 << 24;
+
 /// Whether a model's layers are large enough to be cut.
 pub(crate) fn is_large(config: &Config) -> bool {
     config.active_weights() / config.num_hidden_layers >= LARGE_LAYER
@@ -148,6 +152,7 @@ impl Layers {
         wanted: &Wanted,
         interventions: &Interventions,
     ) -> Result<Vec<Vec<Seen>>, Error> {
+        let tokens = state.batch().tokens();
         let mut jobs = Vec::new();
         let offsets = state.batch().offsets().to_vec();
         let mut rest = state.hidden.as_mut_slice();
@@ -169,14 +174,16 @@ impl Layers {
             self.forward(hidden, layers.clone(), &mut pass)?;
             Ok(pass.probe.into_seen())
         };
-        let shared = self.shares(jobs.len());
+        let shared = self.shares(jobs.len(), tokens);
         run_all(jobs, shared, run)
     }
 
     /// Whether so many jobs are done one after another by all threads, not side by side: where
-    /// there are fewer than threads, and a layer is large enough to be cut.
-    pub(crate) fn shares(&self, jobs: usize) -> bool {
-        self.large && jobs < rayon::current_num_threads()
+    /// there are fewer than threads, and a layer is large enough to be cut, or they have many
+    /// tokens together.
+    pub(crate) fn shares(&self, jobs: usize, tokens: usize) -> bool {
+        let work = tokens * self.config.active_weights() / self.config.num_hidden_layers.max(1);
+        (self.large || work >= MUCH_WORK) && jobs < rayon::current_num_threads()
     }
 
     /// Buffers for [`Layers::forward`].

@@ -149,9 +149,9 @@ impl Model {
         Ok(())
     }
 
-    /// [`Layers::shares`].
+    /// [`Layers::shares`], where what follows the jobs may have few tokens.
     pub(crate) fn shares(&self, jobs: usize) -> bool {
-        self.layers.shares(jobs)
+        self.layers.shares(jobs, 0)
     }
 
     /// Whether a layer is large enough to be cut.

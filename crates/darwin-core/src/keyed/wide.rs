@@ -237,21 +237,21 @@ mod sixteen {
         keys
     }
 
-    /// The words of sixteen blocks from `first`, a lane each.
+    /// The words of twice sixteen blocks from `first`, a lane each: one after the other would wait
+    /// for its own products.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn rounds(key: &Key, keys: &[[u32; 2]; 10], first: u64) -> [__m512i; 4] {
+    fn rounds(key: &Key, keys: &[[u32; 2]; 10], first: u64) -> [[__m512i; 4]; 2] {
         let [low, high] = counters(first);
-        let mut c = [
-            low,
-            high,
-            _mm512_set1_epi32(key.stream[0] as i32),
-            _mm512_set1_epi32(key.stream[1] as i32),
-        ];
+        let [next_low, next_high] = counters(first + 2 * LANES as u64);
+        let a = _mm512_set1_epi32(key.stream[0] as i32);
+        let b = _mm512_set1_epi32(key.stream[1] as i32);
+        let (mut c, mut d) = ([low, high, a, b], [next_low, next_high, a, b]);
         for key in keys {
             c = round(c, *key);
+            d = round(d, *key);
         }
-        c
+        [c, d]
     }
 
     /// The bits of the blocks from `block`.
@@ -259,14 +259,39 @@ mod sixteen {
     pub(super) fn below(key: &Key, block: u64, limit: u32, words: &mut [u64]) {
         const FIRST_OF_FOUR: u64 = 0x1111_1111_1111_1111;
         let (keys, limit) = (keys(key.key), _mm512_set1_epi32(limit as i32));
-        for (word, first) in words.iter_mut().zip((block..).step_by(2 * LANES)) {
-            *word = 0;
-            // Lane i of the j-th has element 4i + j.
-            for (j, numbers) in rounds(key, &keys, first).into_iter().enumerate() {
-                let less = _mm512_cmplt_epi32_mask(_mm512_srli_epi32::<8>(numbers), limit);
-                *word |= _pdep_u64(u64::from(less), FIRST_OF_FOUR << j);
+        for (words, first) in words.chunks_mut(2).zip((block..).step_by(4 * LANES)) {
+            for (word, numbers) in words.iter_mut().zip(rounds(key, &keys, first)) {
+                *word = 0;
+                // Lane i of the j-th has element 4i + j.
+                for (j, numbers) in numbers.into_iter().enumerate() {
+                    let less = _mm512_cmplt_epi32_mask(_mm512_srli_epi32::<8>(numbers), limit);
+                    *word |= _pdep_u64(u64::from(less), FIRST_OF_FOUR << j);
+                }
             }
         }
+    }
+
+    /// Four words each of sixteen blocks, one block after the other; a lane of `c` holds a block's.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn turned([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        let w = _mm512_unpacklo_epi64(ab_low, cd_low);
+        let x = _mm512_unpackhi_epi64(ab_low, cd_low);
+        let y = _mm512_unpacklo_epi64(ab_high, cd_high);
+        let z = _mm512_unpackhi_epi64(ab_high, cd_high);
+        // Quarter q of each of the four holds one of the blocks 4q to 4q + 3.
+        let wx_even = _mm512_shuffle_i32x4::<0x88>(w, x);
+        let wx_odd = _mm512_shuffle_i32x4::<0xdd>(w, x);
+        let yz_even = _mm512_shuffle_i32x4::<0x88>(y, z);
+        let yz_odd = _mm512_shuffle_i32x4::<0xdd>(y, z);
+        [
+            _mm512_shuffle_i32x4::<0x88>(wx_even, yz_even),
+            _mm512_shuffle_i32x4::<0x88>(wx_odd, yz_odd),
+            _mm512_shuffle_i32x4::<0xdd>(wx_even, yz_even),
+            _mm512_shuffle_i32x4::<0xdd>(wx_odd, yz_odd),
+        ]
     }
 
     /// The uniforms of the blocks from `block`.
@@ -274,33 +299,14 @@ mod sixteen {
     pub(super) fn fill(key: &Key, block: u64, pairs: &mut [[[f32; 4 * LANES]; 2]]) {
         let scale = _mm512_set1_ps(1.0 / 16_777_216.0);
         let keys = keys(key.key);
-        for (pair, first) in pairs.iter_mut().zip((block..).step_by(2 * LANES)) {
-            let [a, b, c, d] = rounds(key, &keys, first);
-            // Lane i holds block i's four words one under the other: turned, they lie in a row.
-            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            let [w, x, y, z] = [
-                _mm512_unpacklo_epi64(ab_low, cd_low),
-                _mm512_unpackhi_epi64(ab_low, cd_low),
-                _mm512_unpacklo_epi64(ab_high, cd_high),
-                _mm512_unpackhi_epi64(ab_high, cd_high),
-            ];
-            // Quarter q of each of the four holds one of the blocks 4q to 4q + 3.
-            let (wx_even, wx_odd) =
-                (_mm512_shuffle_i32x4::<0x88>(w, x), _mm512_shuffle_i32x4::<0xdd>(w, x));
-            let (yz_even, yz_odd) =
-                (_mm512_shuffle_i32x4::<0x88>(y, z), _mm512_shuffle_i32x4::<0xdd>(y, z));
-            let turned = [
-                _mm512_shuffle_i32x4::<0x88>(wx_even, yz_even),
-                _mm512_shuffle_i32x4::<0x88>(wx_odd, yz_odd),
-                _mm512_shuffle_i32x4::<0xdd>(wx_even, yz_even),
-                _mm512_shuffle_i32x4::<0xdd>(wx_odd, yz_odd),
-            ];
-            let rows = pair.as_flattened_mut().as_chunks_mut::<16>().0;
-            for (out, words) in rows.iter_mut().zip(turned) {
-                let numbers = _mm512_cvtepi32_ps(_mm512_srli_epi32::<8>(words));
-                // SAFETY: `out` has room for sixteen numbers; the store needs no alignment.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(numbers, scale)) };
+        for (pairs, first) in pairs.chunks_mut(2).zip((block..).step_by(4 * LANES)) {
+            for (pair, words) in pairs.iter_mut().zip(rounds(key, &keys, first)) {
+                let rows = pair.as_flattened_mut().as_chunks_mut::<16>().0;
+                for (out, words) in rows.iter_mut().zip(turned(words)) {
+                    let numbers = _mm512_cvtepi32_ps(_mm512_srli_epi32::<8>(words));
+                    // SAFETY: `out` has room for sixteen numbers; the store needs no alignment.
+                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(numbers, scale)) };
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Activations and sums, element by element.
 
+use darwin_core::vectorised;
+
 /// e^x to about 1 ulp, 0 below the normal range; branch-free, so that loops over it vectorise.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {

@@ -3,30 +3,6 @@
 //! One rule holds for all of them: a result element is computed by the same operations in the
 //! same order whatever the number of rows, so that no result depends on how tokens are batched.
 
-/// A function of plain loops that the compiler vectorises, compiled for AVX2 with FMA too; the best
-/// is taken at run time and has the same bits.
-macro_rules! vectorised {
-    ($(#[$meta:meta])* pub(crate) fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
-        $(#[$meta])*
-        pub(crate) fn $name($($arg: $ty),*) $(-> $out)? {
-            #[inline(always)]
-            fn plain($($arg: $ty),*) $(-> $out)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn wide($($arg: $ty),*) $(-> $out)? {
-                    plain($($arg),*)
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the features were detected.
-                    return unsafe { wide($($arg),*) };
-                }
-            }
-            plain($($arg),*)
-        }
-    };
-}
-
 mod buffer;
 mod math;
 mod matrix;

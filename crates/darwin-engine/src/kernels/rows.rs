@@ -1,6 +1,7 @@
 //! Norms, softmax and reductions over rows.
 
 use super::math::{exp, silu};
+use darwin_core::vectorised;
 
 /// Lanes of the partial sums; fixed, so that sums do not depend on the machine.
 const LANES: usize = 8;

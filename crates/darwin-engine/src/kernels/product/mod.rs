@@ -216,7 +216,7 @@ unsafe fn dispatch<W: Word>(job: &Job, right: Right<W>) {
     // SAFETY: the caller has bounded the job; the instruction set was detected.
     unsafe {
         match isa() {
-            Isa::Portable => run::<Portable, W, 2, 2, 4, 8>(job, right),
+            Isa::Portable => run::<Portable, W, 2, 2, 4, 8, 2, 256>(job, right),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => run_avx2(job, right),
             #[cfg(target_arch = "x86_64")]
@@ -229,20 +229,30 @@ unsafe fn dispatch<W: Word>(job: &Job, right: Right<W>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_avx2<W: Word>(job: &Job, right: Right<W>) {
     // SAFETY: handed on.
-    unsafe { run::<Avx2, W, 2, 2, 4, 8>(job, right) }
+    unsafe { run::<Avx2, W, 2, 2, 4, 8, 2, 256>(job, right) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn run_avx512<W: Word>(job: &Job, right: Right<W>) {
     // SAFETY: handed on.
-    unsafe { run::<Avx512, W, 1, 2, 2, 4>(job, right) }
+    unsafe { run::<Avx512, W, 1, 2, 2, 4, 4, 128>(job, right) }
 }
 
 /// The product. A panel is `V1` vectors wide; `V6`, `V2` and `V4` vectors of columns keep enough
-/// sums in flight beside 4 to 6 rows, 2 or 3 rows and 1 row.
+/// sums in flight beside 4 to 6 rows, 2 or 3 rows and 1 row. Of many rows, six meet `WIDE` vectors
+/// of columns, as many as the registers hold, `DEPTH` deep, as much as the first-level cache does.
 #[inline(always)]
-unsafe fn run<V, W, const V1: usize, const V6: usize, const V2: usize, const V4: usize>(
+unsafe fn run<
+    V,
+    W,
+    const V1: usize,
+    const V6: usize,
+    const V2: usize,
+    const V4: usize,
+    const WIDE: usize,
+    const DEPTH: usize,
+>(
     job: &Job,
     right: Right<W>,
 ) where
@@ -255,9 +265,9 @@ unsafe fn run<V, W, const V1: usize, const V6: usize, const V2: usize, const V4:
         if job.left.rows < MANY_ROWS || !(W::NARROW || wide_input) {
             few_rows::<V, W, V1, V6, V2, V4>(job, right);
         } else if wide_input {
-            many_rows::<V, W, V1, V6, true>(job, right);
+            many_rows::<V, W, V1, V6, WIDE, DEPTH, true>(job, right);
         } else {
-            many_rows::<V, W, V1, V6, false>(job, right);
+            many_rows::<V, W, V1, V6, WIDE, DEPTH, false>(job, right);
         }
     }
 }
@@ -290,7 +300,7 @@ mod tests {
     fn every_size_gives_the_same_bits_as_the_plain_chain() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         for (columns, depth) in [(1, 1), (16, 8), (17, 40), (48, 5), (97, 44), (130, 1101)] {
-            let sizes = [1, 2, 3, 4, 5, 6, 7, 13, 23, 26, 147];
+            let sizes = [1, 2, 3, 4, 5, 6, 7, 13, 19, 21, 23, 26, 147];
             for (w, rows) in
                 forms(columns, depth).iter().flat_map(|w| sizes.map(|rows| (w.clone(), rows)))
             {
@@ -345,13 +355,13 @@ mod tests {
             unsafe {
                 match values {
                     Values::F32(w) => {
-                        run::<Portable, _, 2, 2, 4, 8>(&job, Right { w: w.as_ptr(), row, panel });
+                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(&job, Right { w: w.as_ptr(), row, panel });
                     }
                     Values::Bf16(w) => {
-                        run::<Portable, _, 2, 2, 4, 8>(&job, Right { w: w.as_ptr(), row, panel });
+                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(&job, Right { w: w.as_ptr(), row, panel });
                     }
                     Values::F16(w) => {
-                        run::<Portable, _, 2, 2, 4, 8>(&job, Right { w: w.as_ptr(), row, panel });
+                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(&job, Right { w: w.as_ptr(), row, panel });
                     }
                 }
             }

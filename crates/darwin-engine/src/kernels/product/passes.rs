@@ -12,6 +12,9 @@ use std::ops::Range;
 /// rows.
 const DEPTH_BLOCK: usize = 256;
 
+/// Weights that are widened at once.
+const WIDENED: usize = 4 * PANEL * 128;
+
 /// Rows that visit all columns before the next ones: with a block of depths they fill a part of the
 /// second-level cache. A multiple of 6.
 const ROW_BLOCK: usize = 144;
@@ -108,30 +111,34 @@ pub(super) unsafe fn many_rows<
     W: Word,
     const V1: usize,
     const V6: usize,
+    const WIDE: usize,
+    const DEPTH: usize,
     const PACKED: bool,
 >(
     job: &Job,
     right: Right<W>,
 ) {
+    const { assert!(DEPTH <= DEPTH_BLOCK && WIDE * V::LANES * DEPTH <= WIDENED) };
     let mut inputs = Aligned(MaybeUninit::<[f32; ROW_BLOCK * DEPTH_BLOCK]>::uninit());
-    let mut weights = Aligned(MaybeUninit::<[f32; 2 * PANEL * DEPTH_BLOCK]>::uninit());
+    let mut weights = Aligned(MaybeUninit::<[f32; WIDENED]>::uninit());
     let inputs = inputs.0.as_mut_ptr().cast::<f32>();
     let weights = weights.0.as_mut_ptr().cast::<f32>();
-    let wide = V6 * V::LANES;
+    let (wide, middle) = (WIDE * V::LANES, V6 * V::LANES);
     for first in (0..job.left.rows).step_by(ROW_BLOCK) {
         let rows = first..job.left.rows.min(first + ROW_BLOCK);
-        for start in (0..job.depth).step_by(DEPTH_BLOCK) {
-            let depth = start..job.depth.min(start + DEPTH_BLOCK);
+        for start in (0..job.depth).step_by(DEPTH) {
+            let depth = start..job.depth.min(start + DEPTH);
             // SAFETY: rows, columns and depth stay within the job's, and what is read of the
-            // buffers was written. A step is at most two panels.
+            // buffers was written.
             unsafe {
                 if PACKED {
                     pack(&job.left, &rows, &depth, inputs);
                 }
                 let mut column = 0;
                 while column < job.columns {
-                    let whole = column + wide <= job.columns;
-                    let step = if whole { wide } else { PANEL };
+                    let left = job.columns - column;
+                    let step = [wide, middle].into_iter().find(|step| *step <= left);
+                    let step = step.unwrap_or(PANEL);
                     let from = right.from(start, column);
                     for panel in 0..step / PANEL {
                         let to = weights.add(panel * depth.len() * PANEL);
@@ -141,7 +148,9 @@ pub(super) unsafe fn many_rows<
                     let widened = Right { w: weights.cast_const(), row: PANEL, panel };
                     let inputs = PACKED.then_some(inputs.cast_const());
                     let part = Part { rows: &rows, depth: &depth, column, inputs };
-                    if whole {
+                    if step == wide {
+                        panel_of_rows::<V, W, WIDE>(job, widened, from, &part);
+                    } else if step == middle {
                         panel_of_rows::<V, W, V6>(job, widened, from, &part);
                     } else {
                         panel_of_rows::<V, W, V1>(job, widened, from, &part);
@@ -173,14 +182,13 @@ unsafe fn panel_of_rows<V: Simd, W: Word, const N: usize>(
     part: &Part<'_>,
 ) {
     let Part { rows, depth, column, inputs } = part;
-    let rest = rows.len() % 6;
-    let at = rows.end - rest;
+    let (whole, rest) = heights(rows.len());
     let panels = (N * V::LANES).div_ceil(PANEL);
-    let share = depth.len().div_ceil((rows.len() / 6).max(1)).next_multiple_of(2);
+    let share = depth.len().div_ceil((whole / 6).max(1)).next_multiple_of(2);
     // SAFETY: the caller's rows, columns and depth lie within the job; asking is allowed at any
     // address.
     unsafe {
-        for (i, row) in (rows.start..at).step_by(6).enumerate() {
+        for (i, row) in (rows.start..rows.start + whole).step_by(6).enumerate() {
             let asked = (i * share).min(depth.len())..((i + 1) * share).min(depth.len());
             for panel in panels..2 * panels {
                 let coming = from.w.wrapping_add(panel * from.panel);
@@ -198,17 +206,38 @@ unsafe fn panel_of_rows<V: Simd, W: Word, const N: usize>(
                 tile::<V, f32, 6, N, 1>(job, x, right, at, depth);
             }
         }
-        let left = &job.left;
-        let (from, at) = (depth.start, (at, *column));
-        match rest {
-            1 => tile::<V, f32, 1, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
-            2 => tile::<V, f32, 2, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
-            3 => tile::<V, f32, 3, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
-            4 => tile::<V, f32, 4, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
-            5 => tile::<V, f32, 5, N, 1>(job, left.rows_from(at.0, from), right, at, depth),
-            _ => {}
+        let (left, from, mut row) = (&job.left, depth.start, rows.start + whole);
+        for height in rest {
+            let at = (row, *column);
+            match height {
+                1 => tile::<V, f32, 1, N, 1>(job, left.rows_from(row, from), right, at, depth),
+                2 => tile::<V, f32, 2, N, 1>(job, left.rows_from(row, from), right, at, depth),
+                3 => tile::<V, f32, 3, N, 1>(job, left.rows_from(row, from), right, at, depth),
+                4 => tile::<V, f32, 4, N, 1>(job, left.rows_from(row, from), right, at, depth),
+                5 => tile::<V, f32, 5, N, 1>(job, left.rows_from(row, from), right, at, depth),
+                _ => {}
+            }
+            row += height;
         }
     }
+}
+
+/// How many rows go six at a time, and how the rest is cut: fewer than four rows have too few sums
+/// in flight, and take as long as four.
+fn heights(rows: usize) -> (usize, &'static [usize]) {
+    let rest: &[usize] = match (rows % 6, rows) {
+        (0, _) => &[],
+        (1, 13..) => &[5, 4, 4],
+        (1, 7..) => &[4, 3],
+        (1, _) => &[1],
+        (2, 8..) => &[4, 4],
+        (2, _) => &[2],
+        (3, 9..) => &[5, 4],
+        (3, _) => &[3],
+        (4, _) => &[4],
+        _ => &[5],
+    };
+    (rows - rest.iter().sum::<usize>(), rest)
 }
 
 /// Six rows at a time, depth by depth: (rows / 6, depth, 6).
