@@ -6,7 +6,8 @@ Writes recipes from mergekit's grammar (twenty methods; `models`, `slices`, `mod
 all levels of precedence; YAML 1.1's spellings; some with mistakes) for the tiny llama models of the golden merges.
 mergekit 0.1.5 plans each, without merging, and the planner's reading of parameters is recorded; `darwin merge
 --dry-run --json` says what we read. Values are compared exactly. Exit code 1 where one differs, or where mergekit
-refuses what we accept.
+refuses what we accept. Methods that have no numerics of mergekit's are read in native ones, whose plan leaves out
+what adds nothing (weight or lambda 0).
 """
 
 import argparse
@@ -123,6 +124,8 @@ class Writer:
         indent = "    " if form.startswith("modules") else ""
         text = f"merge_method: {method}\n"
         base = models[0] if based else rng.choice([None, models[0]])
+        if method == "nuslerp" and base:
+            models = ["base", "a", "b"]  # two beside the base
         if base:
             text += f"base_model: {base}\n"
         text += "modules:\n  default:\n" if indent else ""
@@ -199,7 +202,12 @@ def of_darwin(binary, file, method):
     }, ""
 
 
-def differences(ours, theirs):
+def left_out(shared, own):
+    """Whether nothing of a model is added, so that our native plan leaves it out."""
+    return own.get("weight") == 0 or shared.get("lambda") == 0
+
+
+def differences(ours, theirs, native):
     """(number of values compared, the first that differs)."""
     if ours.keys() != theirs.keys():
         return 0, f"tensors: {sorted(ours.keys() ^ theirs.keys())[:3]}"
@@ -212,6 +220,8 @@ def differences(ours, theirs):
                     continue
                 value = 1.0 if value is None else float(value)
                 if got is None or name not in got:
+                    if native and model and left_out(shared, want):
+                        continue
                     return compared, f"{tensor} {model} {name}: mergekit {value}, ours has none"
                 compared += 1
                 if float(got[name]) != value:
@@ -219,11 +229,23 @@ def differences(ours, theirs):
     return compared, None
 
 
+# what refusals of ours are about, and what mergekit does there
+REASONS = {
+    "give chances": "chances of DELLA beyond 0 and 1: mergekit refuses them when it comes to the tensor",
+    "sum to 0": "weights that sum to 0 and are divided by: mergekit writes NaN or infinities",
+    "takes two models": "nuslerp takes two models, a base apart",
+    "is missing": "a parameter without a value",
+    "allowed is": "a value that is not allowed",
+    "comes twice": "a model comes twice",
+    "needs a `base_model`": "no base",
+}
+
+
 def reason(said):
     """What a refusal is about, without names and numbers."""
-    for words in ("sum to 0", "is missing", "allowed is", "comes twice", "needs a `base_model`"):
+    for words, text in REASONS.items():
         if words in said:
-            return words
+            return text
     return said.strip().splitlines()[0][:90]
 
 
@@ -265,7 +287,7 @@ def main():
                 row["darwin refuses"] += 1
                 reasons[reason(said)] += 1
             else:
-                compared, differs = differences(ours, theirs)
+                compared, differs = differences(ours, theirs, method not in TO_THE_BIT)
                 row["tensors"] += len(theirs)
                 row["values"] += compared
                 row["differ" if differs else "equal"] += 1

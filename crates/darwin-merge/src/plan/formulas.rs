@@ -77,8 +77,19 @@ impl Lowering<'_> {
                 Formula::Span { rule: Span::Multislerp { weights, eps }, axis: Axis::Whole }
             }
             Rule::Karcher => {
-                let (max_iter, tol) = (value("max_iter")? as usize, value("tol")?);
-                Formula::Span { rule: Span::Karcher { max_iter, tol }, axis: Axis::Whole }
+                let (max_iter, tol) = (value("max_iter")?, value("tol")?);
+                if max_iter.fract() != 0.0 {
+                    problems.push(Problem::new(
+                        format!(
+                            "`max_iter` of tensor `{}` is {max_iter}, allowed is a whole number",
+                            target.info.name
+                        ),
+                        "write one number, or a gradient of whole ones, layer by layer",
+                    ));
+                    return None;
+                }
+                let rule = Span::Karcher { max_iter: max_iter as usize, tol };
+                Formula::Span { rule, axis: Axis::Whole }
             }
             Rule::NearSwap => Formula::NearSwap { t: value("t")? },
             Rule::Ram => Formula::Ram { epsilon: value("epsilon")?, plus: None },

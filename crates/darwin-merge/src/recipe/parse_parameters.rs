@@ -111,13 +111,15 @@ fn number(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Option
     let name = parameter.name;
     let allowed = match name {
         "density" | "t" | "gamma" => "a number from 0 to 1",
-        "epsilon" | "eps" | "tol" | "max_iter" => "a number from 0",
+        "epsilon" | "eps" | "tol" => "a number from 0",
+        "max_iter" => "a whole number from 0",
         _ if parameter.switch => "true or false",
         _ => "a finite number",
     };
     let fits = |value: &f64| match name {
         "density" | "t" | "gamma" => (0.0..=1.0).contains(value),
-        "epsilon" | "eps" | "tol" | "max_iter" => value.is_finite() && *value >= 0.0,
+        "epsilon" | "eps" | "tol" => value.is_finite() && *value >= 0.0,
+        "max_iter" => value.is_finite() && *value >= 0.0 && value.fract() == 0.0,
         _ if parameter.switch => *value == 0.0 || *value == 1.0,
         _ => value.is_finite(),
     };
