@@ -354,7 +354,6 @@ fn what_does_not_fit_is_refused() {
         text("nuslerp", THINNED, "{nuslerp_flatten: false, nuslerp_row_wise: true}", ""),
         text("karcher", PLAIN, "{}", "darwin: {numerics: mergekit}"),
         text("karcher", PLAIN, "{max_iter: 2.5}", ""),
-        text("karcher", PLAIN, "{max_iter: [3, 10]}", ""),
         text("della", THINNED, "{density: 0.6}", "darwin: {numerics: mergekit}"),
         text("sce", PLAIN, "{}", "darwin: {father: a, mother: b, t: {default: 0.5}}"),
     ];
