@@ -111,24 +111,29 @@ unsafe fn run<V: Simd, const N: usize>(
 ) {
     let width = N * V::LANES;
     let mut edge = [0.0_f32; 32];
-    for t in 0..job.tokens {
-        // SAFETY: `scan` has bounded all slices; a block that is not whole goes through `edge`.
-        unsafe {
-            let mut values = job.values.as_ptr().add(t * job.row + columns.start);
+    let row = |values: &'_ [f32], t: usize| values.as_ptr().wrapping_add(t * job.row);
+    // SAFETY: `scan` has bounded all slices; a block that is not whole goes through `edge`.
+    unsafe {
+        let mut recalled = recall::<V, N>(state.as_ptr(), &job.keys[..job.key_dim]);
+        for t in 0..job.tokens {
+            let mut values = row(job.values, t).add(columns.start);
             let to = out.as_mut_ptr().add(t * out_row + columns.start);
             let whole = columns.len() == width;
             if !whole {
                 std::ptr::copy_nonoverlapping(values, edge.as_mut_ptr(), columns.len());
                 values = edge.as_ptr();
             }
-            let result = step::<V, N>(
-                state.as_mut_ptr(),
-                &job.keys[t * job.row..][..job.key_dim],
-                &job.queries[t * job.row..][..job.key_dim],
+            // The last token recalls for itself what nobody reads.
+            let next = (t + 1).min(job.tokens - 1);
+            let token = Token {
+                keys: row(job.keys, t),
+                queries: row(job.queries, t),
+                next_keys: row(job.keys, next),
                 values,
-                job.decay[t * job.heads],
-                job.beta[t * job.heads],
-            );
+                decay: job.decay[t * job.heads],
+                beta: job.beta[t * job.heads],
+            };
+            let result = step::<V, N>(state.as_mut_ptr(), job.key_dim, &token, &mut recalled);
             let target = if whole { to } else { edge.as_mut_ptr() };
             for (n, value) in result.iter().enumerate() {
                 value.store(target.add(n * V::LANES));
@@ -140,53 +145,89 @@ unsafe fn run<V: Simd, const N: usize>(
     }
 }
 
-/// One token: updates the block of the state and returns the output.
+/// `k^T S` in two chains of sums, over even and odd rows, for one would wait for itself.
+type Recalled<V, const N: usize> = [[V; N]; 2];
+
+/// What the state holds for keys.
 #[inline(always)]
-unsafe fn step<V: Simd, const N: usize>(
-    state: *mut f32,
-    keys: &[f32],
-    queries: &[f32],
-    values: *const f32,
-    decay: f32,
-    beta: f32,
-) -> [V; N] {
-    let width = N * V::LANES;
-    // SAFETY: the state holds a row of `width` for each key, and `values` one row.
+unsafe fn recall<V: Simd, const N: usize>(state: *const f32, keys: &[f32]) -> Recalled<V, N> {
+    // SAFETY: the state holds a row for each key.
     unsafe {
-        let (decay, beta) = (V::splat(decay), V::splat(beta));
-        // two chains of sums, for one would wait for itself
         let mut sums = [[V::splat(0.0); N]; 2];
-        let (pairs, odd) = keys.as_chunks::<2>();
-        let mut row = state.cast_const();
-        for pair in pairs {
-            for (k, sums) in pair.iter().zip(&mut sums) {
-                let k = V::splat(*k);
-                for (n, sum) in sums.iter_mut().enumerate() {
-                    *sum = k.mul_add(V::load(row.add(n * V::LANES)), *sum);
-                }
-                row = row.add(width);
-            }
-        }
-        for k in odd {
-            let k = V::splat(*k);
-            for (n, sum) in sums[0].iter_mut().enumerate() {
+        for (i, k) in keys.iter().enumerate() {
+            let (k, row) = (V::splat(*k), state.add(i * N * V::LANES));
+            for (n, sum) in sums[i % 2].iter_mut().enumerate() {
                 *sum = k.mul_add(V::load(row.add(n * V::LANES)), *sum);
             }
         }
+        sums
+    }
+}
+
+/// What a token brings, and the keys of the one after it.
+struct Token {
+    keys: *const f32,
+    queries: *const f32,
+    next_keys: *const f32,
+    values: *const f32,
+    decay: f32,
+    beta: f32,
+}
+
+/// One token: updates the block of the state and returns the output. `recalled` is what the state
+/// holds for its keys, then for the next token's: the state is read once.
+#[inline(always)]
+unsafe fn step<V: Simd, const N: usize>(
+    state: *mut f32,
+    key_dim: usize,
+    token: &Token,
+    recalled: &mut Recalled<V, N>,
+) -> [V; N] {
+    // SAFETY: the state holds a row for each key, and `values` one row.
+    unsafe {
+        let (decay, beta) = (V::splat(token.decay), V::splat(token.beta));
         let delta: [V; N] = std::array::from_fn(|n| {
-            let recalled = sums[0][n].add(sums[1][n]).mul(decay);
-            beta.mul(V::load(values.add(n * V::LANES)).sub(recalled))
+            let recalled = recalled[0][n].add(recalled[1][n]).mul(decay);
+            beta.mul(V::load(token.values.add(n * V::LANES)).sub(recalled))
         });
-        let mut out = [V::splat(0.0); N];
-        for (i, (k, q)) in keys.iter().zip(queries).enumerate() {
-            let (k, q, row) = (V::splat(*k), V::splat(*q), state.add(i * width));
-            for n in 0..N {
-                let at = row.add(n * V::LANES);
-                let updated = k.mul_add(delta[n], decay.mul(V::load(at)));
-                updated.store(at);
-                out[n] = q.mul_add(updated, out[n]);
-            }
+        let (mut out, mut sums) = ([V::splat(0.0); N], [[V::splat(0.0); N]; 2]);
+        let mut i = 0;
+        while i + 2 <= key_dim {
+            update(state, i, token, decay, &delta, &mut out, &mut sums[0]);
+            update(state, i + 1, token, decay, &delta, &mut out, &mut sums[1]);
+            i += 2;
         }
+        if i < key_dim {
+            update(state, i, token, decay, &delta, &mut out, &mut sums[0]);
+        }
+        *recalled = sums;
         out
+    }
+}
+
+/// One row of the state: decayed, the token's added, and what it gives to output and sums.
+#[inline(always)]
+unsafe fn update<V: Simd, const N: usize>(
+    state: *mut f32,
+    i: usize,
+    token: &Token,
+    decay: V,
+    delta: &[V; N],
+    out: &mut [V; N],
+    sums: &mut [V; N],
+) {
+    // SAFETY: the caller's row.
+    unsafe {
+        let row = state.add(i * N * V::LANES);
+        let k = V::splat(*token.keys.add(i));
+        let q = V::splat(*token.queries.add(i));
+        let next = V::splat(*token.next_keys.add(i));
+        for n in 0..N {
+            let at = row.add(n * V::LANES);
+            let updated = k.mul_add(delta[n], decay.mul(V::load(at)));
+            updated.store(at);
+            out[n] = q.mul_add(updated, out[n]);
+            sums[n] = next.mul_add(updated, sums[n]);
+        }
     }
 }

@@ -94,15 +94,16 @@ vectorised! {
         let inputs = x.as_chunks::<64>().0.iter().zip(base.as_chunks::<64>().0);
         for ((x, base), word) in inputs.zip(words) {
             let bytes = word.to_le_bytes();
-            let groups = x.as_chunks::<LANES>().0.iter().zip(base.as_chunks::<LANES>().0);
-            for ((x, base), byte) in groups.zip(bytes) {
-                let mut all = [0.0; LANES];
-                let mut kept = [0.0; LANES];
-                for i in 0..LANES {
-                    let stays = u32::from(byte) >> i & 1 == 1;
-                    all[i] = (x[i] - base[i]).abs();
-                    kept[i] = if stays { all[i] } else { 0.0 };
-                }
+            // Two loops, each of which the compiler makes vectors of.
+            let (mut all, mut kept) = ([0.0; 64], [0.0; 64]);
+            for i in 0..64 {
+                let magnitude = (x[i] - base[i]).abs();
+                let stays = u32::from(bytes[i / 8]) >> (i % 8) & 1 == 1;
+                all[i] = magnitude;
+                kept[i] = if stays { magnitude } else { 0.0 };
+            }
+            let groups = all.as_chunks::<LANES>().0.iter().zip(kept.as_chunks::<LANES>().0);
+            for (all, kept) in groups {
                 for i in 0..LANES {
                     before[i] += f64::from(all[i]);
                     after[i] += f64::from(kept[i]);

@@ -355,13 +355,22 @@ mod tests {
             unsafe {
                 match values {
                     Values::F32(w) => {
-                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(&job, Right { w: w.as_ptr(), row, panel });
+                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(
+                            &job,
+                            Right { w: w.as_ptr(), row, panel },
+                        );
                     }
                     Values::Bf16(w) => {
-                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(&job, Right { w: w.as_ptr(), row, panel });
+                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(
+                            &job,
+                            Right { w: w.as_ptr(), row, panel },
+                        );
                     }
                     Values::F16(w) => {
-                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(&job, Right { w: w.as_ptr(), row, panel });
+                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(
+                            &job,
+                            Right { w: w.as_ptr(), row, panel },
+                        );
                     }
                 }
             }
