@@ -39,6 +39,8 @@ golden=crates/darwin-testkit/fixtures/golden
 rm -rf target/golden
 "$transformers" tools/oracle/pycma.py target/golden/cma
 "$transformers" tools/oracle/engine.py target/golden/engine
+"$transformers" tools/oracle/engine_families.py target/golden/engine
+"$transformers" tools/oracle/far.py target/golden/engine
 "$transformers" tools/oracle/padded.py target/golden/engine
 "$transformers" tools/oracle/sampling.py target/golden
 "$transformers" tools/oracle/templates.py target/golden

@@ -43,9 +43,14 @@ impl Experts {
         }
     }
 
-    /// All tokens through all experts, on all threads.
-    pub fn run(&mut self) {
+    /// All tokens through all experts, so many times, on all threads, which are asked once, as for a
+    /// pass through many layers.
+    pub fn run(&mut self, times: usize) {
         let Self { routed, count, hidden, buffers, out } = self;
-        Team::gather(|team| routed.forward(team, hidden, *count, false, buffers, out));
+        Team::gather(|team| {
+            for _ in 0..times {
+                routed.forward(team, hidden, *count, false, buffers, out);
+            }
+        });
     }
 }

@@ -228,12 +228,13 @@ fn scoring(model: &Model) -> f64 {
 
 /// The routed experts alone, each with so many tokens.
 fn experts(config: &Config, machine: &Machine) {
+    const LAYERS: usize = 16;
     let (hidden, width) = (config.hidden_size, config.moe_intermediate_size);
     for tokens in [1, 8, 64, 128, 1024] {
         let mut experts = parts::Experts::random(8, hidden, width, tokens);
         let rate = measure(|| {
-            experts.run();
-            (8 * tokens * 6 * hidden * width) as f64 / 1e9
+            experts.run(LAYERS);
+            (LAYERS * 8 * tokens * 6 * hidden * width) as f64 / 1e9
         });
         println!(
             "experts of {tokens} tokens each: {:.1} GFLOP/s ({:.1} per core second), {:.0} % of the \

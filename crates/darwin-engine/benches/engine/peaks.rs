@@ -10,36 +10,42 @@ pub(crate) fn arithmetic() -> Rate {
     let threads = rayon::current_num_threads();
     measure(|| {
         let one = |_: usize| multiply_adds(black_box(ROUNDS));
-        let sum: f32 = (0..threads).into_par_iter().map(one).sum();
-        assert!(sum.is_finite());
-        (threads * ROUNDS * CHAINS * LANES * 2) as f64 / 1e9
+        let done: Vec<(f32, usize)> = (0..threads).into_par_iter().map(one).collect();
+        assert!(done.iter().all(|(sum, _)| sum.is_finite()));
+        let lanes: usize = done.iter().map(|(_, lanes)| lanes).sum();
+        (lanes * ROUNDS * CHAINS * 2) as f64 / 1e9
     })
 }
 
 /// As many as hide the latency of both units.
 const CHAINS: usize = 12;
-#[cfg(target_feature = "avx512f")]
-const LANES: usize = 16;
-#[cfg(not(target_feature = "avx512f"))]
-const LANES: usize = 8;
 
-fn multiply_adds(rounds: usize) -> f32 {
+/// Some sum, and how many lanes a vector has.
+fn multiply_adds(rounds: usize) -> (f32, usize) {
     #[cfg(target_arch = "x86_64")]
     {
+        #[target_feature(enable = "avx512f")]
+        fn widest(rounds: usize) -> (f32, usize) {
+            chains::<16>(rounds)
+        }
         #[target_feature(enable = "avx2,fma")]
-        fn wide(rounds: usize) -> f32 {
-            chains(rounds)
+        fn wide(rounds: usize) -> (f32, usize) {
+            chains::<8>(rounds)
+        }
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the feature was detected.
+            return unsafe { widest(rounds) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the features were detected.
             return unsafe { wide(rounds) };
         }
     }
-    chains(rounds)
+    chains::<8>(rounds)
 }
 
 #[inline(always)]
-fn chains(rounds: usize) -> f32 {
+fn chains<const LANES: usize>(rounds: usize) -> (f32, usize) {
     let mut sums = [[1.0_f32; LANES]; CHAINS];
     let (factor, addend) = ([black_box(0.5); LANES], [black_box(0.25); LANES]);
     for _ in 0..rounds {
@@ -49,7 +55,7 @@ fn chains(rounds: usize) -> f32 {
             }
         }
     }
-    sums.as_flattened().iter().sum()
+    (sums.as_flattened().iter().sum(), LANES)
 }
 
 /// A product of 1,536 x 1,536 x 1,536 by the crate `matrixmultiply`, one on each thread, GFLOP/s
