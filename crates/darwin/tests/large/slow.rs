@@ -32,9 +32,11 @@ fn twenty_gigabytes_are_profiled_within_six() {
             .current_dir(folder.path())
             .output()
             .expect("runs");
+        assert!(plan.status.success(), "{}", String::from_utf8_lossy(&plan.stderr));
         let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
         let foretold = plan.split_once("about ").and_then(|(_, rest)| rest.split(' ').next());
-        let foretold: f64 = foretold.and_then(|n| n.parse().ok()).expect("seconds");
+        let foretold: f64 =
+            foretold.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no time in: {plan}"));
 
         let start = Instant::now();
         let (done, peak) = watched(folder.path(), &format!("{profile} --out out"));
