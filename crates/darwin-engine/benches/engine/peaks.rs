@@ -24,13 +24,27 @@ const CHAINS: usize = 12;
 fn multiply_adds(rounds: usize) -> (f32, usize) {
     #[cfg(target_arch = "x86_64")]
     {
+        /// Written out: of the plain loop the compiler makes no such vectors.
         #[target_feature(enable = "avx512f")]
         fn widest(rounds: usize) -> (f32, usize) {
-            chains::<16>(rounds)
+            use std::arch::x86_64::*;
+            let (factor, addend) =
+                (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
+            let mut sums = [_mm512_set1_ps(1.0); CHAINS];
+            for _ in 0..rounds {
+                for chain in &mut sums {
+                    *chain = _mm512_fmadd_ps(*chain, factor, addend);
+                }
+            }
+            let mut total = _mm512_setzero_ps();
+            for chain in sums {
+                total = _mm512_add_ps(total, chain);
+            }
+            (_mm512_reduce_add_ps(total), 16)
         }
         #[target_feature(enable = "avx2,fma")]
         fn wide(rounds: usize) -> (f32, usize) {
-            chains::<8>(rounds)
+            chains(rounds)
         }
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature was detected.
@@ -41,11 +55,12 @@ fn multiply_adds(rounds: usize) -> (f32, usize) {
             return unsafe { wide(rounds) };
         }
     }
-    chains::<8>(rounds)
+    chains(rounds)
 }
 
 #[inline(always)]
-fn chains<const LANES: usize>(rounds: usize) -> (f32, usize) {
+fn chains(rounds: usize) -> (f32, usize) {
+    const LANES: usize = 8;
     let mut sums = [[1.0_f32; LANES]; CHAINS];
     let (factor, addend) = ([black_box(0.5); LANES], [black_box(0.25); LANES]);
     for _ in 0..rounds {
