@@ -221,9 +221,8 @@ struct State {
     waiting: BTreeMap<usize, Vec<u8>>,
     /// The tile whose turn it is.
     next: usize,
-    /// Memory to use again, and how much may still be made.
+    /// Memory of tiles, used or still to grow.
     spare: Vec<Vec<u8>>,
-    more: usize,
     /// Bytes of the file that are whole from its start on.
     whole: u64,
     awaited: u64,
@@ -238,8 +237,7 @@ impl Outlet {
             state: Mutex::new(State {
                 waiting: BTreeMap::new(),
                 next: 0,
-                spare: Vec::new(),
-                more: buffers,
+                spare: vec![Vec::new(); buffers],
                 whole: header.len() as u64,
                 awaited: u64::MAX,
                 ended: false,
@@ -263,10 +261,6 @@ impl Outlet {
             }
             if let Some(buffer) = state.spare.pop() {
                 return Some(buffer);
-            }
-            if state.more > 0 {
-                state.more -= 1;
-                return Some(Vec::new());
             }
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -292,6 +286,9 @@ impl Outlet {
                 state.whole += bytes.len() as u64;
                 state.spare.push(bytes);
                 let reached = state.whole >= state.awaited;
+                if reached {
+                    state.awaited = u64::MAX;
+                }
                 drop(state);
                 self.room.notify_one();
                 if reached {

@@ -180,10 +180,21 @@ impl Rng {
 const M: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const W: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
+/// The keys of ten rounds.
+#[inline(always)]
+fn round_keys(key: [u32; 2]) -> [[u32; 2]; 10] {
+    let mut keys = [key; 10];
+    for i in 1..keys.len() {
+        let [a, b] = keys[i - 1];
+        keys[i] = [a.wrapping_add(W[0]), b.wrapping_add(W[1])];
+    }
+    keys
+}
+
 /// Ten rounds for `N` counters at once.
 #[inline(always)]
-fn philox<const N: usize>(mut counter: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
-    for _ in 0..10 {
+fn philox<const N: usize>(mut counter: [[u32; N]; 4], key: [u32; 2]) -> [[u32; N]; 4] {
+    for key in round_keys(key) {
         let mut next = [[0; N]; 4];
         for i in 0..N {
             let a = M[0] * u64::from(counter[0][i]);
@@ -194,7 +205,6 @@ fn philox<const N: usize>(mut counter: [[u32; N]; 4], mut key: [u32; 2]) -> [[u3
             next[3][i] = a as u32;
         }
         counter = next;
-        key = [key[0].wrapping_add(W[0]), key[1].wrapping_add(W[1])];
     }
     counter
 }

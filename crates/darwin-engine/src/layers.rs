@@ -30,9 +30,14 @@ const LARGE_LAYER: usize = 1 << 18;
 /// quarter of a millisecond each, so that handing over some twenty parts does not matter.
 const MUCH_WORK: usize = 1 << 24;
 
+/// Weights of a layer that a token meets.
+fn layer_weights(config: &Config) -> usize {
+    config.active_weights() / config.num_hidden_layers
+}
+
 /// Whether a model's layers are large enough to be cut.
 pub(crate) fn is_large(config: &Config) -> bool {
-    config.active_weights() / config.num_hidden_layers >= LARGE_LAYER
+    layer_weights(config) >= LARGE_LAYER
 }
 
 /// Layers of a model that follow one another: all of them, or one that a sweep is at. Clones and
@@ -182,8 +187,8 @@ impl Layers {
     /// there are fewer than threads, and a layer is large enough to be cut, or they have many
     /// tokens together.
     pub(crate) fn shares(&self, jobs: usize, tokens: usize) -> bool {
-        let work = tokens * self.config.active_weights() / self.config.num_hidden_layers.max(1);
-        (self.large || work >= MUCH_WORK) && jobs < rayon::current_num_threads()
+        jobs < rayon::current_num_threads()
+            && (self.large || tokens * layer_weights(&self.config) >= MUCH_WORK)
     }
 
     /// Buffers for [`Layers::forward`].

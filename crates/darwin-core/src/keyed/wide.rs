@@ -1,7 +1,7 @@
 //! Philox for AVX2 and AVX-512, where compilers do not find that two halves of a vector can be
 //! multiplied apart.
 
-use super::{Key, LANES, M, W};
+use super::{Key, LANES, M, round_keys};
 use std::arch::x86_64::*;
 
 /// The uniforms of the blocks from `block`; false where the processor has neither.
@@ -51,11 +51,10 @@ fn products(x: __m256i, factor: __m256i) -> (__m256i, __m256i) {
 /// The keys of ten rounds.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn keys(mut key: [u32; 2]) -> [[__m256i; 2]; 10] {
+fn keys(key: [u32; 2]) -> [[__m256i; 2]; 10] {
     let mut keys = [[_mm256_setzero_si256(); 2]; 10];
-    for round in &mut keys {
-        *round = [_mm256_set1_epi32(key[0] as i32), _mm256_set1_epi32(key[1] as i32)];
-        key = [key[0].wrapping_add(W[0]), key[1].wrapping_add(W[1])];
+    for (vectors, key) in keys.iter_mut().zip(round_keys(key)) {
+        *vectors = [_mm256_set1_epi32(key[0] as i32), _mm256_set1_epi32(key[1] as i32)];
     }
     keys
 }
@@ -170,7 +169,7 @@ fn below_8(key: &Key, block: u64, limit: u32, words: &mut [u64]) {
 
 /// The same for sixteen blocks.
 mod sixteen {
-    use super::super::{Key, LANES, M, W};
+    use super::super::{Key, LANES, M, round_keys};
     use std::arch::x86_64::*;
 
     const ODD: __mmask16 = 0xaaaa;
@@ -227,16 +226,6 @@ mod sixteen {
         [join(_mm512_cvtepi64_epi32(a), _mm512_cvtepi64_epi32(b)), join(high(a), high(b))]
     }
 
-    /// The keys of ten rounds.
-    fn keys(key: [u32; 2]) -> [[u32; 2]; 10] {
-        let mut keys = [key; 10];
-        for i in 1..keys.len() {
-            let [a, b] = keys[i - 1];
-            keys[i] = [a.wrapping_add(W[0]), b.wrapping_add(W[1])];
-        }
-        keys
-    }
-
     /// The words of twice sixteen blocks from `first`, a lane each: one after the other would wait
     /// for its own products.
     #[target_feature(enable = "avx512f")]
@@ -258,7 +247,7 @@ mod sixteen {
     #[target_feature(enable = "avx512f,bmi2")]
     pub(super) fn below(key: &Key, block: u64, limit: u32, words: &mut [u64]) {
         const FIRST_OF_FOUR: u64 = 0x1111_1111_1111_1111;
-        let (keys, limit) = (keys(key.key), _mm512_set1_epi32(limit as i32));
+        let (keys, limit) = (round_keys(key.key), _mm512_set1_epi32(limit as i32));
         for (words, first) in words.chunks_mut(2).zip((block..).step_by(4 * LANES)) {
             for (word, numbers) in words.iter_mut().zip(rounds(key, &keys, first)) {
                 *word = 0;
@@ -298,7 +287,7 @@ mod sixteen {
     #[target_feature(enable = "avx512f")]
     pub(super) fn fill(key: &Key, block: u64, pairs: &mut [[[f32; 4 * LANES]; 2]]) {
         let scale = _mm512_set1_ps(1.0 / 16_777_216.0);
-        let keys = keys(key.key);
+        let keys = round_keys(key.key);
         for (pairs, first) in pairs.chunks_mut(2).zip((block..).step_by(4 * LANES)) {
             for (pair, words) in pairs.iter_mut().zip(rounds(key, &keys, first)) {
                 let rows = pair.as_flattened_mut().as_chunks_mut::<16>().0;

@@ -97,45 +97,24 @@ vectorised! {
         out: &mut [f32],
     ) {
         let before = window.len() / channels;
+        let (taps, newest) = taps.split_at(before * channels);
         for (t, out) in (first..).zip(out.chunks_exact_mut(channels)) {
-            let row = |j: usize| {
-                let (rows, row) =
-                    if t + j < before { (window, t + j) } else { (input, t + j - before) };
-                &rows[row * channels..][..channels]
-            };
-            if let Some([a, b, c, d]) = four_taps(taps, channels) {
-                // The kernel of every model so far: the sums stay in registers.
-                let older = a.iter().zip(row(0)).zip(b.iter().zip(row(1)));
-                let newer = c.iter().zip(row(2)).zip(d.iter().zip(row(3)));
-                for (out, (older, newer)) in out.iter_mut().zip(older.zip(newer)) {
-                    let (((a, w), (b, x)), ((c, y), (d, z))) = (older, newer);
-                    let sum = b.mul_add(*x, a.mul_add(*w, 0.0));
-                    *out = silu(d.mul_add(*z, c.mul_add(*y, sum)));
-                }
-                continue;
-            }
             out.fill(0.0);
             for (j, taps) in taps.chunks_exact(channels).enumerate() {
-                for ((out, tap), x) in out.iter_mut().zip(taps).zip(row(j)) {
+                let (rows, row) =
+                    if t + j < before { (window, t + j) } else { (input, t + j - before) };
+                let row = &rows[row * channels..][..channels];
+                for ((out, tap), x) in out.iter_mut().zip(taps).zip(row) {
                     *out = tap.mul_add(*x, *out);
                 }
             }
-            for out in out {
-                *out = silu(*out);
+            let row = &input[t * channels..][..channels];
+            for ((out, tap), x) in out.iter_mut().zip(newest).zip(row) {
+                let sum = tap.mul_add(*x, *out);
+                *out = silu(sum);
             }
         }
     }
-}
-
-/// Taps (4, channels) one by one, where there are four.
-#[inline(always)]
-fn four_taps(taps: &[f32], channels: usize) -> Option<[&[f32]; 4]> {
-    if taps.len() != 4 * channels {
-        return None;
-    }
-    let (low, high) = taps.split_at(2 * channels);
-    let ((a, b), (c, d)) = (low.split_at(channels), high.split_at(channels));
-    Some([a, b, c, d])
 }
 
 vectorised! {

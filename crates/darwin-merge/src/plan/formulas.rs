@@ -84,7 +84,7 @@ impl Lowering<'_> {
                             "`max_iter` of tensor `{}` is {max_iter}, allowed is a whole number",
                             target.info.name
                         ),
-                        "write one number, or a gradient of whole ones, layer by layer",
+                        "write one number: a gradient gives fractions, which mergekit refuses, too",
                     ));
                     return None;
                 }
