@@ -1,7 +1,7 @@
 """Speed of transformers on a model folder: the peer of `cargo bench -p darwin-engine`.
 
     python tools/bench/engine_transformers.py MODEL [--threads 2] [--repeats 5] [--new 64]
-        [--dtypes float32,bfloat16] [--only WORD] >PEER.json
+        [--dtypes float32,bfloat16] [--experts eager,batched_mm,grouped_mm] [--only WORD] >PEER.json
 
 Jobs: a prefill of 8 sequences of 128 tokens and of 1 sequence of 512, all logits; the decoding of so many new tokens
 for 1 sequence and for 64 with a cache, after prompts of 16, the prompts' time left out. One warm-up, then the median
@@ -83,7 +83,7 @@ def runs_of(args):
     config = AutoConfig.from_pretrained(args.model).get_text_config()
     sparse = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
     for dtype in args.dtypes.split(","):
-        for name in IMPLEMENTATIONS if sparse else (None,):
+        for name in args.experts.split(",") if sparse else (None,):
             options = dict(experts_implementation=name) if name else {}
             run = dict(dtype=dtype, experts_implementation=name)
             try:
@@ -105,6 +105,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--experts", default=",".join(IMPLEMENTATIONS))
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

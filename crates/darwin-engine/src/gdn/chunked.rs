@@ -1,7 +1,7 @@
 //! The chunked form of the delta rule (arXiv 2412.06464, section 3.3): a second opinion on the
 //! recurrence, in f64. The engine does not run it; `scan` says why.
 
-use super::scan::{Scan, scan, state_len};
+use super::scan::{Columns, Scan, scan, state_len};
 use darwin_core::keyed::{Key, Rng};
 
 /// One head over all tokens from a zero state; returns (tokens, value dim).
@@ -17,11 +17,11 @@ fn chunked(job: &Scan<'_>, chunk: usize) -> Vec<f64> {
         let q: Vec<_> = (0..n).map(|i| row(job.queries, i, dk)).collect();
         let k: Vec<_> = (0..n).map(|i| row(job.keys, i, dk)).collect();
         let v: Vec<_> = (0..n).map(|i| row(job.values, i, dv)).collect();
-        let beta = |i: usize| f64::from(job.beta[(first + i) * job.heads]);
+        let beta = |i: usize| f64::from(job.beta[first + i]);
         // cumulated decay from the chunk's start to each token, that token's own included
         let gamma: Vec<f64> = (0..n)
             .scan(1.0, |product, i| {
-                *product *= f64::from(job.decay[(first + i) * job.heads]);
+                *product *= f64::from(job.decay[first + i]);
                 Some(*product)
             })
             .collect();
@@ -99,11 +99,10 @@ fn the_chunked_form_is_the_same_function() {
             row,
             beta: &beta,
             decay: &decay,
-            heads: 1,
         };
         let mut state = vec![0.0; state_len(key_dim, value_dim)];
         let mut out = vec![0.0; tokens * value_dim];
-        scan(&job, &mut state, &mut out);
+        scan(&job, &mut state, Columns::new(&mut out, value_dim));
         for chunk in [16, 64] {
             let want = chunked(&job, chunk);
             let rms = (want.iter().map(|x| x * x).sum::<f64>() / want.len() as f64).sqrt();

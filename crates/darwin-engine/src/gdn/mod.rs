@@ -13,7 +13,7 @@ use crate::mixer::Input;
 use crate::team::{Disjoint, PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{Config, Error, LinearForm};
-use scan::{Scan, scan, state_len};
+use scan::{Columns, Scan, scan, state_len};
 use std::sync::Arc;
 
 /// Multiply-adds of a core in a nanosecond, for sharing the work only.
@@ -64,10 +64,9 @@ pub(crate) struct Scratch {
     conv: Buffer,
     z: Buffer,
     ba: Buffer,
+    /// (value heads, tokens), as is `decay`
     beta: Buffer,
     decay: Buffer,
-    /// (value heads, tokens of a piece, value dim)
-    heads: Buffer,
     mixed: Buffer,
 }
 
@@ -209,12 +208,17 @@ impl Weights {
         multiply(team, tokens, x, hidden, self.in_proj_ba.panels(), ba, 2 * heads);
         let beta = scratch(&mut buffers.beta, tokens * heads);
         let decay = scratch(&mut buffers.decay, tokens * heads);
-        for (i, row) in ba.chunks_exact(2 * heads).enumerate() {
-            beta[i * heads..(i + 1) * heads].copy_from_slice(&row[..heads]);
-            decay[i * heads..(i + 1) * heads].copy_from_slice(&row[heads..]);
+        for head in 0..heads {
+            let of_head = head * tokens..(head + 1) * tokens;
+            let (beta, decay) = (&mut beta[of_head.clone()], &mut decay[of_head]);
+            for ((beta, decay), row) in
+                beta.iter_mut().zip(&mut *decay).zip(ba.chunks_exact(2 * heads))
+            {
+                (*beta, *decay) = (row[head], row[heads + head]);
+            }
+            decays(decay, self.decay_rate[head], self.dt_bias[head]);
         }
         sigmoids(beta);
-        decays(decay, &self.decay_rate, &self.dt_bias);
 
         let conv = scratch(&mut buffers.conv, tokens * channels); // (tokens, q | k | v)
         let mixed = scratch(&mut buffers.mixed, tokens * values);
@@ -222,14 +226,12 @@ impl Weights {
             let rows = piece.rows.start * channels..piece.rows.end * channels;
             let cache = caches.linear(input.layer, piece);
             self.convolve(input, &qkv[rows.clone()], cache, &mut conv[rows.clone()]);
-            let gates = piece.rows.start * heads..piece.rows.end * heads;
-            let (beta, decay) = (&beta[gates.clone()], &decay[gates]);
-            let work = Recurrence { conv: &conv[rows], beta, decay };
-            let per_head = scratch(&mut buffers.heads, piece.rows.len() * values);
-            work.run(config, team, &mut cache.state, per_head);
+            let (beta, decay) = (&beta[piece.rows.start..], &decay[piece.rows.start..]);
+            let work = Recurrence { conv: &conv[rows], beta, decay, gates_row: tokens };
             let piece = piece.rows.start * values..piece.rows.end * values;
-            self.gated_norm(config, team, per_head, &z[piece.clone()], &mut mixed[piece]);
+            work.run(config, team, &mut cache.state, &mut mixed[piece]);
         }
+        self.gated_norm(config, team, z, mixed);
         multiply(team, tokens, mixed, values, self.out_proj.panels(), out, hidden);
     }
 
@@ -251,26 +253,12 @@ impl Weights {
         cache.window[kept * channels..].copy_from_slice(newest);
     }
 
-    /// From (value heads, tokens, value dim) to (tokens, value heads, value dim), each normed and
-    /// gated by `z`.
-    fn gated_norm(
-        &self,
-        config: &Config,
-        team: Team<'_>,
-        per_head: &[f32],
-        z: &[f32],
-        out: &mut [f32],
-    ) {
-        let (values, dim) = (config.linear_value_dim(), config.linear_value_head_dim);
-        let tokens = out.len() / values;
-        team.rows(out, values, PER_VALUE * 3.0 * values as f64, |rows, out| {
-            for (t, out) in rows.clone().zip(out.chunks_exact_mut(values)) {
-                for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-                    out.copy_from_slice(&per_head[(head * tokens + t) * dim..][..dim]);
-                }
-            }
+    /// Each head's output of (tokens, value heads, value dim) normed, and gated by `z`, in place.
+    fn gated_norm(&self, config: &Config, team: Team<'_>, z: &[f32], mixed: &mut [f32]) {
+        let values = config.linear_value_dim();
+        team.rows(mixed, values, PER_VALUE * 3.0 * values as f64, |rows, mixed| {
             let z = &z[rows.start * values..rows.end * values];
-            gated_rms_norm(out, z, &self.norm, config.rms_norm_eps as f32);
+            gated_rms_norm(mixed, z, &self.norm, config.rms_norm_eps as f32);
         });
     }
 }
@@ -289,14 +277,14 @@ fn normalize_queries_and_keys(config: &Config, conv: &mut [f32]) {
 struct Recurrence<'a> {
     /// (tokens, q | k | v)
     conv: &'a [f32],
-    /// (tokens, value heads)
+    /// (value heads, tokens), rows `gates_row` apart, as are those of `decay`
     beta: &'a [f32],
-    /// (tokens, value heads)
     decay: &'a [f32],
+    gates_row: usize,
 }
 
 impl Recurrence<'_> {
-    /// Every value head over all tokens, into `out` (value heads, tokens, value dim).
+    /// Every value head over all tokens, into `out` (tokens, value heads, value dim).
     fn run(&self, config: &Config, team: Team<'_>, state: &mut Buffer, out: &mut [f32]) {
         if out.is_empty() {
             return;
@@ -306,16 +294,18 @@ impl Recurrence<'_> {
         let (key, value) = (config.linear_key_head_dim, config.linear_value_head_dim);
         let (len, tokens) = (state_len(key, value), self.conv.len() / config.linear_conv_dim());
         state.resize(heads * len);
-        let (states, out) = (Disjoint::new(state), Disjoint::new(out));
+        let (states, columns) =
+            (Disjoint::new(state), Columns::new(out, config.linear_value_dim()));
         let cost = (4 * tokens * key * value) as f64 / SCAN_PER_NANOSECOND;
         team.split(heads, 1, cost, |range, _| {
             for head in range {
                 let query_at = head / group * key;
                 // SAFETY: a head is in one range alone.
                 let (state, out) = unsafe {
-                    let rows = head * tokens * value..(head + 1) * tokens * value;
-                    (states.range(head * len..(head + 1) * len), out.range(rows))
+                    let state = states.range(head * len..(head + 1) * len);
+                    (state, columns.part(head * value..(head + 1) * value))
                 };
+                let gates = head * self.gates_row..head * self.gates_row + tokens;
                 let job = Scan {
                     tokens,
                     key_dim: key,
@@ -324,9 +314,8 @@ impl Recurrence<'_> {
                     keys: &self.conv[config.linear_key_dim() + query_at..],
                     values: &self.conv[2 * config.linear_key_dim() + head * value..],
                     row: config.linear_conv_dim(),
-                    beta: &self.beta[head..],
-                    decay: &self.decay[head..],
-                    heads,
+                    beta: &self.beta[gates.clone()],
+                    decay: &self.decay[gates],
                 };
                 scan(&job, state, out);
             }

@@ -11,6 +11,8 @@
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{Avx2, Avx512};
 use crate::kernels::{Isa, Portable, Simd, isa};
+use std::marker::PhantomData;
+use std::ops::Range;
 
 /// The recurrence of one head of one sequence; each slice starts at the head's first value.
 pub(crate) struct Scan<'a> {
@@ -24,11 +26,43 @@ pub(crate) struct Scan<'a> {
     /// (tokens, value dim), rows `row` apart
     pub(crate) values: &'a [f32],
     pub(crate) row: usize,
-    /// (tokens), `heads` apart
+    /// (tokens), as is `decay`
     pub(crate) beta: &'a [f32],
-    /// (tokens), `heads` apart
     pub(crate) decay: &'a [f32],
-    pub(crate) heads: usize,
+}
+
+/// Some columns of a matrix (tokens, `row`), written by one head while others write the others.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<'a> {
+    first: *mut f32,
+    rows: usize,
+    row: usize,
+    width: usize,
+    values: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: parts are handed out by an unsafe function whose callers keep them apart.
+unsafe impl Sync for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    /// All columns of rows of so many values.
+    pub(crate) fn new(values: &'a mut [f32], row: usize) -> Self {
+        let rows = values.len() / row;
+        Self { first: values.as_mut_ptr(), rows, row, width: row, values: PhantomData }
+    }
+
+    /// Some of the columns.
+    ///
+    /// # Safety
+    /// No two parts that are in use at a time share a column.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    pub(crate) unsafe fn part(&self, columns: Range<usize>) -> Self {
+        assert!(columns.start <= columns.end && columns.end <= self.width, "columns lie inside");
+        let first = self.first.wrapping_add(columns.start);
+        Self { first, width: columns.len(), ..*self }
+    }
 }
 
 /// Columns of a block of the state.
@@ -42,14 +76,13 @@ pub(crate) fn state_len(key_dim: usize, value_dim: usize) -> usize {
 }
 
 /// Runs a head, into `out` (tokens, value dim).
-pub(crate) fn scan(job: &Scan<'_>, state: &mut [f32], out: &mut [f32]) {
+pub(crate) fn scan(job: &Scan<'_>, state: &mut [f32], out: Columns<'_>) {
     let Some(last) = job.tokens.checked_sub(1) else { return };
-    let out_row = job.value_dim;
     assert!(job.queries.len() >= last * job.row + job.key_dim, "queries of all tokens");
     assert!(job.keys.len() >= last * job.row + job.key_dim, "keys of all tokens");
     assert!(job.values.len() >= last * job.row + job.value_dim, "values of all tokens");
-    assert!(job.beta.len() > last * job.heads && job.decay.len() > last * job.heads, "gates");
-    assert!(out.len() >= last * out_row + job.value_dim, "out of all tokens");
+    assert!(job.beta.len() > last && job.decay.len() > last, "gates of all tokens");
+    assert!(out.rows >= job.tokens && out.width == job.value_dim, "out of all tokens");
     assert_eq!(state.len(), state_len(job.key_dim, job.value_dim), "a whole state");
     let width = block_width(job.value_dim);
     for (i, block) in state.chunks_exact_mut(job.key_dim * width).enumerate() {
@@ -57,57 +90,52 @@ pub(crate) fn scan(job: &Scan<'_>, state: &mut [f32], out: &mut [f32]) {
         // SAFETY: the asserts above bound every access; the instruction set was detected.
         unsafe {
             match (isa(), width) {
-                (Isa::Portable, 16) => run::<Portable, 2>(job, columns, block, out, out_row),
-                (Isa::Portable, _) => run::<Portable, 4>(job, columns, block, out, out_row),
+                (Isa::Portable, 16) => run::<Portable, 2>(job, columns, block, out),
+                (Isa::Portable, _) => run::<Portable, 4>(job, columns, block, out),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, 16) => run_avx2::<2>(job, columns, block, out, out_row),
+                (Isa::Avx2, 16) => run_avx2::<2>(job, columns, block, out),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, _) => run_avx2::<4>(job, columns, block, out, out_row),
+                (Isa::Avx2, _) => run_avx2::<4>(job, columns, block, out),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 16) => run_avx512::<1>(job, columns, block, out, out_row),
+                (Isa::Avx512, 16) => run_avx512::<1>(job, columns, block, out),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, _) => run_avx512::<2>(job, columns, block, out, out_row),
+                (Isa::Avx512, _) => run_avx512::<2>(job, columns, block, out),
             }
         }
     }
 }
 
-type Columns = std::ops::Range<usize>;
-
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run_avx2<const N: usize>(
     job: &Scan<'_>,
-    columns: Columns,
+    columns: Range<usize>,
     state: &mut [f32],
-    out: &mut [f32],
-    out_row: usize,
+    out: Columns<'_>,
 ) {
     // SAFETY: handed on.
-    unsafe { run::<Avx2, N>(job, columns, state, out, out_row) }
+    unsafe { run::<Avx2, N>(job, columns, state, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn run_avx512<const N: usize>(
     job: &Scan<'_>,
-    columns: Columns,
+    columns: Range<usize>,
     state: &mut [f32],
-    out: &mut [f32],
-    out_row: usize,
+    out: Columns<'_>,
 ) {
     // SAFETY: handed on.
-    unsafe { run::<Avx512, N>(job, columns, state, out, out_row) }
+    unsafe { run::<Avx512, N>(job, columns, state, out) }
 }
 
 /// One block of `N` vectors of columns over all tokens.
 #[inline(always)]
 unsafe fn run<V: Simd, const N: usize>(
     job: &Scan<'_>,
-    columns: Columns,
+    columns: Range<usize>,
     state: &mut [f32],
-    out: &mut [f32],
-    out_row: usize,
+    out: Columns<'_>,
 ) {
     let width = N * V::LANES;
     let mut edge = [0.0_f32; 32];
@@ -117,7 +145,7 @@ unsafe fn run<V: Simd, const N: usize>(
         let mut recalled = recall::<V, N>(state.as_ptr(), &job.keys[..job.key_dim]);
         for t in 0..job.tokens {
             let mut values = row(job.values, t).add(columns.start);
-            let to = out.as_mut_ptr().add(t * out_row + columns.start);
+            let to = out.first.add(t * out.row + columns.start);
             let whole = columns.len() == width;
             if !whole {
                 std::ptr::copy_nonoverlapping(values, edge.as_mut_ptr(), columns.len());
@@ -130,8 +158,8 @@ unsafe fn run<V: Simd, const N: usize>(
                 queries: row(job.queries, t),
                 next_keys: row(job.keys, next),
                 values,
-                decay: job.decay[t * job.heads],
-                beta: job.beta[t * job.heads],
+                decay: job.decay[t],
+                beta: job.beta[t],
             };
             let result = step::<V, N>(state.as_mut_ptr(), job.key_dim, &token, &mut recalled);
             let target = if whole { to } else { edge.as_mut_ptr() };

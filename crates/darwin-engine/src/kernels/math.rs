@@ -61,25 +61,10 @@ vectorised! {
 }
 
 vectorised! {
-    /// From rows of `a` to the factors of a linear-attention state, in place:
-    /// `exp(rate * softplus(a + dt))`.
-    pub(crate) fn decays(a: &mut [f32], rate: &[f32], dt: &[f32]) {
-        let heads = rate.len();
-        for row in a.chunks_exact_mut(heads) {
-            for (a, dt) in row.iter_mut().zip(dt) {
-                *a += dt;
-            }
-        }
-        for a in a.iter_mut() {
-            *a = softplus(*a);
-        }
-        for row in a.chunks_exact_mut(heads) {
-            for (a, rate) in row.iter_mut().zip(rate) {
-                *a *= rate;
-            }
-        }
+    /// From `a` to the factors of a linear-attention state, in place: `exp(rate * softplus(a + dt))`.
+    pub(crate) fn decays(a: &mut [f32], rate: f32, dt: f32) {
         for a in a {
-            *a = exp(*a);
+            *a = exp(rate * softplus(*a + dt));
         }
     }
 }
@@ -99,19 +84,19 @@ vectorised! {
         let before = window.len() / channels;
         let (taps, newest) = taps.split_at(before * channels);
         for (t, out) in (first..).zip(out.chunks_exact_mut(channels)) {
-            out.fill(0.0);
             for (j, taps) in taps.chunks_exact(channels).enumerate() {
                 let (rows, row) =
                     if t + j < before { (window, t + j) } else { (input, t + j - before) };
                 let row = &rows[row * channels..][..channels];
                 for ((out, tap), x) in out.iter_mut().zip(taps).zip(row) {
-                    *out = tap.mul_add(*x, *out);
+                    let sum = if j == 0 { 0.0 } else { *out };
+                    *out = tap.mul_add(*x, sum);
                 }
             }
             let row = &input[t * channels..][..channels];
             for ((out, tap), x) in out.iter_mut().zip(newest).zip(row) {
-                let sum = tap.mul_add(*x, *out);
-                *out = silu(sum);
+                let sum = if before == 0 { 0.0 } else { *out };
+                *out = silu(tap.mul_add(*x, sum));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! same order whatever the number of rows, so that no result depends on how tokens are batched.
 
 mod buffer;
+mod largest;
 mod math;
 mod matrix;
 mod pool;
@@ -13,6 +14,7 @@ mod simd;
 mod word;
 
 pub(crate) use buffer::Buffer;
+pub(crate) use largest::largest;
 pub(crate) use math::{
     add_assign, add_scaled, add_sum, convolve_silu, decays, gated, scale, sigmoids, silu_mul,
 };
@@ -20,7 +22,7 @@ pub(crate) use matrix::{Form, Matrix, PANEL, Panels, Values};
 pub(crate) use pool::{Pool, Pooled};
 pub(crate) use product::{Rows, multiply, multiply_rows};
 pub(crate) use rows::{
-    argmax, dot, gated_rms_norm, l2_norm, l2_normalize, largest, log_sum_exp, rms_norm, softmax,
+    argmax, dot, gated_rms_norm, l2_norm, l2_normalize, log_sum_exp, rms_norm, softmax,
     softmax_of_falling,
 };
 pub(crate) use simd::Portable;

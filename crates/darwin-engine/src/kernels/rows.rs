@@ -4,7 +4,7 @@ use super::math::{exp, silu};
 use darwin_core::vectorised;
 
 /// Lanes of the partial sums; fixed, so that sums do not depend on the machine.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 #[inline(always)]
 fn reduce(lanes: [f32; LANES]) -> f32 {
@@ -47,7 +47,7 @@ fn sum_lanes(x: &[f32]) -> f32 {
 
 /// The largest value; negative infinity for none.
 #[inline(always)]
-fn max_lanes(row: &[f32]) -> f32 {
+pub(super) fn max_lanes(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
@@ -56,25 +56,6 @@ fn max_lanes(row: &[f32]) -> f32 {
         }
     }
     rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, v| if *v > max { *v } else { max })
-}
-
-/// Where a value stands first; 0 where it does not.
-#[inline(always)]
-fn first_lanes(row: &[f32], value: f32) -> u32 {
-    let mut lanes = [u32::MAX; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for (c, chunk) in chunks.iter().enumerate().rev() {
-        for i in 0..LANES {
-            let at = (c * LANES + i) as u32;
-            lanes[i] = if chunk[i] == value { at } else { lanes[i] };
-        }
-    }
-    let first = lanes.iter().fold(u32::MAX, |first, at| first.min(*at));
-    if first < u32::MAX {
-        return first;
-    }
-    let rest = rest.iter().position(|v| *v == value).map(|i| chunks.len() * LANES + i);
-    rest.unwrap_or(0) as u32
 }
 
 /// One over the rms of up to 8 rows: the roots and quotients of all at once.
@@ -183,29 +164,6 @@ vectorised! {
     pub(crate) fn argmax(row: &[f32]) -> usize {
         let max = max_lanes(row);
         row.iter().position(|v| *v == max).unwrap_or(0)
-    }
-}
-
-vectorised! {
-    /// The `k` largest values of each row of `width`, falling, and where they are, the first of
-    /// equals first. The rows are used up.
-    pub(crate) fn largest(
-        rows: &mut [f32],
-        width: usize,
-        values: &mut [f32],
-        at: &mut [u32],
-        k: usize,
-    ) {
-        let chosen = values.chunks_exact_mut(k).zip(at.chunks_exact_mut(k));
-        for (row, (values, at)) in rows.chunks_exact_mut(width).zip(chosen) {
-            for (value, at) in values.iter_mut().zip(at) {
-                *value = max_lanes(row);
-                *at = first_lanes(row, *value);
-                if let Some(taken) = row.get_mut(*at as usize) {
-                    *taken = f32::NEG_INFINITY;
-                }
-            }
-        }
     }
 }
 

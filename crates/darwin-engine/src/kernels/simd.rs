@@ -18,6 +18,14 @@ pub(crate) trait Simd: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// Lane by lane the larger one, `other` where one is no number.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The largest of all lanes.
+    unsafe fn largest_lane(self) -> f32;
+    /// A bit for each lane that equals the other's.
+    unsafe fn equal(self, other: Self) -> u32;
+    /// The other's lanes where there is a bit.
+    unsafe fn select(self, other: Self, bits: u32) -> Self;
     /// The bfloat16 numbers in the low halves of words.
     unsafe fn load_low(from: *const u32) -> Self;
     /// The bfloat16 numbers in the high halves of words.
@@ -94,6 +102,22 @@ impl Simd for Portable {
         Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
     }
     #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn largest_lane(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, |most, v| if v > most { v } else { most })
+    }
+    #[inline(always)]
+    unsafe fn equal(self, other: Self) -> u32 {
+        (0..8).map(|i| u32::from(self.0[i] == other.0[i]) << i).sum()
+    }
+    #[inline(always)]
+    unsafe fn select(self, other: Self, bits: u32) -> Self {
+        Self(std::array::from_fn(|i| if bits >> i & 1 == 1 { other.0[i] } else { self.0[i] }))
+    }
+    #[inline(always)]
     unsafe fn load_low(from: *const u32) -> Self {
         // SAFETY: the caller gives 8 readable words.
         let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
@@ -120,7 +144,8 @@ impl Simd for Portable {
 macro_rules! x86_simd {
     ($name:ident, $vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident,
      $sub:ident, $mul:ident, $fma:ident, $words:ident, $shift:ident, $and:ident, $mask:ident,
-     $cast:ident, $halves:ident, $widen:ident) => {
+     $cast:ident, $halves:ident, $widen:ident, $max:ident, $largest:ident, $equal:ident,
+     $select:ident) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name($vector);
 
@@ -154,6 +179,22 @@ macro_rules! x86_simd {
             #[inline(always)]
             unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
                 Self(unsafe { $fma(self.0, factor.0, addend.0) })
+            }
+            #[inline(always)]
+            unsafe fn max(self, other: Self) -> Self {
+                Self(unsafe { $max(self.0, other.0) })
+            }
+            #[inline(always)]
+            unsafe fn largest_lane(self) -> f32 {
+                unsafe { $largest(self.0) }
+            }
+            #[inline(always)]
+            unsafe fn equal(self, other: Self) -> u32 {
+                unsafe { $equal(self.0, other.0) }
+            }
+            #[inline(always)]
+            unsafe fn select(self, other: Self, bits: u32) -> Self {
+                Self(unsafe { $select(self.0, other.0, bits) })
             }
             #[inline(always)]
             unsafe fn load_low(from: *const u32) -> Self {
@@ -193,7 +234,11 @@ x86_simd!(
     _mm256_set1_epi32,
     _mm256_castsi256_ps,
     _mm_loadu_si128,
-    _mm256_cvtph_ps
+    _mm256_cvtph_ps,
+    _mm256_max_ps,
+    largest_of_8,
+    equal_of_8,
+    select_of_8
 );
 #[cfg(target_arch = "x86_64")]
 x86_simd!(
@@ -213,5 +258,48 @@ x86_simd!(
     _mm512_set1_epi32,
     _mm512_castsi512_ps,
     _mm256_loadu_si256,
-    _mm512_cvtph_ps
+    _mm512_cvtph_ps,
+    _mm512_max_ps,
+    _mm512_reduce_max_ps,
+    equal_of_16,
+    select_of_16
 );
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn largest_of_8(x: __m256) -> f32 {
+    let four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn equal_of_8(a: __m256, b: __m256) -> u32 {
+    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)) as u32
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn select_of_8(a: __m256, b: __m256, bits: u32) -> __m256 {
+    let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    let own = _mm256_and_si256(_mm256_set1_epi32(bits as i32), lanes);
+    _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_cmpeq_epi32(own, lanes)))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn equal_of_16(a: __m512, b: __m512) -> u32 {
+    u32::from(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn select_of_16(a: __m512, b: __m512, bits: u32) -> __m512 {
+    _mm512_mask_blend_ps(bits as u16, a, b)
+}
