@@ -135,19 +135,23 @@ impl Dtype {
     }
 
     /// Narrows f32 values to little-endian bytes, rounding ties to even; exact for values that
-    /// [`Dtype::round`] has seen.
+    /// [`Dtype::round`] has seen. True where none became infinite or is no number.
     ///
     /// # Panics
     /// If the type is not mergeable or the lengths disagree: a bug of the caller.
-    pub fn encode(self, values: &[f32], out: &mut [u8]) {
+    pub fn encode(self, values: &[f32], out: &mut [u8]) -> bool {
         assert_eq!(out.len(), values.len() * self.size(), "encode: lengths agree");
         match self {
             Self::F32 => encode_f32(values, out),
             Self::Bf16 => encode_bf16(values, out),
             Self::F16 => {
+                let mut finite = true;
                 for (v, o) in values.iter().zip(out.as_chunks_mut::<2>().0) {
-                    *o = f16::from_f32(*v).to_le_bytes();
+                    let value = f16::from_f32(*v);
+                    finite &= value.is_finite();
+                    *o = value.to_le_bytes();
                 }
+                finite
             }
             other => panic!("encode is for mergeable types, not {other}"),
         }
@@ -182,19 +186,29 @@ vectorised! {
     }
 }
 
+/// The exponent of a float32: all of it is set in infinities and what is no number.
+const EXPONENT: u32 = 0x7f80_0000;
+
 vectorised! {
-    fn encode_f32(values: &[f32], out: &mut [u8]) {
+    fn encode_f32(values: &[f32], out: &mut [u8]) -> bool {
+        let mut largest = 0;
         for (v, o) in values.iter().zip(out.as_chunks_mut::<4>().0) {
+            largest = largest.max(v.to_bits() & EXPONENT);
             *o = v.to_le_bytes();
         }
+        largest < EXPONENT
     }
 }
 
 vectorised! {
-    fn encode_bf16(values: &[f32], out: &mut [u8]) {
+    fn encode_bf16(values: &[f32], out: &mut [u8]) -> bool {
+        let mut largest = 0;
         for (v, o) in values.iter().zip(out.as_chunks_mut::<2>().0) {
-            *o = ((round_bf16(*v).to_bits() >> 16) as u16).to_le_bytes();
+            let bits = round_bf16(*v).to_bits();
+            largest = largest.max(bits & EXPONENT);
+            *o = ((bits >> 16) as u16).to_le_bytes();
         }
+        largest < EXPONENT
     }
 }
 
@@ -208,8 +222,8 @@ vectorised! {
 
 vectorised! {
     fn finite_f32(bytes: &[u8]) -> bool {
-        let bits = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7f80_0000;
-        bytes.as_chunks::<4>().0.iter().fold(0, |max, b| bits(b).max(max)) < 0x7f80_0000
+        let bits = |b: &[u8; 4]| u32::from_le_bytes(*b) & EXPONENT;
+        bytes.as_chunks::<4>().0.iter().fold(0, |max, b| bits(b).max(max)) < EXPONENT
     }
 }
 
@@ -292,10 +306,15 @@ mod tests {
                 bytes[16..16 + dtype.size()].copy_from_slice(&at.to_le_bytes()[..dtype.size()]);
                 let mut values = [0.0; 40];
                 dtype.decode(&bytes, &mut values);
-                assert_eq!(dtype.is_finite(&bytes), values.iter().all(|v| v.is_finite()), "{at:x}");
+                let finite = values.iter().all(|v| v.is_finite());
+                assert_eq!(dtype.is_finite(&bytes), finite, "{at:x}");
+                assert_eq!(dtype.encode(&values, &mut bytes), finite, "{at:x}");
             }
         }
         assert!(Dtype::U8.is_finite(&[255; 8]));
+        for dtype in [Dtype::Bf16, Dtype::F16] {
+            assert!(!dtype.encode(&[0.0, f32::MAX], &mut [0; 4]), "rounds to infinity");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl Work<'_> {
         let dtype = self.line.info.dtype;
         let inputs: Vec<usize> = (0..self.plans.len()).collect();
         let row_bytes = self.cols * dtype.size();
+        let mut finite = true;
         for (unit, part) in self.parts(&rows) {
             let at = (part.start - rows.start) * row_bytes..(part.end - rows.start) * row_bytes;
             let (numbers, out) = (self.of_unit(statistics, unit), &mut out[at]);
@@ -33,14 +34,14 @@ impl Work<'_> {
                 let Some((first, others)) = values.split_first_mut() else { return };
                 self.combine(numbers, place, first, others, scratch);
                 if let Some(out) = chunks.next() {
-                    dtype.encode(first, out);
+                    finite &= dtype.encode(first, out);
                 }
             };
             if !self.chunks(&inputs, &part, scratch, fill)? {
                 return Ok(false);
             }
         }
-        Ok(dtype.is_finite(out))
+        Ok(finite)
     }
 
     /// Whether a tile cannot be cut anywhere.
