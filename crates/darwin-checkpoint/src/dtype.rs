@@ -102,12 +102,12 @@ impl Dtype {
         matches!(self, Self::F8E4m3 | Self::F8E5m2)
     }
 
-    /// Widens little-endian bytes to f32, exactly. For [`Dtype::is_mergeable`] types and floats of
-    /// 8 bits.
+    /// Widens little-endian bytes to f32, exactly; true where all are finite. For
+    /// [`Dtype::is_mergeable`] types and floats of 8 bits.
     ///
     /// # Panics
     /// If the type is another or the lengths disagree: a bug of the caller.
-    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) -> bool {
         assert_eq!(bytes.len(), out.len() * self.size(), "decode: lengths agree");
         match self {
             Self::F32 => decode_f32(bytes, out),
@@ -116,6 +116,7 @@ impl Dtype {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *o = f16::from_le_bytes(*b).to_f32();
                 }
+                all_finite(out)
             }
             Self::F8E4m3 => decode_bytes(bytes, out, e4m3),
             // The upper half of a float16.
@@ -170,24 +171,32 @@ impl Dtype {
     }
 }
 
-vectorised! {
-    fn decode_f32(bytes: &[u8], out: &mut [f32]) {
-        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *o = f32::from_le_bytes(*b);
-        }
-    }
-}
-
-vectorised! {
-    fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
-        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-        }
-    }
-}
-
 /// The exponent of a float32: all of it is set in infinities and what is no number.
 const EXPONENT: u32 = 0x7f80_0000;
+
+vectorised! {
+    fn decode_f32(bytes: &[u8], out: &mut [f32]) -> bool {
+        let mut largest = 0;
+        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            let bits = u32::from_le_bytes(*b);
+            largest = largest.max(bits & EXPONENT);
+            *o = f32::from_bits(bits);
+        }
+        largest < EXPONENT
+    }
+}
+
+vectorised! {
+    fn decode_bf16(bytes: &[u8], out: &mut [f32]) -> bool {
+        let mut largest = 0;
+        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            let bits = u32::from(u16::from_le_bytes(*b)) << 16;
+            largest = largest.max(bits & EXPONENT);
+            *o = f32::from_bits(bits);
+        }
+        largest < EXPONENT
+    }
+}
 
 vectorised! {
     fn encode_f32(values: &[f32], out: &mut [u8]) -> bool {
@@ -235,11 +244,12 @@ vectorised! {
     }
 }
 
-fn decode_bytes(bytes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+fn decode_bytes(bytes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) -> bool {
     let table: Vec<f32> = (0..=u8::MAX).map(value).collect();
     for (o, b) in out.iter_mut().zip(bytes) {
         *o = table[usize::from(*b)];
     }
+    all_finite(out)
 }
 
 /// Four bits of exponent (bias 7), three of mantissa, no infinity.
@@ -305,8 +315,9 @@ mod tests {
                 let mut bytes = vec![0; 40 * dtype.size()];
                 bytes[16..16 + dtype.size()].copy_from_slice(&at.to_le_bytes()[..dtype.size()]);
                 let mut values = [0.0; 40];
-                dtype.decode(&bytes, &mut values);
+                let told = dtype.decode(&bytes, &mut values);
                 let finite = values.iter().all(|v| v.is_finite());
+                assert_eq!(told, finite, "{at:x}");
                 assert_eq!(dtype.is_finite(&bytes), finite, "{at:x}");
                 assert_eq!(dtype.encode(&values, &mut bytes), finite, "{at:x}");
             }

@@ -95,7 +95,8 @@ pub trait TensorSource: Send + Sync {
 
     /// Fills `out` with the same rows as little-endian bytes of `plan.dtype`, where a source can do
     /// so at less cost than by way of values. False, whatever `out` holds then, where it cannot, or
-    /// where a number is not finite: [`Self::read_tile`] gives the values or says what is wrong.
+    /// where a computed number is not finite: [`Self::read_tile`] gives the values or says what is
+    /// wrong. Stored numbers are not looked at.
     ///
     /// # Errors
     /// Whatever reading the inputs can bring.

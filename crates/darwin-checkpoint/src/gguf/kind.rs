@@ -127,7 +127,9 @@ impl Kind {
         debug_assert_eq!(bytes.len(), self.bytes(out.len()), "whole blocks");
         let blocks = bytes.chunks_exact(self.block_bytes()).zip(out.chunks_exact_mut(self.block()));
         match self {
-            Self::Plain(dtype) => dtype.decode(bytes, out),
+            Self::Plain(dtype) => {
+                dtype.decode(bytes, out);
+            }
             Self::Q8_0 => {
                 for (block, out) in blocks {
                     let d = half_at(block, 0);

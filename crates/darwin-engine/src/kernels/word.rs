@@ -7,6 +7,9 @@ pub(super) trait Word: Copy + Send + Sync {
     /// Whether it takes less room than float32.
     const NARROW: bool;
 
+    /// Whether a word holds two bfloat16 inputs, and is a `u32`.
+    const PAIRS: bool = false;
+
     /// Reads a vector of columns at depth `k`, odd or even.
     ///
     /// # Safety
@@ -42,6 +45,7 @@ impl Word for f32 {
 /// Two inputs in bfloat16.
 impl Word for u32 {
     const NARROW: bool = true;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {

@@ -29,6 +29,9 @@ impl Work<'_> {
         for (unit, part) in self.parts(&rows) {
             let at = (part.start - rows.start) * row_bytes..(part.end - rows.start) * row_bytes;
             let (numbers, out) = (self.of_unit(statistics, unit), &mut out[at]);
+            if !self.stored(&inputs, &part, scratch)? {
+                return Ok(false);
+            }
             let mut chunks = out.chunks_mut(CHUNK * dtype.size());
             let fill = |place, values: &mut [Vec<f32>], scratch: &mut Scratch| {
                 let Some((first, others)) = values.split_first_mut() else { return };
@@ -37,7 +40,7 @@ impl Work<'_> {
                     finite &= dtype.encode(first, out);
                 }
             };
-            if !self.chunks(&inputs, &part, scratch, fill)? {
+            if !self.chunks(&inputs, &part, scratch, fill) {
                 return Ok(false);
             }
         }
@@ -62,7 +65,11 @@ impl Work<'_> {
         scratch: &mut Scratch,
         mut f: impl FnMut(Place, &mut [Vec<f32>], &mut Scratch),
     ) -> Result<(), Error> {
-        if !self.needs_rows() && self.chunks(inputs, rows, scratch, &mut f)? {
+        // What is not finite is found after `f` has seen it; then there is an error below.
+        if !self.needs_rows()
+            && self.stored(inputs, rows, scratch)?
+            && self.chunks(inputs, rows, scratch, &mut f)
+        {
             return Ok(());
         }
         let mut values = std::mem::take(&mut scratch.vectors);
@@ -75,43 +82,58 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Shows `f` the values of some inputs, a chunk after the other, in order; false where an input
-    /// has no bytes of its own.
+    /// Reads the stored bytes of some inputs; false where one has none of its own.
+    fn stored(
+        &self,
+        inputs: &[usize],
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+    ) -> Result<bool, Error> {
+        let stored = &mut scratch.stored;
+        stored.resize_with(stored.len().max(inputs.len()), Vec::new);
+        let mut whole = true;
+        for (bytes, n) in stored.iter_mut().zip(inputs) {
+            let (source, plan) = &self.plans[*n];
+            bytes.resize(rows.len() * self.cols * plan.dtype.size(), 0);
+            let source = &self.sources[*source].tensors;
+            whole = whole && source.read_bytes(plan, rows.clone(), bytes)?;
+        }
+        Ok(whole)
+    }
+
+    /// Shows `f` the values of stored inputs, a chunk after the other, in order; false where one is
+    /// not finite.
     fn chunks(
         &self,
         inputs: &[usize],
         rows: &Range<usize>,
         scratch: &mut Scratch,
         mut f: impl FnMut(Place, &mut [Vec<f32>], &mut Scratch),
-    ) -> Result<bool, Error> {
+    ) -> bool {
         let elements = rows.len() * self.cols;
-        let mut stored = std::mem::take(&mut scratch.stored);
-        stored.resize_with(stored.len().max(inputs.len()), Vec::new);
-        let mut whole = true;
-        for (bytes, n) in stored.iter_mut().zip(inputs) {
-            let (source, plan) = &self.plans[*n];
-            bytes.resize(elements * plan.dtype.size(), 0);
-            let source = &self.sources[*source].tensors;
-            whole = whole && source.read_bytes(plan, rows.clone(), bytes)?;
-        }
+        let stored = std::mem::take(&mut scratch.stored);
         let mut values = std::mem::take(&mut scratch.chunk);
         values.resize_with(values.len().max(inputs.len()), Vec::new);
         let mut place = self.place(rows);
-        for start in (0..elements).step_by(CHUNK).take_while(|_| whole) {
+        let mut finite = true;
+        for start in (0..elements).step_by(CHUNK) {
             let chunk = start..elements.min(start + CHUNK);
             for (i, n) in inputs.iter().enumerate() {
                 let dtype = self.plans[*n].1.dtype;
                 values[i].resize(chunk.len(), 0.0);
                 let at = chunk.start * dtype.size()..chunk.end * dtype.size();
-                dtype.decode(&stored[i][at], &mut values[i]);
+                finite &= dtype.decode(&stored[i][at], &mut values[i]);
                 if let Some(load) = self.line.load.filter(|load| *load != dtype) {
                     load.round(&mut values[i]);
                 }
+            }
+            if !finite {
+                break;
             }
             f(place, &mut values[..inputs.len()], scratch);
             place = place.after(chunk.len());
         }
         (scratch.stored, scratch.chunk) = (stored, values);
-        Ok(whole)
+        finite
     }
 }

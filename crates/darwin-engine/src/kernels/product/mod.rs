@@ -2,8 +2,11 @@
 //!
 //! `out[m, n] = sum_k x[m, k] * w[n, k]`, each element one chain of fused multiply-adds over
 //! rising k. Tiles of rows and columns, and who computes them, only decide what is done side by
-//! side.
+//! side. With bfloat16 weights and matrix units the order of the sums is another ([`amx`]), the
+//! same for every element.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod passes;
 mod tile;
 
@@ -213,6 +216,18 @@ impl Job {
 
 /// Runs a job on the best instruction set.
 unsafe fn dispatch<W: Word>(job: &Job, right: Right<W>) {
+    #[cfg(target_arch = "x86_64")]
+    if W::PAIRS && amx::is_available() {
+        let Right { w, row, panel } = right;
+        // SAFETY: the caller has bounded the job; the units were detected; words of pairs are `u32`.
+        return unsafe { amx::run(job, Right { w: w.cast(), row, panel }) };
+    }
+    // SAFETY: handed on.
+    unsafe { dispatch_vectors(job, right) }
+}
+
+/// Runs a job on the widest vectors.
+unsafe fn dispatch_vectors<W: Word>(job: &Job, right: Right<W>) {
     // SAFETY: the caller has bounded the job; the instruction set was detected.
     unsafe {
         match isa() {
@@ -296,6 +311,24 @@ mod tests {
         [wide, bfloat16, float16]
     }
 
+    /// What a sum may be off by where its order is not the plain chain's.
+    fn tolerance(x: &[f32], w: &[f32]) -> f64 {
+        x.iter().zip(w).map(|(x, w)| f64::from((x * w).abs())).sum::<f64>() * 3e-7
+    }
+
+    fn exact(x: &[f32], w: &[f32]) -> f64 {
+        x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+    }
+
+    /// Whether products with these weights go to matrix units.
+    fn has_units(w: &Matrix) -> bool {
+        let pairs = matches!(w.panels().values, Values::Bf16(_));
+        #[cfg(target_arch = "x86_64")]
+        return pairs && amx::is_available();
+        #[cfg(not(target_arch = "x86_64"))]
+        return pairs && false;
+    }
+
     #[test]
     fn every_size_gives_the_same_bits_as_the_plain_chain() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
@@ -310,7 +343,13 @@ mod tests {
                 multiply(Team::alone(), rows, &x, depth, matrix.panels(), &mut out, columns);
                 for (i, value) in out.iter().enumerate() {
                     let (x, w) = (&x[i / columns * depth..], &w[i % columns * depth..]);
-                    assert_eq!(*value, plain(&x[..depth], &w[..depth]), "{rows}x{columns}x{depth}");
+                    let (x, w) = (&x[..depth], &w[..depth]);
+                    if has_units(&matrix) {
+                        let off = (f64::from(*value) - exact(x, w)).abs();
+                        assert!(off <= tolerance(x, w), "{rows}x{columns}x{depth}: {off}");
+                    } else {
+                        assert_eq!(*value, plain(x, w), "{rows}x{columns}x{depth}");
+                    }
                 }
                 let mut shared = vec![f32::NAN; rows * columns];
                 pool.install(|| {
@@ -319,6 +358,26 @@ mod tests {
                     });
                 });
                 assert_eq!(out, shared);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        for (rows, columns, depth) in [(150, 70, 96), (33, 40, 1200), (20, 33, 50)] {
+            let x = values(rows * depth, "x");
+            for w in forms(columns, depth) {
+                let matrix = Matrix::pack(&w, columns, depth);
+                let mut all = vec![0.0; rows * columns];
+                multiply(Team::alone(), rows, &x, depth, matrix.panels(), &mut all, columns);
+                for n in [1, 2, 7, 17] {
+                    let mut some = vec![0.0; n * columns];
+                    for first in (0..rows - n).step_by(n) {
+                        let x = &x[first * depth..];
+                        multiply(Team::alone(), n, x, depth, matrix.panels(), &mut some, columns);
+                        assert_eq!(some, all[first * columns..][..some.len()], "{n} of {rows}");
+                    }
+                }
             }
         }
     }
@@ -341,40 +400,59 @@ mod tests {
 
     #[test]
     fn all_instruction_sets_agree() {
+        fn check<W: Word>(job: Job, w: *const W, row: usize, panel: usize, n: usize) {
+            let right = Right { w, row, panel };
+            let run_to = |run: &dyn Fn(&Job, Right<W>)| {
+                let mut out = vec![0.0; n];
+                run(&Job { out: out.as_mut_ptr(), ..job }, right);
+                out
+            };
+            // SAFETY: the sizes are those of the buffers; instruction sets are asked for.
+            let portable = run_to(&|job, right| unsafe {
+                run::<Portable, _, 2, 2, 4, 8, 2, 256>(job, right);
+            });
+            // SAFETY: as above.
+            assert_eq!(run_to(&|job, right| unsafe { dispatch_vectors(job, right) }), portable);
+            #[cfg(target_arch = "x86_64")]
+            if isa() != Isa::Portable {
+                // SAFETY: as above; there is AVX2 wherever there is more.
+                assert_eq!(run_to(&|job, right| unsafe { run_avx2(job, right) }), portable);
+            }
+        }
         let (rows, columns, depth) = (21, 41, 333);
         let x = values(rows * depth, "x");
         for w in forms(columns, depth) {
             let matrix = Matrix::pack(&w, columns, depth);
-            let (mut best, mut portable) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
             let Panels { values, row, panel, .. } = matrix.panels();
-            multiply(Team::alone(), rows, &x, depth, matrix.panels(), &mut best, columns);
             let left = Left { rows, numbers: std::ptr::null(), x: x.as_ptr(), x_row: depth };
-            let out = portable.as_mut_ptr();
-            let job = Job { left, columns, depth, out, out_row: columns };
-            // SAFETY: the sizes are those of the buffers.
-            unsafe {
-                match values {
-                    Values::F32(w) => {
-                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(
-                            &job,
-                            Right { w: w.as_ptr(), row, panel },
-                        );
-                    }
-                    Values::Bf16(w) => {
-                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(
-                            &job,
-                            Right { w: w.as_ptr(), row, panel },
-                        );
-                    }
-                    Values::F16(w) => {
-                        run::<Portable, _, 2, 2, 4, 8, 2, 256>(
-                            &job,
-                            Right { w: w.as_ptr(), row, panel },
-                        );
-                    }
-                }
+            let job = Job { left, columns, depth, out: std::ptr::null_mut(), out_row: columns };
+            match values {
+                Values::F32(w) => check(job, w.as_ptr(), row, panel, rows * columns),
+                Values::Bf16(w) => check(job, w.as_ptr(), row, panel, rows * columns),
+                Values::F16(w) => check(job, w.as_ptr(), row, panel, rows * columns),
             }
-            assert_eq!(best, portable);
+        }
+    }
+
+    /// Large and small inputs side by side, and no numbers where there are none.
+    #[test]
+    fn units_give_what_float32_does() {
+        let (rows, columns, depth) = (40, 24, 160);
+        let mut x = values(rows * depth, "x");
+        for (i, x) in x.iter_mut().enumerate() {
+            *x *= 10_f32.powi(i as i32 * 7 % 13 - 6);
+        }
+        x[3] = f32::NAN;
+        x[depth + 5] = f32::INFINITY;
+        let w = &forms(columns, depth)[1];
+        let matrix = Matrix::pack(w, columns, depth);
+        let mut out = vec![0.0; rows * columns];
+        multiply(Team::alone(), rows, &x, depth, matrix.panels(), &mut out, columns);
+        assert!(out[..2 * columns].iter().all(|value| !value.is_finite()));
+        for (i, value) in out.iter().enumerate().skip(2 * columns) {
+            let (x, w) = (&x[i / columns * depth..][..depth], &w[i % columns * depth..][..depth]);
+            let off = (f64::from(*value) - exact(x, w)).abs();
+            assert!(off <= tolerance(x, w), "{i}: {off}");
         }
     }
 }

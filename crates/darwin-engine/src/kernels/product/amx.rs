@@ -1,0 +1,422 @@
+//! Products with bfloat16 weights on a processor's matrix units (Intel AMX).
+//!
+//! The units multiply bfloat16 numbers and add in float32. An input in float32 is the sum of three
+//! bfloat16 numbers, eight bits of its significand each, exactly; a product of two bfloat16 numbers
+//! is exact in float32. So three passes over the weights compute what float32 arithmetic does, but
+//! for the order of summation: 32 inputs at a time, of which the even and the odd ones are added up
+//! apart. It is the same for every number of rows.
+
+use super::super::matrix::PANEL;
+use super::{Job, Left, Right};
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// Rows of a tile, its bytes a row, and the inputs of a tile.
+const HEIGHT: usize = 16;
+const ROW_BYTES: usize = 64;
+const INPUTS: usize = 32;
+
+/// The numbers that an input is cut into.
+const PARTS: usize = 3;
+
+/// Rows and depths whose cut inputs are kept in the second-level cache for all columns.
+const ROW_BLOCK: usize = 144;
+const DEPTH_BLOCK: usize = 1024;
+
+/// What a tile register holds.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Tile([u8; HEIGHT * ROW_BYTES]);
+
+const EMPTY: Tile = Tile([0; HEIGHT * ROW_BYTES]);
+
+/// Working memory of a thread.
+#[derive(Default)]
+struct Scratch {
+    /// Cut inputs: (groups of 16 rows, blocks of 32 inputs, parts).
+    inputs: Vec<Tile>,
+    /// Weights of two panels that do not end with a block of inputs.
+    weights: Vec<Tile>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Whether the processor has the units and the operating system lets this process use them.
+pub(super) fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+        let has_vectors =
+            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        let leaves = __cpuid(0).eax;
+        has_vectors
+            && leaves >= 7
+            && __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+            && is_permitted()
+    })
+}
+
+/// Asks for the tile registers' state, which Linux gives only to those who do.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    const REQUEST: libc::c_int = 0x1023; // ARCH_REQ_XCOMP_PERM
+    const TILE_DATA: libc::c_ulong = 18; // XFEATURE_XTILEDATA
+    // SAFETY: two numbers; no memory is handed over.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// Runs a job.
+///
+/// # Safety
+/// As for the other ways; the units are available.
+pub(super) unsafe fn run(job: &Job, right: Right<u32>) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        // SAFETY: handed on.
+        unsafe {
+            configure(job.left.rows.min(HEIGHT));
+            for first in (0..job.left.rows).step_by(ROW_BLOCK) {
+                let rows = first..job.left.rows.min(first + ROW_BLOCK);
+                for start in (0..job.depth).step_by(DEPTH_BLOCK) {
+                    let depth = start..job.depth.min(start + DEPTH_BLOCK);
+                    block(job, right, &rows, &depth, scratch);
+                }
+            }
+            asm!("tilerelease", options(nostack));
+        }
+    });
+}
+
+/// All columns of some rows and depths.
+unsafe fn block(
+    job: &Job,
+    right: Right<u32>,
+    rows: &Range<usize>,
+    depth: &Range<usize>,
+    scratch: &mut Scratch,
+) {
+    let (groups, blocks) = (rows.len().div_ceil(HEIGHT), depth.len().div_ceil(INPUTS));
+    let Scratch { inputs, weights } = scratch;
+    inputs.resize(inputs.len().max(groups * blocks * PARTS), EMPTY);
+    weights.resize(weights.len().max(2 * blocks), EMPTY);
+    // SAFETY: rows, columns and depths lie within the job's, and there is room for all tiles.
+    unsafe {
+        cut(&job.left, rows, depth, blocks, inputs.as_mut_ptr());
+        for column in (0..job.columns).step_by(2 * PANEL) {
+            let two = column + PANEL < job.columns;
+            let mut panels = [Panel { first: std::ptr::null(), row_bytes: ROW_BYTES }; 2];
+            for (i, panel) in panels.iter_mut().take(1 + usize::from(two)).enumerate() {
+                let from = right.from(depth.start, column + i * PANEL);
+                *panel = Panel::of(from, depth.len(), &mut weights[i * blocks..(i + 1) * blocks]);
+            }
+            for group in (0..groups).step_by(2) {
+                let from = |group: usize| inputs[group * blocks * PARTS..].as_ptr();
+                let row = rows.start + group * HEIGHT;
+                let part = Part { job, row, column, adds: depth.start > 0, blocks };
+                if group + 1 < groups {
+                    let inputs = [from(group), from(group + 1)];
+                    match two {
+                        true => part.run::<2, 2>(inputs, panels),
+                        false => part.run::<2, 1>(inputs, panels),
+                    }
+                } else {
+                    let inputs = [from(group); 2];
+                    match two {
+                        true => part.run::<1, 2>(inputs, panels),
+                        false => part.run::<1, 1>(inputs, panels),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some weights of 16 columns, two inputs in a word.
+#[derive(Clone, Copy)]
+struct Panel {
+    first: *const u8,
+    row_bytes: usize,
+}
+
+impl Panel {
+    /// The weights themselves, or a copy with zeros behind where they end within a tile.
+    unsafe fn of(from: Right<u32>, depth: usize, copy: &mut [Tile]) -> Self {
+        let lines = depth.div_ceil(2);
+        if depth.is_multiple_of(INPUTS) {
+            return Self { first: from.w.cast(), row_bytes: 4 * from.row };
+        }
+        let to = copy.as_mut_ptr().cast::<u8>();
+        // SAFETY: a panel has so many lines of 16 words, and the tiles hold as many or more.
+        unsafe {
+            for line in 0..lines {
+                let from = from.w.add(line * from.row).cast();
+                std::ptr::copy_nonoverlapping(from, to.add(line * ROW_BYTES), ROW_BYTES);
+            }
+            let end = lines * ROW_BYTES;
+            std::ptr::write_bytes(to.add(end), 0, size_of_val(copy) - end);
+        }
+        Self { first: to, row_bytes: ROW_BYTES }
+    }
+}
+
+/// Up to two groups of rows by up to two panels, from a row and a column on.
+struct Part<'a> {
+    job: &'a Job,
+    row: usize,
+    column: usize,
+    /// To what is there.
+    adds: bool,
+    blocks: usize,
+}
+
+impl Part<'_> {
+    unsafe fn run<const G: usize, const P: usize>(&self, inputs: [*const Tile; 2], w: [Panel; 2]) {
+        // SAFETY: the caller's tiles; places of the result are bounded by `place`.
+        unsafe {
+            let mut edges = [EMPTY; 4];
+            self.begin::<0, 0, 0>(&mut edges[0]);
+            if P == 2 {
+                self.begin::<1, 0, 1>(&mut edges[1]);
+            }
+            if G == 2 {
+                self.begin::<2, 1, 0>(&mut edges[2]);
+                if P == 2 {
+                    self.begin::<3, 1, 1>(&mut edges[3]);
+                }
+            }
+            products::<G, P>(inputs, w, self.blocks);
+            self.end::<0, 0, 0>(&mut edges[0]);
+            if P == 2 {
+                self.end::<1, 0, 1>(&mut edges[1]);
+            }
+            if G == 2 {
+                self.end::<2, 1, 0>(&mut edges[2]);
+                if P == 2 {
+                    self.end::<3, 1, 1>(&mut edges[3]);
+                }
+            }
+        }
+    }
+
+    /// Where a tile of the result is, and how many rows and columns of it there are.
+    unsafe fn place(&self, group: usize, panel: usize) -> (*mut f32, usize, usize) {
+        let (row, column) = (self.row + group * HEIGHT, self.column + panel * PANEL);
+        let rows = (self.job.left.rows - row).min(HEIGHT);
+        let columns = (self.job.columns - column).min(PANEL);
+        // SAFETY: row and column lie within the result.
+        (unsafe { self.job.out.add(row * self.job.out_row + column) }, rows, columns)
+    }
+
+    /// Whether a tile has all rows and columns that its register is set to.
+    fn is_whole(&self, rows: usize, columns: usize) -> bool {
+        rows == self.job.left.rows.min(HEIGHT) && columns == PANEL
+    }
+
+    /// The sum of tile register `T` at its beginning.
+    unsafe fn begin<const T: usize, const G: usize, const P: usize>(&self, edge: &mut Tile) {
+        // SAFETY: the place and its size.
+        unsafe {
+            if !self.adds {
+                asm!("tilezero tmm{t}", t = const T, options(nostack));
+                return;
+            }
+            let (at, rows, columns) = self.place(G, P);
+            let out_row = self.job.out_row;
+            if self.is_whole(rows, columns) {
+                load::<T>(at.cast_const().cast(), 4 * out_row);
+                return;
+            }
+            let edge = (&raw mut *edge).cast::<f32>();
+            for row in 0..rows {
+                let from = at.add(row * out_row).cast_const();
+                std::ptr::copy_nonoverlapping(from, edge.add(row * HEIGHT), columns);
+            }
+            load::<T>(edge.cast_const().cast(), ROW_BYTES);
+        }
+    }
+
+    /// Tile register `T` into the result.
+    unsafe fn end<const T: usize, const G: usize, const P: usize>(&self, edge: &mut Tile) {
+        // SAFETY: the place and its size.
+        unsafe {
+            let (at, rows, columns) = self.place(G, P);
+            let out_row = self.job.out_row;
+            if self.is_whole(rows, columns) {
+                store::<T>(at.cast(), 4 * out_row);
+                return;
+            }
+            let edge = (&raw mut *edge).cast::<f32>();
+            store::<T>(edge.cast(), ROW_BYTES);
+            for row in 0..rows {
+                let from = edge.add(row * HEIGHT).cast_const();
+                std::ptr::copy_nonoverlapping(from, at.add(row * out_row), columns);
+            }
+        }
+    }
+}
+
+/// Sets the registers: all tiles 64 bytes wide; sums (0 to 3) and inputs (4, 5) of so many rows,
+/// weights (6, 7) of 16.
+unsafe fn configure(rows: usize) {
+    #[repr(C, align(64))]
+    struct Settings {
+        palette: u8,
+        first_row: u8,
+        reserved: [u8; 14],
+        row_bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+    let rows = rows as u8;
+    let settings = Settings {
+        palette: 1,
+        first_row: 0,
+        reserved: [0; 14],
+        row_bytes: std::array::from_fn(|tile| if tile < 8 { ROW_BYTES as u16 } else { 0 }),
+        rows: [rows, rows, rows, rows, rows, rows, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+    };
+    // SAFETY: settings of palette 1, of at most 16 rows of 64 bytes.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const settings, options(nostack, readonly)) };
+}
+
+unsafe fn load<const T: usize>(from: *const u8, row_bytes: usize) {
+    // SAFETY: the caller's rows.
+    unsafe {
+        asm!("tileloadd tmm{t}, [{from} + {step}*1]", t = const T, from = in(reg) from,
+             step = in(reg) row_bytes, options(nostack, readonly));
+    }
+}
+
+unsafe fn store<const T: usize>(to: *mut u8, row_bytes: usize) {
+    // SAFETY: the caller's rows.
+    unsafe {
+        asm!("tilestored [{to} + {step}*1], tmm{t}", t = const T, to = in(reg) to,
+             step = in(reg) row_bytes, options(nostack));
+    }
+}
+
+/// Adds the products of `blocks` blocks of inputs to the sums. The tile registers are known to
+/// nobody but the functions here; what is in them stays from one to the next.
+unsafe fn products<const G: usize, const P: usize>(
+    [a, b]: [*const Tile; 2],
+    [v, w]: [Panel; 2],
+    blocks: usize,
+) {
+    /// The loop over blocks, and in it over the three parts of the inputs.
+    macro_rules! sum {
+        ([$($weights:literal),*], [$($inputs:literal),*], [$($products:literal),*]) => {
+            asm!(
+                "2:",
+                $($weights,)*
+                sum!(@part 0, [$($inputs),*], [$($products),*]),
+                sum!(@part 1024, [$($inputs),*], [$($products),*]),
+                sum!(@part 2048, [$($inputs),*], [$($products),*]),
+                "add {a}, 3072",
+                "add {b}, 3072",
+                "add {v}, {next}",
+                "add {w}, {next_w}",
+                "dec {n}",
+                "jnz 2b",
+                a = inout(reg) a => _,
+                b = inout(reg) b => _,
+                v = inout(reg) v.first => _,
+                w = inout(reg) w.first => _,
+                n = inout(reg) blocks => _,
+                row = in(reg) ROW_BYTES,
+                step = in(reg) v.row_bytes,
+                next = in(reg) HEIGHT * v.row_bytes,
+                next_w = in(reg) HEIGHT * w.row_bytes,
+                options(nostack, readonly),
+            )
+        };
+        (@part $at:literal, [$($inputs:literal),*], [$($products:literal),*]) => {
+            concat!($($inputs, stringify!($at), "]\n",)* $($products, "\n",)*)
+        };
+    }
+    // SAFETY: the caller's tiles.
+    unsafe {
+        match (G, P) {
+            (2, 2) => sum!(
+                ["tileloadd tmm6, [{v} + {step}*1]", "tileloadd tmm7, [{w} + {step}*1]"],
+                ["tileloadd tmm4, [{a} + {row}*1 + ", "tileloadd tmm5, [{b} + {row}*1 + "],
+                [
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7"
+                ]
+            ),
+            (2, _) => sum!(
+                ["tileloadd tmm6, [{v} + {step}*1]"],
+                ["tileloadd tmm4, [{a} + {row}*1 + ", "tileloadd tmm5, [{b} + {row}*1 + "],
+                ["tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm2, tmm5, tmm6"]
+            ),
+            (_, 2) => sum!(
+                ["tileloadd tmm6, [{v} + {step}*1]", "tileloadd tmm7, [{w} + {step}*1]"],
+                ["tileloadd tmm4, [{a} + {row}*1 + "],
+                ["tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7"]
+            ),
+            _ => sum!(
+                ["tileloadd tmm6, [{v} + {step}*1]"],
+                ["tileloadd tmm4, [{a} + {row}*1 + "],
+                ["tdpbf16ps tmm0, tmm4, tmm6"]
+            ),
+        }
+    }
+}
+
+/// Cuts inputs into three bfloat16 numbers each.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn cut(
+    left: &Left,
+    rows: &Range<usize>,
+    depth: &Range<usize>,
+    blocks: usize,
+    to: *mut Tile,
+) {
+    // The upper halves of the words of two vectors.
+    let mut upper = [0_u16; INPUTS];
+    for (i, half) in upper.iter_mut().enumerate() {
+        *half = 2 * i as u16 + 1;
+    }
+    // SAFETY: the caller's rows and depths, and room for all tiles.
+    unsafe {
+        let upper = _mm512_loadu_si512(upper.as_ptr().cast());
+        let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        for row in rows.clone() {
+            let [x]: [*const f32; 1] = left.rows_from(row, depth.start);
+            let (group, line) = ((row - rows.start) / HEIGHT, (row - rows.start) % HEIGHT);
+            for block in 0..blocks {
+                let left = depth.len() - block * INPUTS;
+                let x = x.wrapping_add(block * INPUTS);
+                let mut rest = if left >= INPUTS {
+                    [_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(16))]
+                } else {
+                    let bits = (1_u32 << left) - 1;
+                    let more = x.wrapping_add(16);
+                    [
+                        _mm512_maskz_loadu_ps(bits as u16, x),
+                        _mm512_maskz_loadu_ps((bits >> 16) as u16, more),
+                    ]
+                };
+                let tiles = to.add((group * blocks + block) * PARTS).cast::<u8>();
+                for part in 0..PARTS {
+                    let [a, b] = rest.map(|rest| _mm512_castps_si512(rest));
+                    let halves = _mm512_permutex2var_epi16(a, upper, b);
+                    let at = tiles.add(part * size_of::<Tile>() + line * ROW_BYTES);
+                    _mm512_store_si512(at.cast(), halves);
+                    let cut = [a, b].map(|x| _mm512_castsi512_ps(_mm512_and_si512(x, mask)));
+                    rest = [_mm512_sub_ps(rest[0], cut[0]), _mm512_sub_ps(rest[1], cut[1])];
+                }
+            }
+        }
+    }
+}
