@@ -34,16 +34,18 @@ struct Tile([u8; HEIGHT * ROW_BYTES]);
 const EMPTY: Tile = Tile([0; HEIGHT * ROW_BYTES]);
 
 /// Working memory of a thread.
-#[derive(Default)]
 struct Scratch {
     /// Cut inputs: (groups of 16 rows, blocks of 32 inputs, parts).
     inputs: Vec<Tile>,
     /// Weights of two panels that do not end with a block of inputs.
     weights: Vec<Tile>,
+    /// A tile of the result that is not whole.
+    edge: Tile,
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> =
+        const { RefCell::new(Scratch { inputs: Vec::new(), weights: Vec::new(), edge: EMPTY }) };
 }
 
 /// Whether the processor has the units and the operating system lets this process use them.
@@ -105,7 +107,8 @@ unsafe fn block(
     scratch: &mut Scratch,
 ) {
     let (groups, blocks) = (rows.len().div_ceil(HEIGHT), depth.len().div_ceil(INPUTS));
-    let Scratch { inputs, weights } = scratch;
+    let Scratch { inputs, weights, edge } = scratch;
+    let edge = (&raw mut *edge).cast::<f32>();
     inputs.resize(inputs.len().max(groups * blocks * PARTS), EMPTY);
     weights.resize(weights.len().max(2 * blocks), EMPTY);
     // SAFETY: rows, columns and depths lie within the job's, and there is room for all tiles.
@@ -121,7 +124,7 @@ unsafe fn block(
             for group in (0..groups).step_by(2) {
                 let from = |group: usize| inputs[group * blocks * PARTS..].as_ptr();
                 let row = rows.start + group * HEIGHT;
-                let part = Part { job, row, column, adds: depth.start > 0, blocks };
+                let part = Part { job, row, column, adds: depth.start > 0, blocks, edge };
                 if group + 1 < groups {
                     let inputs = [from(group), from(group + 1)];
                     match two {
@@ -176,32 +179,33 @@ struct Part<'a> {
     /// To what is there.
     adds: bool,
     blocks: usize,
+    /// Room for a tile that is not whole.
+    edge: *mut f32,
 }
 
 impl Part<'_> {
     unsafe fn run<const G: usize, const P: usize>(&self, inputs: [*const Tile; 2], w: [Panel; 2]) {
         // SAFETY: the caller's tiles; places of the result are bounded by `place`.
         unsafe {
-            let mut edges = [EMPTY; 4];
-            self.begin::<0, 0, 0>(&mut edges[0]);
+            self.begin::<0, 0, 0>();
             if P == 2 {
-                self.begin::<1, 0, 1>(&mut edges[1]);
+                self.begin::<1, 0, 1>();
             }
             if G == 2 {
-                self.begin::<2, 1, 0>(&mut edges[2]);
+                self.begin::<2, 1, 0>();
                 if P == 2 {
-                    self.begin::<3, 1, 1>(&mut edges[3]);
+                    self.begin::<3, 1, 1>();
                 }
             }
             products::<G, P>(inputs, w, self.blocks);
-            self.end::<0, 0, 0>(&mut edges[0]);
+            self.end::<0, 0, 0>();
             if P == 2 {
-                self.end::<1, 0, 1>(&mut edges[1]);
+                self.end::<1, 0, 1>();
             }
             if G == 2 {
-                self.end::<2, 1, 0>(&mut edges[2]);
+                self.end::<2, 1, 0>();
                 if P == 2 {
-                    self.end::<3, 1, 1>(&mut edges[3]);
+                    self.end::<3, 1, 1>();
                 }
             }
         }
@@ -222,7 +226,7 @@ impl Part<'_> {
     }
 
     /// The sum of tile register `T` at its beginning.
-    unsafe fn begin<const T: usize, const G: usize, const P: usize>(&self, edge: &mut Tile) {
+    unsafe fn begin<const T: usize, const G: usize, const P: usize>(&self) {
         // SAFETY: the place and its size.
         unsafe {
             if !self.adds {
@@ -235,7 +239,7 @@ impl Part<'_> {
                 load::<T>(at.cast_const().cast(), 4 * out_row);
                 return;
             }
-            let edge = (&raw mut *edge).cast::<f32>();
+            let edge = self.edge;
             for row in 0..rows {
                 let from = at.add(row * out_row).cast_const();
                 std::ptr::copy_nonoverlapping(from, edge.add(row * HEIGHT), columns);
@@ -245,7 +249,7 @@ impl Part<'_> {
     }
 
     /// Tile register `T` into the result.
-    unsafe fn end<const T: usize, const G: usize, const P: usize>(&self, edge: &mut Tile) {
+    unsafe fn end<const T: usize, const G: usize, const P: usize>(&self) {
         // SAFETY: the place and its size.
         unsafe {
             let (at, rows, columns) = self.place(G, P);
@@ -254,7 +258,7 @@ impl Part<'_> {
                 store::<T>(at.cast(), 4 * out_row);
                 return;
             }
-            let edge = (&raw mut *edge).cast::<f32>();
+            let edge = self.edge;
             store::<T>(edge.cast(), ROW_BYTES);
             for row in 0..rows {
                 let from = edge.add(row * HEIGHT).cast_const();

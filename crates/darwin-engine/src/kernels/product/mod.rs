@@ -29,6 +29,7 @@ const MANY_COLUMNS: usize = 256;
 /// Multiply-adds of a core in a nanosecond, and rows that cost no more than one does, for then
 /// reading the weights is what takes the time: for sharing the work only.
 const PER_NANOSECOND: f64 = 40.0;
+const UNITS_PER_NANOSECOND: f64 = 160.0;
 const FREE_ROWS: usize = 8;
 
 /// Which rows of the left-hand side enter a product.
@@ -199,8 +200,13 @@ impl Job {
             // SAFETY: the caller's.
             return unsafe { dispatch(&self, right) };
         }
-        let unit = if rows == 1 { COLUMN_BLOCK } else { 2 * PANEL };
-        let cost = (rows.max(FREE_ROWS) * self.depth) as f64 / PER_NANOSECOND;
+        let (unit, speed) = match rows {
+            1 => (COLUMN_BLOCK, PER_NANOSECOND),
+            // Inputs are cut anew for each part.
+            _ if uses_units::<W>() => (4 * COLUMN_BLOCK, UNITS_PER_NANOSECOND),
+            _ => (2 * PANEL, PER_NANOSECOND),
+        };
+        let cost = (rows.max(FREE_ROWS) * self.depth) as f64 / speed;
         let shared = Shared(self, right);
         team.split(columns, unit, cost, |range, _| {
             let Shared(job, right) = &shared;
@@ -214,10 +220,18 @@ impl Job {
     }
 }
 
+/// Whether products with such weights go to matrix units.
+fn uses_units<W: Word>() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return W::PAIRS && amx::is_available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Runs a job on the best instruction set.
 unsafe fn dispatch<W: Word>(job: &Job, right: Right<W>) {
     #[cfg(target_arch = "x86_64")]
-    if W::PAIRS && amx::is_available() {
+    if uses_units::<W>() {
         let Right { w, row, panel } = right;
         // SAFETY: the caller has bounded the job; the units were detected; words of pairs are `u32`.
         return unsafe { amx::run(job, Right { w: w.cast(), row, panel }) };
@@ -322,11 +336,7 @@ mod tests {
 
     /// Whether products with these weights go to matrix units.
     fn has_units(w: &Matrix) -> bool {
-        let pairs = matches!(w.panels().values, Values::Bf16(_));
-        #[cfg(target_arch = "x86_64")]
-        return pairs && amx::is_available();
-        #[cfg(not(target_arch = "x86_64"))]
-        return pairs && false;
+        matches!(w.panels().values, Values::Bf16(_)) && uses_units::<u32>()
     }
 
     #[test]
