@@ -1,9 +1,11 @@
 //! The forward pass of each model family, from any tensor source.
 //!
 //! Everything is float32 on the CPU, by kernels of this crate that are chosen at run time
-//! (AVX-512, AVX2 with FMA, plain Rust). Each token's numbers are computed by the same operations
+//! (AMX, AVX-512, AVX2 with FMA, plain Rust). Each token's numbers are computed by the same operations
 //! in the same order whatever else is in the batch, so results do not depend on threads, on how
-//! sequences are grouped, or on whether a cache was used. Accelerators stand behind [`Device`].
+//! sequences are grouped, or on whether a cache was used. Processors with AMX add up products with
+//! bfloat16 weights in another order than others do, at the same precision. Accelerators stand
+//! behind [`Device`].
 //!
 //! A forward pass is a value: [`Model::embed`] makes a [`State`], [`Model::run`] takes it through
 //! layers, a [`Tap`] sees what is computed, [`Interventions`] change it. [`score`] and
