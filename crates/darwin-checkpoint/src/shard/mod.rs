@@ -6,14 +6,14 @@ mod disk;
 mod outlet;
 
 use crate::dtype::all_finite;
-use crate::{Dtype, Error, Stored, TensorPlan, TensorSource};
+use crate::{Dtype, Error, Stored, TensorId, TensorPlan, TensorSource};
 use darwin_core::{Cancel, Progress};
 use disk::Disk;
 use outlet::Outlet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// A stored tensor and its place in a shard.
 pub(crate) struct Slot<'a> {
@@ -48,6 +48,9 @@ const TILE: u64 = 1 << 16;
 
 /// Bytes a thread needs for each element of a tile: its value and its inputs, and its bytes.
 const PER_ELEMENT: u64 = 28;
+
+/// Bytes of tensors that are prepared before their turn, about.
+const AHEAD: u64 = 64 << 20;
 
 /// The part of the memory that is on its way to the disk.
 const DISK_SHARE: u64 = 8;
@@ -84,10 +87,14 @@ impl Filling<'_> {
         let longest = tiles.iter().map(|tile| tile.bytes.end - tile.bytes.start).max();
         let memory = self.memory / DISK_SHARE;
         let (outlet, full) = Outlet::new(shard.bytes(), longest.unwrap_or(0), memory);
-        let next = AtomicUsize::new(0);
+        let (next, looking) = (AtomicUsize::new(0), Mutex::new(()));
         let work = || {
             let mut buffers = Buffers::default();
-            while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed)) {
+            loop {
+                if outlet.is_full() {
+                    self.look_ahead(&tiles, next.load(Ordering::Relaxed), &looking)?;
+                }
+                let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 if self.cancel.is_cancelled() {
                     return Err(Error::Cancelled);
                 }
@@ -135,6 +142,43 @@ impl Filling<'_> {
         tiles
     }
 
+    /// Prepares a tensor that comes soon: what a thread does that would wait for memory, because
+    /// hashing is slower than computing. One thread at a time does.
+    fn look_ahead(
+        &self,
+        tiles: &[Tile<'_>],
+        from: usize,
+        looking: &Mutex<()>,
+    ) -> Result<(), Error> {
+        let Ok(_looking) = looking.try_lock() else { return Ok(()) };
+        let mut tiles = tiles.iter().skip(from);
+        let Some(first) = tiles.next() else { return Ok(()) };
+        let (mut id, mut prepared) = (first.slot.stored.id, 0);
+        for tile in tiles.filter(|tile| tile.slot.stored.id != first.slot.stored.id) {
+            if prepared > AHEAD {
+                break;
+            }
+            prepared += tile.bytes.end - tile.bytes.start;
+            if std::mem::replace(&mut id, tile.slot.stored.id) != id
+                && self.plans[id.index()].get().is_none()
+            {
+                self.plan(id)?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of a tensor before its tiles are computed.
+    fn plan(&self, id: TensorId) -> Result<&TensorPlan, Error> {
+        let slot = &self.plans[id.index()];
+        if let Some(plan) = slot.get() {
+            return Ok(plan);
+        }
+        let plan = self.source.prepare(id)?;
+        Ok(slot.get_or_init(|| plan))
+    }
+
     /// A tile's bytes.
     fn compute(
         &self,
@@ -154,13 +198,7 @@ impl Filling<'_> {
             }
             return Ok(());
         }
-        let plan = match self.plans[id.index()].get() {
-            Some(plan) => plan,
-            None => {
-                let plan = self.source.prepare(id)?;
-                self.plans[id.index()].get_or_init(|| plan)
-            }
-        };
+        let plan = self.plan(id)?;
         if plan.dtype == dtype && self.source.read_bytes(plan, tile.rows.clone(), bytes)? {
             return Ok(());
         }

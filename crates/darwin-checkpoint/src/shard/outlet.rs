@@ -165,6 +165,12 @@ impl Outlet {
         Some(Place { range, parts })
     }
 
+    /// Whether who asks for room may have to wait.
+    pub(super) fn is_full(&self) -> bool {
+        let state = self.lock();
+        state.free.is_empty() && state.unopened * self.segment_bytes < self.bytes
+    }
+
     /// Takes a place that is filled.
     pub(super) fn put(&self, place: Place<'_>) {
         let mut state = self.lock();

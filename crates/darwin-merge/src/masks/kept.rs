@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of masks that are kept: those of the experts of a layer of Qwen3.5-35B-A3B, 256 x 1024 x 2048 bits, fit.
-const LIMIT: usize = 72 << 20;
+/// Bytes of masks that are kept: those of the experts of two layers of Qwen3.5-35B-A3B fit (256 x 1024
+/// x 2048 bits each).
+const LIMIT: usize = 144 << 20;
 
 /// Elements of a word.
 pub(crate) const WORD: usize = 64;
