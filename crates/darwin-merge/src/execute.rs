@@ -7,11 +7,14 @@ use darwin_core::{Cancel, Progress};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// The part of the memory that masks may take, which are kept from the norms to the output.
+const MASK_SHARE: u64 = 3;
+
 /// How a merge is written.
 pub struct MergeOptions<'a> {
     /// Largest shard, bytes of tensors.
     pub max_shard_bytes: u64,
-    /// Working memory for tiles, bytes, over all threads.
+    /// Working memory for tiles and masks, bytes, over all threads.
     pub memory: u64,
     /// More files to write beside the weights: (name, bytes), such as a model card.
     pub documents: Vec<(String, Vec<u8>)>,
@@ -44,9 +47,11 @@ pub fn merge_to(merge: &Merge, out: &Path, options: &MergeOptions<'_>) -> Result
     let side = merge.side().files(parent)?;
     documents.extend(side.documents);
     documents.extend(options.documents.iter().cloned());
+    let for_masks = options.memory / MASK_SHARE;
+    merge.limit_masks(usize::try_from(for_masks).unwrap_or(usize::MAX));
     let write = WriteOptions {
         max_shard_bytes: options.max_shard_bytes,
-        memory: options.memory,
+        memory: options.memory - for_masks,
         side_files: side.files,
         documents,
         identity: (!merge.has_masks()).then(|| identity(merge)),

@@ -38,6 +38,13 @@ impl Chance {
         }
     }
 
+    /// Keeps masks of no more than so many bytes.
+    pub(crate) fn limit_masks(&self, bytes: usize) {
+        if let Self::Keyed { kept, .. } = self {
+            kept.limit(bytes);
+        }
+    }
+
     /// The numbers of a task vector. Native ones are keyed by seed, tensor and the vector's
     /// position in the recipe, so that neither threads, tiles, layouts nor paths matter.
     pub(crate) fn stream(&self, tensor: &TensorInfo, vector: &TaskVector) -> Stream<'_> {

@@ -145,6 +145,11 @@ impl Merge {
     fn work<'a>(&'a self, line: &'a Line) -> Result<Work<'a>, darwin_checkpoint::Error> {
         Work::new(line, &self.sources, self.masks.as_deref(), &self.chance)
     }
+
+    /// Keeps no more than so many bytes of masks.
+    pub(crate) fn limit_masks(&self, bytes: usize) {
+        self.chance.limit_masks(bytes);
+    }
 }
 
 impl TensorSource for Merge {

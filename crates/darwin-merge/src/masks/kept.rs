@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of masks that are kept: those of the experts of two layers of Qwen3.5-35B-A3B fit (256 x 1024
+/// Most bytes of masks that are kept: those of the experts of two layers of Qwen3.5-35B-A3B fit (256 x 1024
 /// x 2048 bits each).
 const LIMIT: usize = 144 << 20;
 
@@ -43,12 +43,24 @@ impl Bits {
 }
 
 /// The masks of the latest tensors, by tensor and position of the vector.
-#[derive(Default)]
 pub(crate) struct Kept {
     latest: Mutex<VecDeque<(String, Arc<Bits>)>>,
+    /// Bytes of all of them.
+    limit: AtomicUsize,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { latest: Mutex::default(), limit: AtomicUsize::new(LIMIT) }
+    }
 }
 
 impl Kept {
+    /// Keeps no more than so many bytes from now on.
+    pub(crate) fn limit(&self, bytes: usize) {
+        self.limit.store(bytes.min(LIMIT), Ordering::Relaxed);
+    }
+
     /// The mask of a name, if it is kept.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Bits>> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +70,8 @@ impl Kept {
     /// Makes room for a mask of rows of so many columns; the oldest make place for it.
     pub(crate) fn begin(&self, name: String, rows: usize, cols: usize) {
         let size = |elements: usize| elements / 8;
-        if !cols.is_multiple_of(WORD) || size(rows * cols) > LIMIT {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if !cols.is_multiple_of(WORD) || size(rows * cols) > limit {
             return;
         }
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +81,7 @@ impl Kept {
         let held = |latest: &VecDeque<(String, Arc<Bits>)>| -> usize {
             latest.iter().map(|(_, bits)| size(bits.words.len() * WORD)).sum()
         };
-        while held(&latest) + size(rows * cols) > LIMIT {
+        while held(&latest) + size(rows * cols) > limit {
             latest.pop_front();
         }
         latest.push_back((name, Arc::new(Bits::new(rows * cols))));
@@ -103,5 +116,10 @@ mod tests {
         }
         assert!(kept.get("a").is_none());
         assert!(kept.get("b").is_some() && kept.get("c").is_some());
+        kept.limit(8);
+        kept.begin("d".to_owned(), 2, 64);
+        assert!(kept.get("d").is_none(), "there is no room for it");
+        kept.begin("e".to_owned(), 1, 64);
+        assert!(kept.get("c").is_none() && kept.get("e").is_some());
     }
 }
