@@ -3,7 +3,7 @@ read once, every output byte written and synced, two threads, no arithmetic) and
 long the child's SHA-256 takes, which the floor lacks.
 
     python tools/bench/merge.py target/release/darwin FOLDER [--shape llama|moe] [--gigabytes 4]
-        [--rounds 5] [--peer .../bin/mergekit-yaml] [--peer-rounds 5] [--slow-peer] [--scaling] [--limit]
+        [--rounds 5] [--peer .../bin/mergekit-yaml] [--peer-rounds 5] [--slow-peer [METHOD ...]] [--scaling] [--limit]
 
 Prints medians with their spread, ratios, and each process's peak resident memory. `--scaling` adds
 tables over sizes and threads, `--limit` a run in a memory cgroup of 1 GiB (page cache included).
@@ -276,6 +276,7 @@ RECIPES = {
     "ties": "merge_method: ties\nmodels:\n- {{model: {0}/mother, parameters: {{weight: 0.4, density: 0.6}}}}\n"
             + BASE + "parameters: {{normalize: false}}\n",
 }
+SLOW = ("dare_ties", "ties")
 TARGETS = dict(linear=(1.3, 4), slerp=(1.6, 5), dare_ties=(1.4, 15), ties=(2.0, 25))
 
 
@@ -294,6 +295,7 @@ def compare(options, folder, size):
     for name, text in RECIPES.items():
         open(f"{folder}/{name}.yml", "w").write(text.format(folder))
     floors, ours, theirs = [], {n: [] for n in RECIPES}, {n: [] for n in RECIPES}
+    beside = {}
     peaks, their_peaks = [], []
 
     def run_peer(name):
@@ -302,18 +304,23 @@ def compare(options, folder, size):
         theirs[name].append(seconds)
         their_peaks.append(peak)
 
+    def run_own(name):
+        seconds, peak = process([options.darwin, "merge", f"{folder}/{name}.yml", fresh(out), "-q",
+                                 "--random-seed", "1"])
+        peaks.append(peak)
+        return seconds
+
     for _ in range(options.rounds):
         floors.append(floor(folder, fresh(out))[0])
         for name in RECIPES:
-            seconds, peak = process([options.darwin, "merge", f"{folder}/{name}.yml", fresh(out), "-q",
-                                     "--random-seed", "1"])
-            ours[name].append(seconds)
-            peaks.append(peak)
+            ours[name].append(run_own(name))
             if peer and name in ("linear", "slerp") and len(theirs[name]) < options.peer_rounds:
                 run_peer(name)
-    for name in ("dare_ties", "ties"):
-        if peer and options.slow_peer:
-            run_peer(name)
+    for name in (options.slow_peer or SLOW) if peer and options.slow_peer is not None else []:
+        # They run once: ours right before and after, for a processor's clock changes within minutes.
+        beside[name] = [run_own(name), run_own(name)]
+        run_peer(name)
+        beside[name] += [run_own(name), run_own(name)]
     fresh(out)
     base = statistics.median(floors)
     print(f"\n{options.shape}: two parents of {size / 1e9:.2f} GB bf16, {options.rounds} rounds, seconds: median, "
@@ -326,8 +333,10 @@ def compare(options, folder, size):
         print(f"{'darwin ' + name:<22} {spread(ours[name])}   {mine / base:5.2f} x floor (to reach {most})")
         if theirs[name]:
             other = statistics.median(theirs[name])
-            print(f"{'mergekit ' + name:<22} {spread(theirs[name])}   darwin is {other / mine:5.1f} times as fast"
-                  f" (to reach {least})")
+            near = statistics.median(beside.get(name, ours[name]))
+            times = "".join(f" {seconds:.2f}" for seconds in beside.get(name, []))
+            print(f"{'mergekit ' + name:<22} {spread(theirs[name])}   darwin is {other / near:5.1f} times as fast"
+                  f" (to reach {least}){'; before and after it' + times if times else ''}")
     print(f"peak resident memory: darwin {max(peaks) / 2**20:.0f} MiB"
           + (f", mergekit {max(their_peaks) / 2**20:.0f} MiB" if their_peaks else ""), flush=True)
 
@@ -380,7 +389,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer")
     parser.add_argument("--peer-rounds", type=int, default=5)
-    parser.add_argument("--slow-peer", action="store_true")
+    parser.add_argument("--slow-peer", nargs="*", choices=SLOW, metavar="METHOD")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--limit", action="store_true")
     options = parser.parse_args()
