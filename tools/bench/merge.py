@@ -280,6 +280,11 @@ SLOW = ("dare_ties", "ties")
 TARGETS = dict(linear=(1.3, 4), slerp=(1.6, 5), dare_ties=(1.4, 15), ties=(2.0, 25))
 
 
+def write_recipes(folder):
+    for name, text in RECIPES.items():
+        open(f"{folder}/{name}.yml", "w").write(text.format(folder))
+
+
 def fresh(out):
     shutil.rmtree(out, ignore_errors=True)
     return out
@@ -292,8 +297,7 @@ def spread(times):
 def compare(options, folder, size):
     out = f"{options.folder}/out"
     peer = [options.peer] if options.peer else []
-    for name, text in RECIPES.items():
-        open(f"{folder}/{name}.yml", "w").write(text.format(folder))
+    write_recipes(folder)
     floors, ours, theirs = [], {n: [] for n in RECIPES}, {n: [] for n in RECIPES}
     beside = {}
     peaks, their_peaks = [], []
@@ -348,8 +352,7 @@ def scaling(options, weights):
           + f" {'peak MiB':>9}")
     for gigabytes in (0.5, 1, 2):
         folder, size = pair(options.folder, options.shape, gigabytes, weights)
-        for name, text in RECIPES.items():
-            open(f"{folder}/{name}.yml", "w").write(text.format(folder))
+        write_recipes(folder)
         for threads in (1, 2):
             cells, peaks = [], []
             base = floor(folder, fresh(out), threads)[0]
@@ -367,6 +370,7 @@ def scaling(options, weights):
 def limited(options, folder, size):
     """The same in a memory cgroup of 1 GiB, page cache included."""
     out, group = f"{options.folder}/out", "/sys/fs/cgroup/memory/darwin-bench"
+    write_recipes(folder)
     os.makedirs(group, exist_ok=True)
     try:
         open(f"{group}/memory.limit_in_bytes", "w").write(str(1 << 30))
