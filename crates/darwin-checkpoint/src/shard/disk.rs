@@ -37,10 +37,14 @@ impl Segment {
         Self(vec![Page([0; PAGE]); pages as usize])
     }
 
+    /// The first byte, for those who have parts of it while others have others.
+    pub(super) fn first(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+
     pub(super) fn bytes(&mut self) -> &mut [u8] {
-        let (first, bytes) = (self.0.as_mut_ptr().cast::<u8>(), self.0.len() * PAGE);
         // SAFETY: a page is its bytes, without padding.
-        unsafe { std::slice::from_raw_parts_mut(first, bytes) }
+        unsafe { std::slice::from_raw_parts_mut(self.first(), self.0.len() * PAGE) }
     }
 }
 

@@ -158,7 +158,7 @@ impl Outlet {
                 return None;
             }
             let segment = &mut state.open.get_mut(&number)?.segment;
-            let first = segment.bytes()[part.start as usize..].as_mut_ptr();
+            let first = segment.first().wrapping_add(part.start as usize);
             let len = (part.end - part.start) as usize;
             parts.push(Part { first, len, outlet: PhantomData });
         }

@@ -57,8 +57,7 @@ pub(super) unsafe fn store<const T: usize>(to: *mut u8, row_bytes: usize) {
     }
 }
 
-/// Adds the products of `blocks` blocks of inputs to the sums. The tile registers are known to
-/// nobody but the functions here; what is in them stays from one to the next.
+/// Adds the products of `blocks` blocks of inputs to the sums.
 pub(super) unsafe fn products<const G: usize, const P: usize>(
     [a, b]: [*const Tile; 2],
     [v, w]: [Panel; 2],
