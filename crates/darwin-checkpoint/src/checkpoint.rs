@@ -8,7 +8,6 @@ use crate::layout::{Layout, Place, assemble};
 use crate::resume::SUMS;
 use crate::shards::{INDEX, no_config, open_shards, shard_files};
 use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource};
-use darwin_core::hash::sha256_hex;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -39,7 +38,6 @@ pub struct Checkpoint {
     places: Vec<Place>,
     /// For each logical tensor its stored pieces, by first row.
     pieces: Vec<Vec<usize>>,
-    headers_sha256: String,
     /// The experts that were unpacked last, by stored tensor and number.
     unpacked: Mutex<Vec<Unpacked>>,
 }
@@ -66,7 +64,7 @@ impl Checkpoint {
         })?;
         let mut problems = Vec::new();
         let files = shard_files(folder, &mut problems)?;
-        let (shards, entries, mut hashed) = open_shards(folder, &files, &mut problems);
+        let (shards, entries, _) = open_shards(folder, &files, &mut problems);
         if let Some(error) = invalid(problems) {
             return Err(error);
         }
@@ -79,7 +77,6 @@ impl Checkpoint {
         for list in &mut pieces {
             list.sort_by_key(|i| layout.stored[*i].rows.start);
         }
-        hashed.extend_from_slice(&config_bytes);
         Ok(Self {
             name: folder.display().to_string(),
             folder: folder.to_owned(),
@@ -90,7 +87,6 @@ impl Checkpoint {
             layout,
             places,
             pieces,
-            headers_sha256: sha256_hex(&hashed),
             unpacked: Mutex::default(),
         })
     }
@@ -111,12 +107,6 @@ impl Checkpoint {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// SHA-256 over all headers and the config: which model this is, without reading weights.
-    #[must_use]
-    pub fn headers_sha256(&self) -> &str {
-        &self.headers_sha256
     }
 
     /// Total bytes of tensors.

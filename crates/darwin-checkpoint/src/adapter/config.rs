@@ -8,7 +8,6 @@ use std::path::Path;
 /// What an adapter's configuration says about the arithmetic (PEFT `LoraConfig`).
 #[derive(Debug)]
 pub(super) struct AdapterConfig {
-    pub(super) bytes: Vec<u8>,
     r: usize,
     alpha: f64,
     use_rslora: bool,
@@ -84,14 +83,9 @@ impl AdapterConfig {
             alpha_pattern: reader.pattern("alpha_pattern", Value::as_f64),
             target_parameters: reader.names("target_parameters"),
             version: object.get("peft_version").and_then(Value::as_str).and_then(Version::parse),
-            bytes: Vec::new(),
         };
         let problems = reader.problems;
-        if problems.is_empty() {
-            Ok(Self { bytes, ..config })
-        } else {
-            Err(Error::Invalid(problems))
-        }
+        if problems.is_empty() { Ok(config) } else { Err(Error::Invalid(problems)) }
     }
 
     /// The rank of a module: the first pattern that matches it, else `r`.
