@@ -75,7 +75,8 @@ fn one_bit_of_a_parent_changes_lineage_and_recipe() {
     assert_eq!(role("mother"), mother.display().to_string());
     let weights = std::fs::read_dir(&mother).unwrap().map(|e| e.unwrap().path());
     let weights = weights.filter(|p| p.extension().is_some_and(|e| e == "safetensors")).min();
-    for file in [weights.unwrap(), mother.join("tokenizer.json"), mother.join("config.json")] {
+    for file in [weights.unwrap(), mother.join("tokenizer_config.json"), mother.join("config.json")]
+    {
         let whole = std::fs::read(&file).unwrap();
         let mut bytes = whole.clone();
         match file.extension().unwrap().to_str() {

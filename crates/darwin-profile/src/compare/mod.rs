@@ -183,7 +183,9 @@ pub fn compare_origin(
 ) -> Origin {
     let items = items_of(&samples_of(encoded, options.per_domain), encoded);
     let [father, mother] = parents.map(|parent| &parent.fingerprint);
-    let options = Fingerprint::of("compare options", [("options", format!("{options:?}"))]);
+    // How many tokens run at once decides no number.
+    let decisive = CompareOptions { batch_tokens: 0, ..options.clone() };
+    let options = Fingerprint::of("compare options", [("options", format!("{decisive:?}"))]);
     Origin::now(
         [("father", father), ("mother", mother)],
         [(encoded.split().name(), &items)],

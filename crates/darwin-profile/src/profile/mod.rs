@@ -120,9 +120,10 @@ pub fn profile_origin(reference: &ModelRef, encoded: &Encoded, options: &Profile
 }
 
 impl ProfileOptions {
-    /// What of the options decides the numbers.
+    /// What of the options decides the numbers; how many tokens run at once does not.
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of("profile options", [("options", format!("{self:?}"))])
+        let decisive = Self { batch_tokens: 0, ..self.clone() };
+        Fingerprint::of("profile options", [("options", format!("{decisive:?}"))])
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::cli::MergeArgs;
 use crate::table::human_bytes;
 use crate::ui::Ui;
+use darwin_core::files::MergeManifest;
 use darwin_core::{Failure, Fault};
 use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sequence, Sources, merge_to};
 use std::path::{Path, PathBuf};
@@ -59,22 +60,24 @@ fn intermediate(arguments: &MergeArgs) -> PathBuf {
 }
 
 /// Whether a folder holds just what is planned, every shard as it was written: a step of an earlier
-/// run. A step of another document or of other parents is removed, to be made anew.
+/// run. The same document's step of other parents, or a damaged one, is removed, to be made anew.
+///
+/// # Errors
+/// What is no step of this document is refused: it may be somebody's work.
 fn is_there(merge: &Merge, out: &Path, ui: &Ui) -> Result<bool, Failure> {
     if !out.exists() {
         return Ok(false);
     }
+    let planned = merge.plan().manifest();
     let manifest = std::fs::read(out.join("manifest.json")).ok();
-    let found: Option<serde_json::Value> =
+    let found: Option<MergeManifest> =
         manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let Some(found) = found.filter(|found| found["darwin"].is_string()) else {
-        let text = format!("{} is there and no merge of Darwin's", out.display());
-        return Err(
-            Failure::user(text).with_hint("remove it, or name another `--intermediate-dir`")
-        );
+    let Some(found) = found.filter(|found| document(found) == document(&planned)) else {
+        let text = format!("{} is there and was not made of this document", out.display());
+        let hint = "remove it, or name another `--intermediate-dir`";
+        return Err(Failure::user(text).with_hint(hint));
     };
-    let planned = serde_json::to_value(merge.plan().manifest()).ok();
-    let why = if Some(&found) == planned.as_ref() {
+    let why = if found == planned {
         let hashes = super::hash_cache();
         let damaged = hashes.check_sums(out, ui.progress(), ui.cancel())?;
         hashes.save();
@@ -82,16 +85,27 @@ fn is_there(merge: &Merge, out: &Path, ui: &Ui) -> Result<bool, Failure> {
             None => return Ok(true),
             Some(file) => format!("{} is not what was written", file.display()),
         }
-    } else if Some(&found["inputs"]) != planned.as_ref().map(|planned| &planned["inputs"]) {
+    } else if found.inputs != planned.inputs {
         "it was made of other parents".to_owned()
     } else {
-        "it was made of another document or by another Darwin".to_owned()
+        "another version of Darwin made it".to_owned()
     };
     ui.note(format!("{} is made anew: {why}", out.display()));
     std::fs::remove_dir_all(out).map_err(|e| {
         Failure::new(Fault::Environment, format!("cannot remove {}: {e}", out.display()))
     })?;
     Ok(false)
+}
+
+/// What a manifest says of the document alone, whatever its parents are.
+fn document(manifest: &MergeManifest) -> MergeManifest {
+    let mut document = manifest.clone();
+    document.schema = 0;
+    document.arithmetic = 0;
+    document.darwin.clear();
+    document.recipe_sha256.clear();
+    document.inputs.values_mut().for_each(|input| input.fingerprint = None);
+    document
 }
 
 /// Plans and writes one recipe.

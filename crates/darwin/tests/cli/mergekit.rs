@@ -252,6 +252,20 @@ fn models_are_found_in_the_hubs_cache() {
     assert_eq!(code, 0, "{stderr}");
     let manifest = std::fs::read_to_string(folder.path().join("out/manifest.json")).expect("read");
     assert!(manifest.contains("owner/mother@v2"));
+    // Card and lineage say name and commit, however the recipe names the folder.
+    assert!(manifest.contains(r#""hub": "owner/father@0a1b""#), "{manifest}");
+    std::fs::remove_dir_all(folder.path().join("out")).expect("remove");
+    let (code, _, stderr) = recipe("cache/models--owner--mother/snapshots/0a1b");
+    assert_eq!(code, 0, "{stderr}");
+    let card = std::fs::read_to_string(folder.path().join("out/README.md")).expect("a card");
+    for words in ["owner/father@0a1b", "owner/mother@0a1b", "# Merge of owner/father, owner/mother"]
+    {
+        assert!(card.contains(words), "`{words}` is missing in:\n{card}");
+    }
+    assert_eq!(
+        front_matter(&card)["base_model"],
+        serde_json::json!(["owner/father", "owner/mother"])
+    );
 }
 
 /// Several documents, as of `mergekit-multi`: named ones are models of the others.
@@ -293,6 +307,30 @@ fn documents_build_on_each_other() {
     let (code, stdout, stderr) = darwin(folder.path(), &merge);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("steps/half: there from an earlier run"), "{stdout}");
+    // A step whose bytes are not what was written is made anew; so is one of other parents.
+    let flip = |path: &std::path::Path| {
+        let mut bytes = std::fs::read(path).expect("read");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        std::fs::write(path, bytes).expect("write");
+    };
+    let merged = || {
+        std::fs::remove_dir_all(folder.path().join("out")).expect("remove");
+        let (code, _, stderr) = darwin(folder.path(), &merge);
+        assert_eq!(code, 0, "{stderr}");
+        (weights("out"), stderr)
+    };
+    flip(&folder.path().join("steps/half/model.safetensors"));
+    let (bytes, stderr) = merged();
+    assert!(stderr.contains("steps/half is made anew: "), "{stderr}");
+    assert!(stderr.contains("model.safetensors is not what was written"), "{stderr}");
+    assert_eq!(bytes, weights("by-hand"));
+    let mother = std::fs::read_dir(folder.path().join("mother")).expect("list").flatten();
+    let shards = mother.map(|entry| entry.path());
+    let shard = shards.filter(|p| p.extension().is_some_and(|e| e == "safetensors")).max();
+    flip(shard.as_deref().expect("a shard"));
+    let (bytes, stderr) = merged();
+    assert!(stderr.contains("steps/half is made anew: it was made of other parents"), "{stderr}");
+    assert!(bytes != weights("by-hand"), "the output of the old weights");
     std::fs::remove_dir_all(folder.path().join("out")).expect("remove");
     std::fs::write(folder.path().join("multi.yml"), text.replace("weight: 1}", "weight: 2}"))
         .expect("write");
