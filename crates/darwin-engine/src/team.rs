@@ -5,6 +5,7 @@
 //! then wait for work awake. A part of the work is claimed by whoever is free; what a part computes
 //! does not depend on who does it, nor on how many parts there are.
 
+use crate::finite::Report;
 use rayon::prelude::*;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -113,18 +114,36 @@ impl Team<'_> {
 }
 
 /// Runs jobs on the threads of the pool: on one each, or, if `shared`, one after another on all.
-pub(crate) fn run_all<J: Send, R: Send, E: Send>(
+/// All are run, also where one fails: which error is reported depends on no thread.
+pub(crate) fn run_all<J: Send, R: Send, E: Report + Send>(
     jobs: Vec<J>,
     shared: bool,
     run: impl Fn(J, Team<'_>) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    if shared {
-        return Team::gather(|team| jobs.into_iter().map(|job| run(job, team)).collect());
+    let done: Vec<Result<R, E>> = if shared {
+        Team::gather(|team| jobs.into_iter().map(|job| run(job, team)).collect())
+    } else if jobs.len() == 1 {
+        jobs.into_iter().map(|job| run(job, Team::alone())).collect()
+    } else {
+        jobs.into_par_iter().map(|job| run(job, Team::alone())).collect()
+    };
+    all_of(done)
+}
+
+/// All results, or the error to report.
+pub(crate) fn all_of<R, E: Report>(done: Vec<Result<R, E>>) -> Result<Vec<R>, E> {
+    let (mut results, mut failed) = (Vec::with_capacity(done.len()), None);
+    for one in done {
+        match (one, failed.take()) {
+            (Ok(result), before) => {
+                results.push(result);
+                failed = before;
+            }
+            (Err(error), None) => failed = Some(error),
+            (Err(error), Some(before)) => failed = Some(E::or(before, error)),
+        }
     }
-    if jobs.len() == 1 {
-        return jobs.into_iter().map(|job| run(job, Team::alone())).collect();
-    }
-    jobs.into_par_iter().map(|job| run(job, Team::alone())).collect()
+    failed.map_or(Ok(results), Err)
 }
 
 /// Lets the helpers go, also when the leader panics.

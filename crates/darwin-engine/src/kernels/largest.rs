@@ -10,7 +10,7 @@ use darwin_core::vectorised;
 const IN_REGISTERS: usize = 64;
 
 /// The `k` largest values of each row of `width`, falling, and where they are, the first of equals
-/// first. The rows are used up.
+/// first. The rows are used up. Where a value is not finite, its place is any below the width.
 pub(crate) fn largest(
     rows: &mut [f32],
     width: usize,
@@ -112,7 +112,8 @@ impl Job<'_> {
                     for (n, left) in left.iter().enumerate() {
                         equal |= u64::from(left.equal(wanted)) << (n * V::LANES);
                     }
-                    *at = if equal == 0 { 0 } else { equal.trailing_zeros() };
+                    // Lanes beyond the row and values that were taken are negative infinity, too.
+                    *at = equal.trailing_zeros().min(width as u32 - 1);
                     let taken = equal & equal.wrapping_neg();
                     for (n, left) in left.iter_mut().enumerate() {
                         *left = left.select(lowest, (taken >> (n * V::LANES)) as u32);
@@ -207,6 +208,19 @@ mod tests {
                     at.iter().zip(&want_at).filter_map(|(at, want)| Some((at, want.as_ref()?)));
                 assert!(known.into_iter().all(|(at, want)| at == want), "{width}");
                 assert!(at.iter().all(|at| (*at as usize) < width));
+            }
+        }
+    }
+
+    #[test]
+    fn places_are_inside_the_row_whatever_it_holds() {
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for width in [1, 4, 5, 8, 12, 31, 60, 64, 65, 100] {
+                let k = width.min(4);
+                let (mut values, mut at) = (vec![0.0; k], vec![u32::MAX; k]);
+                largest(&mut vec![odd; width], width, &mut values, &mut at, k);
+                assert!(at.iter().all(|at| (*at as usize) < width), "{odd} {width}");
+                assert!(values.iter().all(|value| !value.is_finite()), "{odd} {width}");
             }
         }
     }
