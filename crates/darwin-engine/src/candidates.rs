@@ -1,24 +1,24 @@
 //! Many models of one shape on the same items, in one pass over their layers.
 
+mod items;
+
 use crate::digest::{Digests, digest};
 use crate::kernels::Pool;
 use crate::layers::Layers;
-use crate::score::{check_items, fed, item_score, score_tokens};
+use crate::score::{check_items, item_score, score_tokens};
 use crate::states::States;
 use crate::sweep::{Room, ahead};
 use crate::team::all_of;
 use crate::{
-    Batch, Config, Cost, Device, Error, Head, Interventions, ItemScore, LayerSource, NoTap, NonFinite,
-    ScoreItem, Sequence, State, Stream,
+    Batch, Config, Cost, Device, Error, Head, Interventions, ItemScore, LayerSource, NoTap,
+    NonFinite, ScoreItem, State, Stream,
 };
 use darwin_checkpoint::TensorSource;
 use darwin_core::{Cancel, Progress};
+use items::{Asked, asked, batches};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-
-/// Most tokens of a batch.
-const BATCH_TOKENS: usize = 4096;
 
 /// Rows of logits that a thread computes together.
 const ROWS: usize = 48;
@@ -360,53 +360,4 @@ impl<'a> Pass<'a> {
 
 fn run(weights: &Layers, layer: usize, state: &mut State) -> Result<(), Error> {
     weights.run(state, layer..layer + 1, &mut NoTap, &Interventions::default())
-}
-
-/// A token of an answer.
-struct Asked {
-    /// The row of the batch that foretells it.
-    row: usize,
-    item: usize,
-    /// The row's position in the item.
-    position: usize,
-    target: u32,
-}
-
-/// What goes through the layers, in the order of the items.
-fn batches(items: &[ScoreItem]) -> Vec<Batch> {
-    let (mut batches, mut now, mut tokens) = (Vec::new(), Vec::new(), 0);
-    for ids in items.iter().map(fed) {
-        if tokens > 0 && tokens + ids.len() > BATCH_TOKENS {
-            batches.push(Batch::new(std::mem::take(&mut now)));
-            tokens = 0;
-        }
-        tokens += ids.len();
-        now.push(Sequence::new(ids));
-    }
-    if !now.is_empty() {
-        batches.push(Batch::new(now));
-    }
-    batches
-}
-
-/// The answers' tokens of each batch.
-fn asked(items: &[ScoreItem], batches: &[Batch]) -> Vec<Vec<Asked>> {
-    let mut item = 0;
-    let of_batch = |batch: &Batch| {
-        let mut asked = Vec::new();
-        for first in &batch.offsets()[..batch.sequences().len()] {
-            let ScoreItem { prompt, answer } = &items[item];
-            let last = prompt.len() - 1;
-            let tokens = answer.iter().enumerate();
-            asked.extend(tokens.map(|(i, target)| Asked {
-                row: first + last + i,
-                item,
-                position: last + i,
-                target: *target,
-            }));
-            item += 1;
-        }
-        asked
-    };
-    batches.iter().map(of_batch).collect()
 }

@@ -11,8 +11,8 @@ use crate::router::Router;
 use crate::team::{PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{
-    Config, Error, LatentForm, LayerKind, MlpKind, NonFinite, SharedForm, Site, attention, gdn, mla,
-    mlp, moe,
+    Config, Error, LatentForm, LayerKind, MlpKind, NonFinite, SharedForm, Site, attention, gdn,
+    mla, mlp, moe,
 };
 use darwin_core::Component;
 use std::sync::Arc;

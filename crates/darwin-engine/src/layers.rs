@@ -1,8 +1,8 @@
 //! Consecutive layers in memory, and how batches go through them.
 
 use crate::cache::Caches;
-use crate::layer::{Layer, Pass};
 use crate::finite::{EMBEDDING, first_not_finite};
+use crate::layer::{Layer, Pass};
 use crate::mixer::{Block, token_of};
 use crate::probe::{Probe, Seen, Wanted};
 use crate::team::{Team, run_all};

@@ -243,8 +243,13 @@ mod tests {
                             }
                         }
                         let (mut ids, mut gates) = (vec![9; 6], vec![0.0; 6]);
-                        let done = router(&[], experts)
-                            .select(&form, &mut logits, &mut ids, &mut gates, 2);
+                        let done = router(&[], experts).select(
+                            &form,
+                            &mut logits,
+                            &mut ids,
+                            &mut gates,
+                            2,
+                        );
                         let masked = odd == f32::NEG_INFINITY && open >= 2;
                         match done {
                             Ok(()) => {

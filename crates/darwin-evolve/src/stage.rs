@@ -186,3 +186,6 @@ pub(crate) fn mean_by_domain(
     }
     sums.into_iter().map(|(d, (sum, n))| (d, sum / n)).collect()
 }
+
+#[cfg(test)]
+mod tests;

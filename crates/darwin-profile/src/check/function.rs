@@ -29,7 +29,9 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
         .into_iter()
         .filter_map(|domain| {
             let losses = [0, 1].map(|parent| paired(observed, domain, parent));
-            let lost = losses.iter().all(|d| above(d.value, STANDARD_ERRORS * d.se) && above(d.value, 0.0));
+            let lost = losses
+                .iter()
+                .all(|d| above(d.value, STANDARD_ERRORS * d.se) && above(d.value, 0.0));
             lost.then(|| describe(domain, &scores[domain], losses))
         })
         .collect()

@@ -1,8 +1,8 @@
 //! What the child says: `<think>` closed, truncation, repetition, length (method 5).
 
 use super::{CheckOptions, Family, finding, not_finite};
-use crate::{Error, Subject};
 use crate::broken::{Broken, called};
+use crate::{Error, Subject};
 use darwin_core::Cancel;
 use darwin_core::files::{Finding, Severity};
 use darwin_engine::{GenerateOptions, Model, Text, generate};

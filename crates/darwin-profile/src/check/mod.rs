@@ -14,10 +14,10 @@ pub use summary::health_summary;
 pub use weights::{Loaded, Weights};
 
 use crate::broken::Broken;
+use crate::profile::counters::IMPORTANCE;
 use crate::sample::{Sample, samples_of};
 use crate::subject::same_shape;
 use crate::{Error, Subject};
-use crate::profile::counters::IMPORTANCE;
 use darwin_core::files::{Estimate, Finding, Health, LayerHealth, SCHEMA, Severity, Verdict};
 use darwin_core::{Cancel, Progress};
 use darwin_engine::Text;
@@ -153,9 +153,9 @@ fn measured(health: &Health) -> Option<Broken> {
     };
     let of_layer = |l: &LayerHealth| {
         let at = Some(l.layer);
-        let importance = IMPORTANCE.iter().find_map(|(name, _)| {
-            broken(at, name, "importance", &both(l.importance.get(*name)?))
-        });
+        let importance = IMPORTANCE
+            .iter()
+            .find_map(|(name, _)| broken(at, name, "importance", &both(l.importance.get(*name)?)));
         let jaccard = l.router_jaccard.unwrap_or_default();
         importance
             .or_else(|| broken(at, "router", "Jaccard index", &jaccard))

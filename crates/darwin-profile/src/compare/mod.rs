@@ -132,10 +132,8 @@ pub(crate) fn run(
     progress.start("compare the parents", all(&samples), "layer tokens");
     let Kept { room, states, batch_tokens } = kept;
     let (states, batch_tokens) = (*states, *batch_tokens);
-    let names = &[
-        called("father", &father.reference.name),
-        called("mother", &mother.reference.name),
-    ];
+    let names =
+        &[called("father", &father.reference.name), called("mother", &mother.reference.name)];
     let passes =
         Passes { models, names, samples: &samples, batch_tokens, room, states, progress, cancel };
     let mut meter = Meter::default();

@@ -80,7 +80,7 @@ impl Variants<'_> {
                 let routers = routers.as_deref_mut();
                 carried
                     .batch(layer, weights, (number, batch), first, routers)
-                    .map_err(|(error, side, swap)| self.of_variant(error, number, side, swap))?;
+                    .map_err(|broke| self.of_variant(*broke, number))?;
                 self.progress.advance(batch.tokens() as u64);
             }
             Ok::<_, Error>(())
@@ -89,7 +89,8 @@ impl Variants<'_> {
     }
 
     /// Says of which variant and sample a value is that is not finite.
-    fn of_variant(&self, error: Error, batch: usize, side: usize, swap: Option<Swap>) -> Error {
+    fn of_variant(&self, broke: (Error, usize, Option<Swap>), batch: usize) -> Error {
+        let (error, side, swap) = broke;
         let sample = |i: usize| format!("sample {}", self.batches[batch][i].id);
         error.of_model(&self.called(side, swap), sample)
     }
@@ -198,12 +199,13 @@ impl Carried {
         (number, batch): (usize, &Batch),
         first: usize,
         routers: Option<&mut RouterSums>,
-    ) -> Result<(), (Error, usize, Option<Swap>)> {
+    ) -> Result<(), Box<(Error, usize, Option<Swap>)>> {
         let config = weights[0].config();
         let mut taps = [0, 1].map(|_| RouterTap::new(config, batch.tokens()));
         for side in 0..2 {
             let at = self.own[side][number];
-            let own_error = |error: darwin_engine::Error| (Error::from(error), side, None);
+            let own_error =
+                |error: darwin_engine::Error| Box::new((Error::from(error), side, None));
             let mut state = self.states.take(at).map_err(own_error)?;
             for i in first..self.swapped.len() {
                 let swap = self.swapped[i].0;
@@ -217,7 +219,7 @@ impl Carried {
                             run(&hybrid, layer, &mut own)
                         }
                     };
-                    ran.map_err(|error| (error.into(), side, Some(swap)))?;
+                    ran.map_err(|error| Box::new((error.into(), side, Some(swap))))?;
                     let at = self.states.push(own).map_err(own_error)?;
                     self.swapped[i].1.push(at);
                 }
@@ -239,7 +241,8 @@ impl Carried {
         for i in 0..first {
             let (swap, numbers) = &self.swapped[i];
             let (side, at) = (swap.side, numbers[number]);
-            let own_error = |error: darwin_engine::Error| (Error::from(error), side, Some(*swap));
+            let own_error =
+                |error: darwin_engine::Error| Box::new((Error::from(error), side, Some(*swap)));
             let mut state = self.states.take(at).map_err(own_error)?;
             run(&weights[side], layer, &mut state).map_err(own_error)?;
             self.states.put(at, state).map_err(own_error)?;
