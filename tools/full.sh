@@ -23,6 +23,9 @@ step "python environments"
 transformers=$(venv transformers tools/oracle/requirements.txt)
 mergekit=$(venv mergekit tools/parity/requirements.txt)
 
+step "AddressSanitizer over teams, experts, kernels and the writer"
+tools/sanitize.sh
+
 step "the README's first command, in a fresh clone"
 rm -rf target/clone
 git clone --quiet . target/clone

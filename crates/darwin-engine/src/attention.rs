@@ -195,7 +195,8 @@ impl Weights {
             let window = config.window(input.layer);
             let (before, scale) = (before + first, 1.0 / (dim as f32).sqrt());
             let shape = Shape { before, group, dim, value_dim: dim, scale, window };
-            // SAFETY: a member runs one part at a time, and parts have queries of their own.
+            // SAFETY: a member runs one part at a time, so nobody else has its scores; parts are
+            // different heads or blocks of queries, so nobody else has this range of outputs.
             let (scores, out) = unsafe { (scores.at(member), attended.range(range.clone())) };
             heads[head].attend(&shape, &queries[range], scores, out);
         });
@@ -223,7 +224,8 @@ impl Weights {
         let cost = PER_VALUE * (tokens * (group + 2) * dim) as f64;
         input.team.split(kv_heads, 1, cost, |range, _| {
             for kv_head in range {
-                // SAFETY: a head is in one range alone.
+                // SAFETY: a head is in one range of the split alone, and so are its cache and the
+                // queries of its group.
                 let (head, queries) = unsafe {
                     let all = kv_head * of_head..(kv_head + 1) * of_head;
                     (caches.at(kv_head), queries.range(all))

@@ -1,23 +1,24 @@
 //! Many models of one shape on the same items, in one pass over their layers.
 
+mod items;
+
 use crate::digest::{Digests, digest};
 use crate::kernels::Pool;
 use crate::layers::Layers;
-use crate::score::{check_items, fed, item_score, score_tokens};
+use crate::score::{check_items, item_score, score_tokens};
 use crate::states::States;
 use crate::sweep::{Room, ahead};
+use crate::team::all_of;
 use crate::{
     Batch, Config, Cost, Device, Error, Head, Interventions, ItemScore, LayerSource, NoTap,
-    ScoreItem, Sequence, State, Stream,
+    NonFinite, ScoreItem, State, Stream,
 };
 use darwin_checkpoint::TensorSource;
 use darwin_core::{Cancel, Progress};
+use items::{Asked, asked, batches};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-
-/// Most tokens of a batch.
-const BATCH_TOKENS: usize = 4096;
 
 /// Rows of logits that a thread computes together.
 const ROWS: usize = 48;
@@ -239,22 +240,32 @@ impl<'a> Pass<'a> {
         // The others of the group may need its states.
         let alone = self.groups[from].members.len() == 1;
         let mut states = Vec::with_capacity(self.batches.len());
-        for number in self.groups[from].states.clone() {
+        for (batch, number) in self.groups[from].states.clone().into_iter().enumerate() {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             let mut state = self.states.take(number)?;
-            if alone {
-                run(weights, layer, &mut state)?;
+            let ran = if alone {
+                let ran = run(weights, layer, &mut state);
                 self.layer_tokens += state.batch().tokens() as u64;
                 self.states.put(number, state)?;
                 states.push(number);
+                ran
             } else {
                 let mut own = state.clone();
                 self.states.put(number, state)?;
-                run(weights, layer, &mut own)?;
+                let ran = run(weights, layer, &mut own);
                 self.layer_tokens += own.batch().tokens() as u64;
                 states.push(self.states.push(own)?);
+                ran
+            };
+            if let Err(error) = ran {
+                if !alone {
+                    states.into_iter().for_each(|number| self.states.forget(number));
+                }
+                let before: usize = self.batches[..batch].iter().map(|b| b.sequences().len()).sum();
+                self.fail(candidate, error.at(|item, position| (before + item, position)));
+                return Ok(());
             }
         }
         if let Some(digest) = digest {
@@ -295,7 +306,7 @@ impl<'a> Pass<'a> {
                 (None, Some(stream), Some(config), Some(group)) => {
                     let numbers = self.groups[group].states.clone();
                     match stream.head(0..config.vocab_size) {
-                        Ok(head) => Ok(self.answers(config, &head, &numbers, &asked)?),
+                        Ok(head) => self.answers(config, &head, &numbers, &asked)?,
                         Err(error) => Err(error),
                     }
                 }
@@ -307,13 +318,14 @@ impl<'a> Pass<'a> {
         Ok(CandidateScores { scores, cost })
     }
 
+    /// The scores; the inner error is the candidate's own.
     fn answers(
         &mut self,
         config: &Config,
         head: &Head,
         states: &[usize],
         asked: &[Vec<Asked>],
-    ) -> Result<Vec<ItemScore>, Error> {
+    ) -> Result<Result<Vec<ItemScore>, Error>, Error> {
         let width = config.hidden_size;
         let mut tokens: Vec<Vec<(f64, bool)>> = self.items.iter().map(|_| Vec::new()).collect();
         let norm = |hidden: &[f32]| {
@@ -326,60 +338,26 @@ impl<'a> Pass<'a> {
             let score = |asked: &[Asked]| {
                 let rows = asked.iter().map(|a| &state.hidden[a.row * width..(a.row + 1) * width]);
                 let targets: Vec<u32> = asked.iter().map(|a| a.target).collect();
-                score_tokens(head, &rows.collect::<Vec<_>>().concat(), &targets, norm)
+                let scored = score_tokens(head, &rows.collect::<Vec<_>>().concat(), &targets, norm);
+                scored.map_err(|(i, value)| {
+                    let Asked { item, position, .. } = asked[i];
+                    Error::NotFinite(NonFinite::of_head(value, item, position))
+                })
             };
-            let scored: Vec<_> = asked.par_chunks(ROWS).map(score).collect();
+            let scored = all_of(asked.par_chunks(ROWS).map(score).collect());
+            self.states.put(*number, state)?;
+            let scored: Vec<_> = match scored {
+                Ok(scored) => scored,
+                Err(error) => return Ok(Err(error)),
+            };
             for (asked, token) in asked.iter().zip(scored.into_iter().flatten()) {
                 tokens[asked.item].push(token);
             }
-            self.states.put(*number, state)?;
         }
-        Ok(tokens.into_iter().map(item_score).collect())
+        Ok(Ok(tokens.into_iter().map(item_score).collect()))
     }
 }
 
 fn run(weights: &Layers, layer: usize, state: &mut State) -> Result<(), Error> {
     weights.run(state, layer..layer + 1, &mut NoTap, &Interventions::default())
-}
-
-/// A token of an answer.
-struct Asked {
-    /// The row of the batch that foretells it.
-    row: usize,
-    item: usize,
-    target: u32,
-}
-
-/// What goes through the layers, in the order of the items.
-fn batches(items: &[ScoreItem]) -> Vec<Batch> {
-    let (mut batches, mut now, mut tokens) = (Vec::new(), Vec::new(), 0);
-    for ids in items.iter().map(fed) {
-        if tokens > 0 && tokens + ids.len() > BATCH_TOKENS {
-            batches.push(Batch::new(std::mem::take(&mut now)));
-            tokens = 0;
-        }
-        tokens += ids.len();
-        now.push(Sequence::new(ids));
-    }
-    if !now.is_empty() {
-        batches.push(Batch::new(now));
-    }
-    batches
-}
-
-/// The answers' tokens of each batch.
-fn asked(items: &[ScoreItem], batches: &[Batch]) -> Vec<Vec<Asked>> {
-    let mut item = 0;
-    let of_batch = |batch: &Batch| {
-        let mut asked = Vec::new();
-        for first in &batch.offsets()[..batch.sequences().len()] {
-            let ScoreItem { prompt, answer } = &items[item];
-            let row = first + prompt.len() - 1;
-            let tokens = answer.iter().enumerate();
-            asked.extend(tokens.map(|(i, target)| Asked { row: row + i, item, target: *target }));
-            item += 1;
-        }
-        asked
-    };
-    batches.iter().map(of_batch).collect()
 }

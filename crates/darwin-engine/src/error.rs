@@ -1,6 +1,6 @@
 //! Errors of loading and running models.
 
-use crate::Site;
+use crate::{NonFinite, Site};
 use darwin_checkpoint::Problem;
 use darwin_core::{Diagnose, Fault};
 use std::path::PathBuf;
@@ -147,6 +147,9 @@ pub enum Error {
         /// The least that works with a scratch folder, bytes; none where there is one.
         with_scratch: Option<u64>,
     },
+    /// The model computes NaN or infinities.
+    #[error("the model computes values that are not finite: {0} of sequence {sequence}", sequence = .0.sequence)]
+    NotFinite(NonFinite),
     /// A model of another shape than those it shall be scored with.
     #[error("the model is of another shape than the others of its set")]
     Shapes,
@@ -205,6 +208,10 @@ impl Diagnose for Error {
                 Some("name a folder that exists, can be written to, and has room".to_owned())
             }
             Self::Memory { .. } => Some("allow more memory, or fewer threads".to_owned()),
+            Self::NotFinite(_) => Some(
+                "its weights are too large for float32, or damaged: merge again with smaller weights"
+                    .to_owned(),
+            ),
             Self::TooShort { .. } => Some("leave the short sequences out".to_owned()),
             Self::Empty { what: "stop string", .. } => Some("give it a character".to_owned()),
             Self::Empty { .. } => Some("give at least one token".to_owned()),

@@ -51,7 +51,8 @@ impl HeadCache {
             let first = part * QUERY_BLOCK;
             let rows = first * group..tokens.min(first + QUERY_BLOCK) * group;
             let queries = &queries[rows.start * dim..rows.end * dim];
-            // SAFETY: a member runs one part at a time, and parts have rows of their own.
+            // SAFETY: a member runs one part at a time, so nobody else has its scores; parts are
+            // different blocks of rows, so nobody else has these outputs.
             let (scores, out) = unsafe {
                 (scores.at(member), out.range(rows.start * value_dim..rows.end * value_dim))
             };

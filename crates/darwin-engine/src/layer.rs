@@ -1,8 +1,9 @@
 //! The decoder layer of every family, in the order of computation.
 
 use crate::cache::Caches;
+use crate::finite::{RESIDUAL, first_not_finite};
 use crate::kernels::{Buffer, add_assign, add_sum, rms_norm, scratch};
-use crate::mixer::{Block, Input};
+use crate::mixer::{Block, Input, token_of};
 use crate::mlp::Dense;
 use crate::moe::{Routed, Shared};
 use crate::probe::Probe;
@@ -10,7 +11,8 @@ use crate::router::Router;
 use crate::team::{PER_VALUE, Team};
 use crate::weights::{Expected, Loader};
 use crate::{
-    Config, Error, LatentForm, LayerKind, MlpKind, SharedForm, Site, attention, gdn, mla, mlp, moe,
+    Config, Error, LatentForm, LayerKind, MlpKind, NonFinite, SharedForm, Site, attention, gdn,
+    mla, mlp, moe,
 };
 use darwin_core::Component;
 use std::sync::Arc;
@@ -167,7 +169,7 @@ impl Layer {
             self.block(config, layer, block, hidden, pass)?;
         }
 
-        let Pass { team, work, probe, .. } = pass;
+        let Pass { blocks, team, work, probe, .. } = pass;
         let Workspace { normed, routed_out, shared_out, moe, .. } = &mut **work;
         let routed_out = &mut routed_out[..hidden.len()];
         if let Mlp::Sparse { routed, .. } = &self.mlp {
@@ -180,15 +182,20 @@ impl Layer {
         }
         probe.at(Site::ExpertOut, layer, 0, routed_out, config.hidden_size)?;
         let (width, shared_out) = (config.hidden_size, &shared_out[..hidden.len()]);
+        let shared = matches!(&self.mlp, Mlp::Sparse { shared: Some(_), .. });
         team.rows(hidden, width, PER_VALUE * width as f64, |rows, hidden| {
             let values = rows.start * width..rows.end * width;
-            match &self.mlp {
-                Mlp::Sparse { shared: Some(_), .. } => {
-                    add_sum(hidden, &routed_out[values.clone()], &shared_out[values]);
-                }
-                _ => add_assign(hidden, &routed_out[values]),
+            match shared {
+                true => add_sum(hidden, &routed_out[values.clone()], &shared_out[values]),
+                false => add_assign(hidden, &routed_out[values]),
             }
         });
+        if let Some((row, value)) = first_not_finite(hidden, width) {
+            let own = row * width..(row + 1) * width;
+            let shared_out = if shared { &shared_out[own.clone()] } else { &[] };
+            let parts = [("routed", &routed_out[own]), ("shared", shared_out)];
+            return Err(not_finite(blocks, layer, row, &parts, value));
+        }
         probe.at(Site::ResidOut, layer, 0, hidden, config.hidden_size)
     }
 
@@ -233,6 +240,10 @@ impl Layer {
         }
         probe.at(Site::MixerOut, layer, first, mixed, width)?;
         add_assign(hidden, mixed);
+        if let Some((row, value)) = first_not_finite(hidden, width) {
+            let parts = [("mixer", &mixed[row * width..(row + 1) * width])];
+            return Err(not_finite(blocks, layer, first + row, &parts, value));
+        }
         probe.at(Site::ResidMid, layer, first, hidden, width)?;
 
         norm(team, hidden, &self.post_attention_layernorm, eps, normed);
@@ -244,11 +255,17 @@ impl Layer {
             Mlp::Sparse { router, shared, .. } => {
                 let router_logits = scratch(&mut work.router_logits, tokens * config.num_experts);
                 router.logits(team, normed, router_logits);
+                let broken = |(row, value)| {
+                    not_finite(blocks, layer, first + row, &[("router", &[value])], value)
+                };
+                if let Some(found) = first_not_finite(router_logits, config.num_experts) {
+                    return Err(broken(found));
+                }
                 probe.at(Site::RouterLogits, layer, first, router_logits, config.num_experts)?;
                 probe.mask(layer, router_logits, config.num_experts);
                 let experts = &mut work.moe.experts[rows.start * k..rows.end * k];
                 let gates = &mut work.moe.gates[rows.start * k..rows.end * k];
-                router.select(&config.router, router_logits, experts, gates, k);
+                router.select(&config.router, router_logits, experts, gates, k).map_err(broken)?;
                 probe.see_experts(Site::TopK, layer, gates, experts, k);
 
                 let Some(shared) = shared else { return Ok(()) };
@@ -262,6 +279,22 @@ impl Layer {
             }
         }
     }
+}
+
+/// The error of a row of the pass that holds `value`, by the first of the parts that makes it so.
+#[cold]
+fn not_finite(
+    blocks: &[Block],
+    layer: usize,
+    row: usize,
+    parts: &[(&'static str, &[f32])],
+    value: f32,
+) -> Error {
+    let bad = |values: &[f32]| values.iter().copied().find(|v| !v.is_finite());
+    let found = parts.iter().find_map(|(name, values)| Some((*name, bad(values)?)));
+    let (component, value) = found.unwrap_or((RESIDUAL, value));
+    let (sequence, position) = token_of(blocks, row);
+    Error::NotFinite(NonFinite { layer: Some(layer), component, value, sequence, position })
 }
 
 /// The norm of (tokens, hidden).

@@ -1,12 +1,13 @@
 //! Consecutive layers in memory, and how batches go through them.
 
 use crate::cache::Caches;
+use crate::finite::{EMBEDDING, first_not_finite};
 use crate::layer::{Layer, Pass};
-use crate::mixer::Block;
+use crate::mixer::{Block, token_of};
 use crate::probe::{Probe, Seen, Wanted};
 use crate::team::{Team, run_all};
 use crate::workspaces::{Borrowed, Workspaces};
-use crate::{Config, Error, Interventions, State, Tap};
+use crate::{Config, Error, Interventions, NonFinite, State, Tap};
 use darwin_core::{Component, LayerIdx};
 use std::ops::Range;
 use std::sync::Arc;
@@ -119,7 +120,7 @@ impl Layers {
     ///
     /// # Errors
     /// [`Error::Layers`] where the range does not start at the state's layer or leaves these
-    /// layers; [`Error::Intervention`].
+    /// layers; [`Error::Intervention`]; [`Error::NotFinite`].
     pub fn run(
         &self,
         state: &mut State,
@@ -168,15 +169,17 @@ impl Layers {
             let tokens = offsets[group.end] - first;
             let (hidden, after) = rest.split_at_mut(tokens * self.config.hidden_size);
             rest = after;
-            jobs.push((first, local, hidden));
+            jobs.push((group.start, first, local, hidden));
         }
-        let run = |(first, local, hidden): (usize, Vec<usize>, &mut [f32]), team: Team<'_>| {
+        type Job<'a> = (usize, usize, Vec<usize>, &'a mut [f32]);
+        let run = |(sequences, first, local, hidden): Job<'_>, team: Team<'_>| {
             let work = &mut *self.workspace();
             let tokens = hidden.len() / self.config.hidden_size;
             let probe = Probe::new(interventions, wanted, first, tokens);
             let blocks = Block::cut(&local);
             let mut pass = Pass { blocks, caches: Caches::fresh(), team, work, probe };
-            self.forward(hidden, layers.clone(), &mut pass)?;
+            self.forward(hidden, layers.clone(), &mut pass)
+                .map_err(|error| error.at(|sequence, at| (sequences + sequence, at)))?;
             Ok(pass.probe.into_seen())
         };
         let shared = self.shares(jobs.len(), tokens);
@@ -196,7 +199,8 @@ impl Layers {
         self.workspaces.borrow()
     }
 
-    /// Layers on (tokens, hidden), in place.
+    /// Layers on (tokens, hidden), in place. Every value of the stream is finite afterwards, or
+    /// [`Error::NotFinite`] says where it first was not; sequences are counted from the pass's first.
     pub(crate) fn forward(
         &self,
         hidden: &mut [f32],
@@ -205,6 +209,14 @@ impl Layers {
     ) -> Result<(), Error> {
         if hidden.is_empty() {
             return Ok(());
+        }
+        if layers.start == 0
+            && let Some((row, value)) = first_not_finite(hidden, self.config.hidden_size)
+        {
+            let ((sequence, position), layer) = (token_of(&pass.blocks, row), None);
+            let component = EMBEDDING;
+            let found = NonFinite { layer, component, value, sequence, position };
+            return Err(Error::NotFinite(found));
         }
         let weights = &self.weights[layers.start - self.first..layers.end - self.first];
         layers.zip(weights).try_for_each(|(i, layer)| layer.forward(&self.config, i, hidden, pass))

@@ -43,6 +43,7 @@ mod digest;
 mod embedding;
 mod error;
 mod families;
+mod finite;
 mod footprint;
 mod gdn;
 mod generate;
@@ -82,6 +83,7 @@ pub use config::{
 pub use cost::Speed;
 pub use device::Device;
 pub use error::Error;
+pub use finite::NonFinite;
 pub use footprint::{Budget, Footprint, Plan, Workload};
 pub use generate::{
     Chosen, Finish, GenerateOptions, Generation, Generator, Request, Sampling, generate,

@@ -49,6 +49,25 @@ impl Block {
     }
 }
 
+/// Sequence of a row of the blocks, and its position among the sequence's tokens in them.
+pub(crate) fn token_of(blocks: &[Block], row: usize) -> (usize, usize) {
+    let pieces = blocks.iter().flat_map(|block| {
+        let at = |rows: &Range<usize>| block.rows.start + rows.start..block.rows.start + rows.end;
+        block.pieces.iter().map(move |piece| (piece.sequence, at(&piece.rows)))
+    });
+    let mut begun = None;
+    for (sequence, rows) in pieces {
+        let (_, first) = *begun.insert(match begun {
+            Some((same, first)) if same == sequence => (same, first),
+            _ => (sequence, rows.start),
+        });
+        if rows.contains(&row) {
+            return (sequence, row - first);
+        }
+    }
+    (0, row)
+}
+
 /// Normed hidden states of a block at a layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a> {
@@ -91,5 +110,10 @@ mod tests {
                 Block { rows: 2 * whole..2 * whole + 4, pieces: vec![piece(3, false, 0..4)] },
             ]
         );
+        let tokens = [(0, 1, 0), (2, 1, 2), (3, 2, 0), (4, 3, 0), (whole, 3, whole - 4)];
+        for (row, sequence, position) in tokens {
+            assert_eq!(token_of(&blocks, row), (sequence, position));
+        }
+        assert_eq!(token_of(&blocks, 2 * whole + 3), (3, 2 * whole - 1));
     }
 }

@@ -134,7 +134,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Layers`] where the range does not start at the state's layer or leaves the model;
-    /// [`Error::Intervention`].
+    /// [`Error::Intervention`]; [`Error::NotFinite`].
     pub fn run(
         &self,
         state: &mut State,

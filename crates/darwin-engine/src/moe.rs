@@ -119,6 +119,10 @@ impl Routed {
             if tokens.is_empty() {
                 continue;
             }
+            // A sort in the order of slots puts the tokens of an expert in rising order; two equal
+            // ones are a token that chose it twice.
+            let distinct = tokens.is_sorted_by(|a, b| a < b);
+            assert!(distinct, "a token chooses an expert at most once");
             let n = tokens.len();
             let gate_up = scratch(&mut buffers.gate_up, n * 2 * width);
             let weight = self.gate_up_proj[expert].panels();
@@ -133,7 +137,8 @@ impl Routed {
             team.split(n, 1, PER_VALUE * hidden as f64, |rows, _| {
                 for i in rows {
                     let token = tokens[i] as usize;
-                    // SAFETY: a token chooses an expert once.
+                    // SAFETY: the tokens of an expert are distinct (asserted above), so no other
+                    // part of this split has the row; the split ends before `out` is used again.
                     let sum = unsafe { sums.range(token * hidden..(token + 1) * hidden) };
                     add_scaled(sum, gates[slots[i] as usize], &result[i * hidden..][..hidden]);
                 }
@@ -248,5 +253,17 @@ mod tests {
         assert_eq!(order.slots, [1, 3, 0, 2]);
         assert_eq!(order.tokens, [0, 1, 0, 1]);
         assert_eq!(order.starts, [0, 1, 2, 4]);
+    }
+
+    /// Rows are handed out to threads by token: one that came twice would be in two hands.
+    #[test]
+    #[should_panic(expected = "a token chooses an expert at most once")]
+    fn a_token_that_chooses_an_expert_twice_is_refused() {
+        let matrix = || Matrix::pack(&[1.0; 32], 4, 8);
+        let down = || Matrix::pack(&[1.0; 16], 8, 2);
+        let routed = Routed::of(vec![matrix(), matrix()], vec![down(), down()]);
+        let mut buffers = Scratch { experts: vec![1, 0, 1, 1], ..Scratch::default() };
+        scratch(&mut buffers.gates, 4).fill(0.5);
+        routed.forward(Team::alone(), &[1.0; 16], 2, false, &mut buffers, &mut [0.0; 16]);
     }
 }

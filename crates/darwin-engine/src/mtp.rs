@@ -2,16 +2,17 @@
 //! of one layer": `mtp.*`).
 
 use crate::cache::Caches;
+use crate::finite::MTP;
 use crate::kernels::{Matrix, multiply, rms_norm};
 use crate::layer::{Layer, Pass, expected_of_layer};
 use crate::mixer::Block;
 use crate::probe::Probe;
 use crate::score::{item_score, score_tokens};
-use crate::team::Team;
+use crate::team::{Team, all_of};
 use crate::weights::{Expected, Loader, check_tensors};
 use crate::{
-    Batch, Config, Error, Interventions, ItemScore, LayerKind, MlpKind, Model, NoTap, Record,
-    Sequence, Site, State, Tap,
+    Batch, Config, Error, Interventions, ItemScore, LayerKind, MlpKind, Model, NoTap, NonFinite,
+    Record, Sequence, Site, State, Tap,
 };
 use darwin_checkpoint::{Problem, TensorSource};
 use darwin_core::Cancel;
@@ -116,7 +117,7 @@ impl MtpHead {
     ///
     /// # Errors
     /// A token outside the vocabulary, a sequence of less than three tokens or longer than the
-    /// context, cancellation.
+    /// context, cancellation; [`Error::NotFinite`].
     pub fn score(
         &self,
         model: &Model,
@@ -138,11 +139,14 @@ impl MtpHead {
             model.run(&mut state, layer..layer + 1, &mut NoTap, &Interventions::new())?;
         }
         let rows = self.forward(model, &state)?;
-        let score = |(rows, ids): (&Vec<f32>, &Vec<u32>)| {
+        let score = |(sequence, (rows, ids)): (usize, (&Vec<f32>, &Vec<u32>))| {
             let scored = &rows[..(ids.len() - 2) * self.config.hidden_size];
-            item_score(score_tokens(model.output(), scored, &ids[2..], <[f32]>::to_vec))
+            score_tokens(model.output(), scored, &ids[2..], <[f32]>::to_vec)
+                .map(item_score)
+                .map_err(|(position, value)| of_mtp(value, sequence, position))
         };
-        Ok(rows.par_iter().zip(sequences).map(score).collect())
+        let rows = rows.par_iter().zip(sequences).enumerate();
+        all_of(rows.map(score).collect())
     }
 
     /// The normed states (tokens - 1, hidden) of each sequence.
@@ -152,12 +156,15 @@ impl MtpHead {
             return Err(Error::Layers { asked: layers..layers, layers, reached: state.layer });
         }
         let offsets = state.batch().offsets().par_windows(2);
-        let sequences = state.batch().sequences().par_iter().zip(offsets);
-        let forward = |(sequence, ends): (&Sequence, &[usize])| {
+        let sequences = state.batch().sequences().par_iter().zip(offsets).enumerate();
+        let forward = |(number, (sequence, ends)): (usize, (&Sequence, &[usize]))| {
             let hidden = &state.hidden[ends[0] * width..(ends[1] - 1) * width];
-            self.sequence(model, hidden, &sequence.ids[1..])
+            self.sequence(model, hidden, &sequence.ids[1..]).map_err(|error| match error {
+                Error::NotFinite(found) => of_mtp(found.value, number, found.position),
+                other => other,
+            })
         };
-        sequences.map(forward).collect()
+        all_of(sequences.map(forward).collect())
     }
 
     /// From states before the final norm (tokens, hidden) and the ids that follow them.
@@ -187,6 +194,12 @@ impl MtpHead {
         rms_norm(&x, &self.norm, eps, &mut normed);
         Ok(normed)
     }
+}
+
+/// A value of the head.
+fn of_mtp(value: f32, sequence: usize, position: usize) -> Error {
+    let (layer, component) = (None, MTP);
+    Error::NotFinite(NonFinite { layer, component, value, sequence, position })
 }
 
 /// Every tensor of the head in its shape.

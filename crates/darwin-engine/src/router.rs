@@ -1,8 +1,9 @@
 //! The router: which experts a token goes to, and with what gates.
 
 use crate::config::{RouterForm, RouterGroups, RouterScores};
+use crate::finite::first_not_finite;
 use crate::kernels::{
-    Matrix, largest, log_sum_exp, multiply, sigmoids, softmax, softmax_of_falling,
+    LogTotal, Matrix, largest, log_total, multiply, sigmoids, softmax, softmax_of_falling,
 };
 use crate::team::Team;
 use crate::weights::Loader;
@@ -43,6 +44,10 @@ impl Router {
 
     /// The `k` experts of each row of logits, by falling gate. An expert whose logit is negative
     /// infinity is not chosen. Uses the logits up.
+    ///
+    /// # Errors
+    /// The first row without `k` finite values to choose from, and the value that came in place of
+    /// one. Of every other row the experts are distinct and below their number.
     pub(crate) fn select(
         &self,
         form: &RouterForm,
@@ -50,11 +55,10 @@ impl Router {
         experts: &mut [u32],
         gates: &mut [f32],
         k: usize,
-    ) {
+    ) -> Result<(), (usize, f32)> {
         let num_experts = self.gate.columns();
         if *form == RouterForm::softmax(form.normalised) {
-            select_likely(form.normalised, num_experts, logits, experts, gates, k);
-            return;
+            return select_likely(form.normalised, num_experts, logits, experts, gates, k);
         }
         let mut scores = logits.to_vec();
         match form.scores {
@@ -67,11 +71,12 @@ impl Router {
         for (choice, scores) in rows {
             self.to_choice(form, choice, scores, k);
         }
-        largest(logits, num_experts, gates, experts, k);
+        choose(num_experts, logits, experts, gates, k)?;
         let rows = gates.chunks_exact_mut(k).zip(experts.chunks_exact_mut(k));
         for ((gates, experts), scores) in rows.zip(scores.chunks_exact(num_experts)) {
             to_gates(form, scores, experts, gates);
         }
+        Ok(())
     }
 
     /// From a row of logits to what is compared: scores and biases, negative infinity for what
@@ -98,17 +103,34 @@ fn select_likely(
     experts: &mut [u32],
     gates: &mut [f32],
     k: usize,
-) {
+) -> Result<(), (usize, f32)> {
     if normalised {
-        largest(logits, num_experts, gates, experts, k);
+        choose(num_experts, logits, experts, gates, k)?;
         softmax_of_falling(gates, k);
-        return;
+        return Ok(());
     }
-    let totals: Vec<f64> = logits.chunks_exact(num_experts).map(log_sum_exp).collect();
-    largest(logits, num_experts, gates, experts, k);
+    let totals: Vec<LogTotal> = logits.chunks_exact(num_experts).map(log_total).collect();
+    choose(num_experts, logits, experts, gates, k)?;
     for (row, total) in gates.chunks_exact_mut(k).zip(totals) {
-        row.iter_mut().for_each(|gate| *gate = (f64::from(*gate) - total).exp() as f32);
+        row.iter_mut().for_each(|gate| *gate = total.log_probability(*gate).exp() as f32);
     }
+    Ok(())
+}
+
+/// The `k` largest values of each row, falling, in `values`, and the experts they belong to.
+///
+/// # Errors
+/// The first row in which one of them is not finite, and that value. A finite value is taken from
+/// the row at most once and is found where it stands, so the experts of all other rows are distinct.
+fn choose(
+    num_experts: usize,
+    rows: &mut [f32],
+    experts: &mut [u32],
+    values: &mut [f32],
+    k: usize,
+) -> Result<(), (usize, f32)> {
+    largest(rows, num_experts, values, experts, k);
+    first_not_finite(values, k).map_or(Ok(()), Err)
 }
 
 /// Rules out the experts of all groups but the best, the first of equals. Where interventions leave
@@ -156,7 +178,8 @@ mod tests {
     fn select(form: RouterForm, bias: &[f32], logits: &[f32], k: usize) -> (Vec<u32>, Vec<f32>) {
         let mut logits = logits.to_vec();
         let (mut experts, mut gates) = (vec![0; k], vec![0.0; k]);
-        router(bias, logits.len()).select(&form, &mut logits, &mut experts, &mut gates, k);
+        let router = router(bias, logits.len());
+        router.select(&form, &mut logits, &mut experts, &mut gates, k).unwrap();
         (experts, gates)
     }
 
@@ -191,6 +214,59 @@ mod tests {
         assert_eq!(experts, [3, 0], "by falling gate, though 0 was chosen first");
         let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
         assert!((gates[0] - sigmoid(2.0)).abs() < 1e-6 && (gates[1] - sigmoid(-1.0)).abs() < 1e-6);
+    }
+
+    /// Rows that hold NaN, infinities and too few experts that may be chosen, in every width of the
+    /// kernel: an error with the row, or distinct experts below their number.
+    #[test]
+    fn a_row_without_enough_finite_values_is_an_error() {
+        let forms = [
+            RouterForm::softmax(true),
+            RouterForm::softmax(false),
+            RouterForm { scores: RouterScores::Sigmoid, ..RouterForm::softmax(true) },
+            RouterForm {
+                groups: Some(RouterGroups { count: 1, kept: 1, best: 1 }),
+                ..RouterForm::softmax(false)
+            },
+        ];
+        let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        for experts in [4, 5, 8, 12, 32, 60, 64, 65, 128] {
+            let good = |i: usize| (i * 7 % 13) as f32;
+            for form in forms {
+                for odd in odd {
+                    for open in [0, 1, 2, 3] {
+                        // the second row has `open` finite values
+                        let mut logits: Vec<f32> = (0..3 * experts).map(good).collect();
+                        for (i, logit) in logits[experts..2 * experts].iter_mut().enumerate() {
+                            if i * open / experts == (i + 1) * open / experts {
+                                *logit = odd;
+                            }
+                        }
+                        let (mut ids, mut gates) = (vec![9; 6], vec![0.0; 6]);
+                        let done = router(&[], experts).select(
+                            &form,
+                            &mut logits,
+                            &mut ids,
+                            &mut gates,
+                            2,
+                        );
+                        let masked = odd == f32::NEG_INFINITY && open >= 2;
+                        match done {
+                            Ok(()) => {
+                                assert!(odd != f32::NEG_INFINITY || masked, "{experts} {open}");
+                                for pair in ids.chunks(2) {
+                                    assert!(pair[0] != pair[1], "{form:?} {odd} {experts} {open}");
+                                    assert!(pair.iter().all(|id| (*id as usize) < experts));
+                                }
+                            }
+                            Err((row, value)) => {
+                                assert!(row == 1 && !value.is_finite() && !masked);
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

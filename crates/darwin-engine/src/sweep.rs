@@ -157,6 +157,8 @@ pub struct Sweep<'a> {
     model: &'a dyn LayerSource,
     room: &'a Room,
     states: States,
+    /// Sequences of the batches before each.
+    sequences: Vec<usize>,
 }
 
 impl<'a> Sweep<'a> {
@@ -171,21 +173,28 @@ impl<'a> Sweep<'a> {
     ) -> Result<Self, Error> {
         let mut states = States::new(room);
         model.embed(batches, room.embedding, &mut |state| states.push(state).map(drop))?;
-        Ok(Self { model, room, states })
+        let count = |before: &mut usize, batch: &Batch| {
+            let first = *before;
+            *before += batch.sequences().len();
+            Some(first)
+        };
+        let sequences = batches.iter().scan(0, count).collect();
+        Ok(Self { model, room, states, sequences })
     }
 
     /// Runs all batches through all layers, each under its own tap. Progress is in tokens times
     /// layers.
     ///
     /// # Errors
-    /// [`Error::Weights`], [`Error::Scratch`], [`Error::Cancelled`].
+    /// [`Error::Weights`], [`Error::Scratch`], [`Error::Cancelled`]; [`Error::NotFinite`], its
+    /// sequence counted over all batches.
     pub fn run<T: Tap + Send>(
         &mut self,
         taps: &mut [T],
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<(), Error> {
-        let Self { model, room, states } = self;
+        let Self { model, room, states, sequences } = self;
         let (nothing, count) = (Interventions::default(), model.config().num_hidden_layers);
         each_layer(&[*model], room.prefetch, |layer, weights| {
             progress.note(&format!("layer {} of {count}", layer + 1));
@@ -194,7 +203,9 @@ impl<'a> Sweep<'a> {
                     return Err(Error::Cancelled);
                 }
                 let mut state = states.take(batch)?;
-                weights[0].run(&mut state, layer..layer + 1, tap, &nothing)?;
+                weights[0]
+                    .run(&mut state, layer..layer + 1, tap, &nothing)
+                    .map_err(|error| error.at(|i, at| (sequences[batch] + i, at)))?;
                 progress.advance(state.batch().tokens() as u64);
                 states.put(batch, state)?;
             }

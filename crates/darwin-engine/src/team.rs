@@ -5,6 +5,7 @@
 //! then wait for work awake. A part of the work is claimed by whoever is free; what a part computes
 //! does not depend on who does it, nor on how many parts there are.
 
+use crate::finite::Report;
 use rayon::prelude::*;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -97,7 +98,7 @@ impl Team<'_> {
     ) {
         let (rows, cells) = (out.len() / width, Disjoint::new(out));
         self.split(rows, 1, cost, |rows, _| {
-            // SAFETY: no row is in two ranges.
+            // SAFETY: `split` gives every row to one range, and ends before `out` is given back.
             let values = unsafe { cells.range(rows.start * width..rows.end * width) };
             f(rows, values);
         });
@@ -113,18 +114,36 @@ impl Team<'_> {
 }
 
 /// Runs jobs on the threads of the pool: on one each, or, if `shared`, one after another on all.
-pub(crate) fn run_all<J: Send, R: Send, E: Send>(
+/// All are run, also where one fails: which error is reported depends on no thread.
+pub(crate) fn run_all<J: Send, R: Send, E: Report + Send>(
     jobs: Vec<J>,
     shared: bool,
     run: impl Fn(J, Team<'_>) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    if shared {
-        return Team::gather(|team| jobs.into_iter().map(|job| run(job, team)).collect());
+    let done: Vec<Result<R, E>> = if shared {
+        Team::gather(|team| jobs.into_iter().map(|job| run(job, team)).collect())
+    } else if jobs.len() == 1 {
+        jobs.into_iter().map(|job| run(job, Team::alone())).collect()
+    } else {
+        jobs.into_par_iter().map(|job| run(job, Team::alone())).collect()
+    };
+    all_of(done)
+}
+
+/// All results, or the error to report.
+pub(crate) fn all_of<R, E: Report>(done: Vec<Result<R, E>>) -> Result<Vec<R>, E> {
+    let (mut results, mut failed) = (Vec::with_capacity(done.len()), None);
+    for one in done {
+        match (one, failed.take()) {
+            (Ok(result), before) => {
+                results.push(result);
+                failed = before;
+            }
+            (Err(error), None) => failed = Some(error),
+            (Err(error), Some(before)) => failed = Some(E::or(before, error)),
+        }
     }
-    if jobs.len() == 1 {
-        return jobs.into_iter().map(|job| run(job, Team::alone())).collect();
-    }
-    jobs.into_par_iter().map(|job| run(job, Team::alone())).collect()
+    failed.map_or(Ok(results), Err)
 }
 
 /// Lets the helpers go, also when the leader panics.
@@ -189,7 +208,8 @@ impl Shared {
         // SAFETY: only the lifetime changes; `Closing` keeps this function from ending, in whatever
         // way, before the last use of the task.
         let task = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
-        // SAFETY: no part can be claimed now, and all are done: see `Closing`.
+        // SAFETY: nobody reads the task now: no part can be claimed since the last `Closing`, which
+        // waited for all that had been claimed, and only the leader writes.
         unsafe { *self.task.get() = Some(task) };
         self.done.store(0, Ordering::Relaxed);
         self.claims.store((parts as u64) << 32, Ordering::Release);
@@ -222,7 +242,8 @@ impl Shared {
             match self.claims.compare_exchange_weak(claims, claims + 1, order, otherwise) {
                 Ok(_) => {
                     let _done = Done(&self.done);
-                    // SAFETY: the part is claimed and not done.
+                    // SAFETY: this part is claimed and not done, so the leader does not write the task,
+                    // and what it points to is there (`Closing`).
                     if let Some(task) = unsafe { *self.task.get() } {
                         task(next, member);
                     }
@@ -255,9 +276,10 @@ pub(crate) struct Disjoint<'a, T> {
     values: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: places are handed out by an unsafe function whose callers keep them apart.
+// SAFETY: it stands for a `&mut [T]`, which may be sent where `T` may.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives out `&mut T` only through unsafe functions whose callers keep the
+// places apart, so that each value is with one thread at a time, as if it had been sent.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
@@ -275,20 +297,21 @@ impl<'a, T> Disjoint<'a, T> {
     #[expect(clippy::mut_from_ref, reason = "the callers keep the ranges apart")]
     pub(crate) unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "the range lies inside");
-        // SAFETY: the range lies inside, and the caller keeps it from the others.
+        // SAFETY: the range lies inside the slice that `new` borrowed for as long as `'a`, and the
+        // caller keeps it apart from all that are in use.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
     }
 
     /// One of the values.
     ///
     /// # Safety
-    /// As for [`Disjoint::range`].
+    /// The value is in no other range that is in use at the time.
     ///
     /// # Panics
     /// As for [`Disjoint::range`].
     #[expect(clippy::mut_from_ref, reason = "the callers keep the ranges apart")]
     pub(crate) unsafe fn at(&self, i: usize) -> &mut T {
-        // SAFETY: handed on.
+        // SAFETY: the caller keeps the value apart from all that are in use.
         unsafe { &mut self.range(i..i + 1)[0] }
     }
 }

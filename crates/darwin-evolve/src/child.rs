@@ -100,7 +100,6 @@ pub(crate) fn check(
     let fingerprint = ui.hashes.fingerprint(child, ui.progress, ui.cancel).map_err(Error::below)?;
     let reference = model_ref("child", child, Some(&parents.text), fingerprint);
     let subject = Subject { model: &loaded.model, source: child, reference: &reference };
-    diagnose::one(config, &subject, items, ui)?;
     let family = Family {
         child: subject,
         father: parents.father_subject(),
@@ -112,6 +111,15 @@ pub(crate) fn check(
         check_health(&family, &items.calibration, &parents.text, &options, ui.progress, ui.cancel)
             .map_err(Error::below)?;
     save(&config.out.join("health.json"), &health)?;
+    // A child that computes NaN has no profile; the health check says where it does.
+    if health.layers.is_empty() {
+        // nor may that of an earlier child stand for it
+        for file in ["child.profile.json", "child.samples.safetensors"] {
+            let _ = std::fs::remove_file(config.out.join(file));
+        }
+    } else {
+        diagnose::one(config, &subject, items, ui)?;
+    }
     Ok(health)
 }
 

@@ -5,11 +5,13 @@ use crate::run::Ui;
 use crate::{Error, RunConfig};
 use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource};
 use darwin_core::files::ModelRef;
-use darwin_core::{Cancel, NoProgress};
+use darwin_core::{Cancel, Fault, NoProgress};
 use darwin_engine::{Model, Text};
 use darwin_eval::{Candidate, Evaluation, Evaluator};
 use darwin_merge::{Merge, Recipe, Sources};
 use darwin_profile::{Loaded, Subject, Weights, model_ref};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -110,7 +112,8 @@ impl Parents {
         }
     }
 
-    /// Evaluates a recipe's merge in memory. The inner error is the candidate's own failure.
+    /// Evaluates a recipe's merge in memory. The inner error is the candidate's own failure; a panic
+    /// is one, too: hours of search do not end with one candidate.
     ///
     /// # Errors
     /// [`Error::Cancelled`], and what makes every candidate fail alike.
@@ -120,15 +123,21 @@ impl Parents {
         evaluator: &dyn Evaluator,
         cancel: &Cancel,
     ) -> Result<Result<Evaluation, Error>, Error> {
-        let merge = match Merge::new(recipe, &self.sources) {
-            Ok(merge) => merge,
-            Err(error) => return Ok(Err(Error::below(error))),
+        let evaluate = || {
+            let merge = match Merge::new(recipe, &self.sources) {
+                Ok(merge) => merge,
+                Err(error) => return Ok(Err(Error::below(error))),
+            };
+            let candidate = Candidate { name: "candidate", source: &merge };
+            let mut results =
+                evaluator.evaluate(&[candidate], &NoProgress, cancel).map_err(Error::below)?;
+            let nothing = || Err(Error::Optimiser("the evaluator returned nothing".to_owned()));
+            Ok(results.pop().map_or_else(nothing, |result| result.map_err(Error::below)))
         };
-        let candidate = Candidate { name: "candidate", source: &merge };
-        let mut results =
-            evaluator.evaluate(&[candidate], &NoProgress, cancel).map_err(Error::below)?;
-        let nothing = || Err(Error::Optimiser("the evaluator returned nothing".to_owned()));
-        Ok(results.pop().map_or_else(nothing, |result| result.map_err(Error::below)))
+        // What a panic could leave half done is not seen afterwards: merge and loaded model are the
+        // candidate's own and gone, weights and items of the parents are only read, and what is
+        // kept for the next candidate (draws, buffers) is put in its place whole.
+        catch_unwind(AssertUnwindSafe(evaluate)).unwrap_or_else(|panic| Ok(Err(panicked(&*panic))))
     }
 
     /// A recipe's identity: its logical form and the parents that it merges.
@@ -143,6 +152,17 @@ impl Parents {
     pub fn linear_layers(&self) -> Vec<bool> {
         let kinds = &self.father_model.config().layer_types;
         kinds.iter().map(|k| *k == darwin_engine::LayerKind::LinearAttention).collect()
+    }
+}
+
+/// The failure of a candidate that panicked, in the words of the panic.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Error::Below {
+        message: format!("the candidate panicked: {}", text.unwrap_or("without a message")),
+        hint: Some("this is a fault of Darwin: please report it with the recipe".to_owned()),
+        fault: Fault::User,
     }
 }
 

@@ -145,10 +145,19 @@ impl<'a> Stage<'a> {
     }
 
     fn scored(&self, line: JournalLine, evaluation: &Evaluation) -> JournalLine {
-        let domains = scores(self.evaluator.kind(), self.evaluator.items(), evaluation);
+        let line = JournalLine { tokens: evaluation.cost.tokens, ..line };
+        let items = self.evaluator.items();
+        let failed = |why: String| JournalLine { status: Status::Failed(why), ..line.clone() };
+        let losses = items.items().iter().zip(&evaluation.results);
+        if let Some((item, loss)) = losses.map(|(i, r)| (i, r.nll)).find(|(_, n)| !n.is_finite()) {
+            return failed(format!("the loss of item {} is {loss}", item.id));
+        }
+        let domains = scores(self.evaluator.kind(), items, evaluation);
         let fitness = self.fitness.as_ref().map_or(0.0, |f| f.of(&domains));
-        let fitness = if fitness.is_finite() { fitness } else { FAILED };
-        JournalLine { fitness, domains, tokens: evaluation.cost.tokens, ..line }
+        if !fitness.is_finite() {
+            return failed(format!("its fitness is {fitness}"));
+        }
+        JournalLine { fitness, domains, ..line }
     }
 }
 
@@ -177,3 +186,6 @@ pub(crate) fn mean_by_domain(
     }
     sums.into_iter().map(|(d, (sum, n))| (d, sum / n)).collect()
 }
+
+#[cfg(test)]
+mod tests;

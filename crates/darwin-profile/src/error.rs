@@ -1,5 +1,6 @@
 //! Errors of profiling, comparing and checking.
 
+use crate::broken::Broken;
 use darwin_core::{Diagnose, Fault};
 use std::path::PathBuf;
 
@@ -13,6 +14,14 @@ pub enum Error {
     /// Reading weights failed.
     #[error(transparent)]
     Weights(#[from] darwin_checkpoint::Error),
+    /// A model computes NaN or infinities, so that nothing of it can be measured.
+    #[error("{model} computes values that are not finite: {}", found.text)]
+    NotFinite {
+        /// What the model is called.
+        model: String,
+        /// Where.
+        found: Box<Broken>,
+    },
     /// There is nothing to measure on.
     #[error("the calibration set holds no items")]
     NoSamples,
@@ -79,6 +88,9 @@ impl Diagnose for Error {
         match self {
             Self::Engine(error) => error.hint(),
             Self::Weights(error) => error.hint(),
+            Self::NotFinite { .. } => Some(
+                "its weights are too large for float32, or damaged: use another model".to_owned(),
+            ),
             Self::NoSamples => Some("give a file of calibration items".to_owned()),
             Self::Mismatch { .. } => {
                 Some("only models of one architecture and size can be compared".to_owned())

@@ -28,9 +28,28 @@ pub(crate) fn ratio(sums: &[f64], tokens: &[f64]) -> Estimate {
     Estimate { value, se: (m / (m - 1.0) * squares).sqrt() / total }
 }
 
+/// Whether a value lies above a limit. What is not a number does: no comparison with it may count
+/// in a model's favour.
+pub(crate) fn above(value: f64, limit: f64) -> bool {
+    value.is_nan() || limit.is_nan() || value > limit
+}
+
+/// A number for people: `decimals` places, or that it is not finite.
+pub(crate) fn shown(value: f64, decimals: usize) -> String {
+    if value.is_finite() { format!("{value:.decimals$}") } else { "not finite".to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_a_number_is_above_every_limit() {
+        assert!(above(2.0, 1.0) && !above(1.0, 1.0) && !above(0.5, 1.0));
+        assert!(above(f64::NAN, 1.0) && above(1.0, f64::NAN) && above(f64::INFINITY, 1.0));
+        assert_eq!(shown(1.25, 1), "1.2");
+        assert_eq!([f64::NAN, f64::INFINITY].map(|v| shown(v, 3)), ["not finite"; 2]);
+    }
 
     #[test]
     fn a_ratio_of_equal_sizes_is_a_mean() {

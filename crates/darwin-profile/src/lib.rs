@@ -13,6 +13,7 @@
 //! profiled and compared layer by layer, within a budget: [`profile_streamed`] reads every weight
 //! once, [`compare_streamed`] every layer of both parents once for all swaps.
 
+mod broken;
 mod check;
 mod compare;
 mod error;
@@ -23,6 +24,7 @@ mod sample;
 mod subject;
 mod summary;
 
+pub use broken::Broken;
 pub use check::{CheckOptions, Family, Loaded, Weights, check, health_summary, preflight};
 pub use compare::prior::{LayerPrior, prior};
 pub use compare::streamed::{ComparePlan, compare_streamed, forecast_compare, plan_compare};

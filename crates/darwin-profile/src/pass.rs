@@ -87,9 +87,9 @@ impl Answers {
         });
     }
 
-    /// Nats per answer of each sample, after all bands.
+    /// Nats per answer of each sample, after all bands; NaN where a logit is not finite.
     pub(crate) fn nll(&self, samples: &[Sample]) -> Vec<f64> {
-        let mut losses = self.sums.iter().zip(&self.found).map(|(s, v)| s.value() - f64::from(*v));
+        let mut losses = self.sums.iter().zip(&self.found).map(|(s, v)| s.loss(*v));
         samples.iter().map(|s| losses.by_ref().take(s.answer().len()).sum()).collect()
     }
 }
@@ -108,9 +108,9 @@ pub(crate) fn answer_nll(model: &Model, state: &State, samples: &[Sample]) -> Ve
 }
 
 /// ln of a sum of exponentials that is added up in blocks of [`HEAD_BLOCK`] terms, so that it does
-/// not depend on how many are there at a time.
+/// not depend on how many are there at a time. NaN where a term is not finite.
 #[derive(Clone, Copy, Debug)]
-struct LogSumExp {
+pub(crate) struct LogSumExp {
     max: f64,
     /// Relative to the exponential of `max`.
     sum: f64,
@@ -123,8 +123,21 @@ impl Default for LogSumExp {
 }
 
 impl LogSumExp {
+    /// Of a whole row.
+    pub(crate) fn of(row: &[f32]) -> Self {
+        let mut sum = Self::default();
+        sum.add(row);
+        sum
+    }
+
     fn add(&mut self, row: &[f32]) {
         for block in row.chunks(HEAD_BLOCK) {
+            // An infinity below the others would only add 0. Without its sign, the exponent of what
+            // is not finite is all ones.
+            let bits = block.iter().fold(0, |most: u32, v| most.max(v.to_bits() << 1));
+            if bits >= 0xff00_0000 {
+                self.sum = f64::NAN;
+            }
             let max = f64::from(block.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let sum = block.iter().map(|v| (f64::from(*v) - max).exp()).sum::<f64>();
             let top = self.max.max(max);
@@ -133,16 +146,11 @@ impl LogSumExp {
         }
     }
 
-    fn value(&self) -> f64 {
-        self.max + self.sum.ln()
+    /// The negative log-probability of one of the terms. The largest is subtracted first: added to
+    /// the logarithm it would swallow it where logits are large.
+    pub(crate) fn loss(&self, term: f32) -> f64 {
+        (self.max - f64::from(term)) + self.sum.ln()
     }
-}
-
-/// ln of the sum of exponentials.
-pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
-    let mut sum = LogSumExp::default();
-    sum.add(row);
-    sum.value()
 }
 
 pub(crate) fn stop_if(cancel: &Cancel) -> Result<(), Error> {
@@ -160,8 +168,23 @@ mod tests {
         let mut bands = LogSumExp::default();
         bands.add(&row[..2 * HEAD_BLOCK]);
         bands.add(&row[2 * HEAD_BLOCK..]);
-        assert_eq!(bands.value().to_bits(), log_sum_exp(&row).to_bits());
+        assert_eq!(bands.loss(0.5).to_bits(), LogSumExp::of(&row).loss(0.5).to_bits());
         let plain = row.iter().map(|v| f64::from(*v).exp()).sum::<f64>().ln();
-        assert!((bands.value() - plain).abs() < 1e-12 * plain);
+        assert!((bands.loss(0.0) - plain).abs() < 1e-12 * plain);
+    }
+
+    #[test]
+    fn large_logits_keep_their_loss_and_infinite_ones_have_none() {
+        for value in [1e38, -1e38, 1e9, 0.0] {
+            let loss = LogSumExp::of(&[value; 40]).loss(value);
+            assert!((loss - 40_f64.ln()).abs() < 1e-12, "{value}: {loss}");
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 39, HEAD_BLOCK + 3] {
+                let mut row = vec![1.0; HEAD_BLOCK + 40];
+                row[at] = bad;
+                assert!(LogSumExp::of(&row).loss(1.0).is_nan(), "{bad} at {at}");
+            }
+        }
     }
 }

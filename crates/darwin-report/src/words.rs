@@ -28,8 +28,11 @@ pub(crate) fn p_value(p: f64) -> String {
     }
 }
 
-/// `1.234 ± 0.056`, at a number of decimals that fits the error.
+/// `1.234 ± 0.056`, at a number of decimals that fits the error; words where it is no number.
 pub(crate) fn estimate(e: Estimate) -> String {
+    if !e.value.is_finite() {
+        return "not finite".to_owned();
+    }
     let decimals =
         if e.se > 0.0 { (1.0 - e.se.log10().floor()).clamp(0.0, 6.0) as usize } else { 3 };
     format!("{:.decimals$} ± {:.decimals$}", e.value, e.se)
@@ -113,6 +116,7 @@ mod tests {
         assert_eq!(magnitude(999), "999");
         assert_eq!(four_digits(0.123_456), 0.123_5);
         assert_eq!(estimate(Estimate { value: 1.234_56, se: 0.0456 }), "1.235 ± 0.046");
+        assert_eq!(estimate(Estimate { value: f64::NAN, se: f64::NAN }), "not finite");
         assert_eq!(p_value(0.000_2), "p < 0.001");
     }
 

@@ -38,6 +38,9 @@ pub(super) fn below(key: &Key, block: u64, limit: u32, words: &mut [u64]) -> boo
 }
 
 /// Low and high words of eight products.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn products(x: __m256i, factor: __m256i) -> (__m256i, __m256i) {
@@ -49,6 +52,9 @@ fn products(x: __m256i, factor: __m256i) -> (__m256i, __m256i) {
 }
 
 /// The keys of ten rounds.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn keys(key: [u32; 2]) -> [[__m256i; 2]; 10] {
@@ -59,6 +65,8 @@ fn keys(key: [u32; 2]) -> [[__m256i; 2]; 10] {
     keys
 }
 
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn round(c: [__m256i; 4], key: &[__m256i; 2]) -> [__m256i; 4] {
@@ -74,6 +82,9 @@ fn round(c: [__m256i; 4], key: &[__m256i; 2]) -> [__m256i; 4] {
 }
 
 /// Ten rounds for eight counters, written out so that no number goes to memory.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn rounds(c: [__m256i; 4], keys: &[[__m256i; 2]; 10]) -> [__m256i; 4] {
@@ -82,6 +93,8 @@ fn rounds(c: [__m256i; 4], keys: &[[__m256i; 2]; 10]) -> [__m256i; 4] {
     round(round(round(round(c, &keys[6]), &keys[7]), &keys[8]), &keys[9])
 }
 
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn uniforms(words: __m256i) -> __m256 {
@@ -90,6 +103,9 @@ fn uniforms(words: __m256i) -> __m256 {
 }
 
 /// Low and high words of the counters from `first`.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn counters(first: u64) -> [__m256i; 2] {
@@ -107,6 +123,9 @@ fn counters(first: u64) -> [__m256i; 2] {
 }
 
 /// Four words each of eight blocks, one block after the other; a lane of `c` holds a block's.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn turned([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
@@ -125,6 +144,9 @@ fn turned([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
 }
 
 /// The stream of a key in its counters.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn stream(key: &Key) -> [__m256i; 2] {
@@ -132,6 +154,9 @@ fn stream(key: &Key) -> [__m256i; 2] {
 }
 
 /// The uniforms of the blocks from `block`.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 fn fill_8(key: &Key, block: u64, chunks: &mut [[f32; 4 * LANES]]) {
     let (stream, keys) = (stream(key), keys(key.key));
@@ -147,6 +172,9 @@ fn fill_8(key: &Key, block: u64, chunks: &mut [[f32; 4 * LANES]]) {
 }
 
 /// The bits of the blocks from `block`.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 fn below_8(key: &Key, block: u64, limit: u32, words: &mut [u64]) {
     let (stream, keys) = (stream(key), keys(key.key));
@@ -175,6 +203,9 @@ mod sixteen {
     const ODD: __mmask16 = 0xaaaa;
 
     /// Low and high words of sixteen products.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn products(x: __m512i, factor: __m512i) -> (__m512i, __m512i) {
@@ -185,6 +216,8 @@ mod sixteen {
         (low, high)
     }
 
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn round(c: [__m512i; 4], key: [u32; 2]) -> [__m512i; 4] {
@@ -203,6 +236,8 @@ mod sixteen {
     /// The table of `a ^ b ^ c`.
     const XOR: i32 = 0x96;
 
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn join(a: __m256i, b: __m256i) -> __m512i {
@@ -210,6 +245,9 @@ mod sixteen {
     }
 
     /// The high words of eight numbers.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn high(x: __m512i) -> __m256i {
@@ -217,6 +255,9 @@ mod sixteen {
     }
 
     /// Low and high words of the counters from `first`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn counters(first: u64) -> [__m512i; 2] {
@@ -228,6 +269,9 @@ mod sixteen {
 
     /// The words of twice sixteen blocks from `first`, a lane each: one after the other would wait
     /// for its own products.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn rounds(key: &Key, keys: &[[u32; 2]; 10], first: u64) -> [[__m512i; 4]; 2] {
@@ -244,6 +288,9 @@ mod sixteen {
     }
 
     /// The bits of the blocks from `block`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F and BMI2.
     #[target_feature(enable = "avx512f,bmi2")]
     pub(super) fn below(key: &Key, block: u64, limit: u32, words: &mut [u64]) {
         const FIRST_OF_FOUR: u64 = 0x1111_1111_1111_1111;
@@ -261,6 +308,9 @@ mod sixteen {
     }
 
     /// Four words each of sixteen blocks, one block after the other; a lane of `c` holds a block's.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn turned([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
@@ -284,6 +334,9 @@ mod sixteen {
     }
 
     /// The uniforms of the blocks from `block`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
     pub(super) fn fill(key: &Key, block: u64, pairs: &mut [[[f32; 4 * LANES]; 2]]) {
         let scale = _mm512_set1_ps(1.0 / 16_777_216.0);

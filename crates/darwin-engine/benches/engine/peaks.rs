@@ -25,6 +25,8 @@ fn multiply_adds(rounds: usize) -> (f32, usize) {
     #[cfg(target_arch = "x86_64")]
     {
         /// Written out: of the plain loop the compiler makes no such vectors.
+        /// # Safety
+        /// The processor has AVX-512F.
         #[target_feature(enable = "avx512f")]
         fn widest(rounds: usize) -> (f32, usize) {
             use std::arch::x86_64::*;
@@ -42,6 +44,8 @@ fn multiply_adds(rounds: usize) -> (f32, usize) {
             }
             (_mm512_reduce_add_ps(total), 16)
         }
+        /// # Safety
+        /// The processor has AVX2 and FMA.
         #[target_feature(enable = "avx2,fma")]
         fn wide(rounds: usize) -> (f32, usize) {
             chains(rounds)

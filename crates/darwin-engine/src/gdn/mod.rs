@@ -300,7 +300,8 @@ impl Recurrence<'_> {
         team.split(heads, 1, cost, |range, _| {
             for head in range {
                 let query_at = head / group * key;
-                // SAFETY: a head is in one range alone.
+                // SAFETY: a head is in one range of the split alone, and so are its state and its
+                // columns of the output.
                 let (state, out) = unsafe {
                     let state = states.range(head * len..(head + 1) * len);
                     (state, columns.part(head * value..(head + 1) * value))

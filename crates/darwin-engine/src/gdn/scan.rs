@@ -41,7 +41,8 @@ pub(crate) struct Columns<'a> {
     values: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: parts are handed out by an unsafe function whose callers keep them apart.
+// SAFETY: a reference to it gives a pointer and no access; parts come from an unsafe function whose
+// callers keep their columns apart, and f32 may be written by any thread.
 unsafe impl Sync for Columns<'_> {}
 
 impl<'a> Columns<'a> {
@@ -87,7 +88,8 @@ pub(crate) fn scan(job: &Scan<'_>, state: &mut [f32], out: Columns<'_>) {
     let width = block_width(job.value_dim);
     for (i, block) in state.chunks_exact_mut(job.key_dim * width).enumerate() {
         let columns = i * width..job.value_dim.min((i + 1) * width);
-        // SAFETY: the asserts above bound every access; the instruction set was detected.
+        // SAFETY: the asserts above bound all slices and `out`, and `block` is a block of the state,
+        // a row of `width` for each key; `isa` has detected the instruction set.
         unsafe {
             match (isa(), width) {
                 (Isa::Portable, 16) => run::<Portable, 2>(job, columns, block, out),
@@ -105,6 +107,8 @@ pub(crate) fn scan(job: &Scan<'_>, state: &mut [f32], out: Columns<'_>) {
     }
 }
 
+/// # Safety
+/// As for [`run`]; the processor has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run_avx2<const N: usize>(
@@ -113,10 +117,12 @@ unsafe fn run_avx2<const N: usize>(
     state: &mut [f32],
     out: Columns<'_>,
 ) {
-    // SAFETY: handed on.
+    // SAFETY: the caller has bounded the job; this function is compiled for AVX2.
     unsafe { run::<Avx2, N>(job, columns, state, out) }
 }
 
+/// # Safety
+/// As for [`run`]; the processor has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn run_avx512<const N: usize>(
@@ -125,11 +131,16 @@ unsafe fn run_avx512<const N: usize>(
     state: &mut [f32],
     out: Columns<'_>,
 ) {
-    // SAFETY: handed on.
+    // SAFETY: the caller has bounded the job; this function is compiled for AVX-512F.
     unsafe { run::<Avx512, N>(job, columns, state, out) }
 }
 
 /// One block of `N` vectors of columns over all tokens.
+///
+/// # Safety
+/// The instruction set of `V` is available. The job's slices have all tokens, as [`scan`] asserts;
+/// `columns` are at most `N` vectors of the value's; `state` has a row of `N` vectors, 32 values at most,
+/// for each key; `out` has a row for each token, and nobody else uses its columns meanwhile.
 #[inline(always)]
 unsafe fn run<V: Simd, const N: usize>(
     job: &Scan<'_>,
@@ -140,7 +151,8 @@ unsafe fn run<V: Simd, const N: usize>(
     let width = N * V::LANES;
     let mut edge = [0.0_f32; 32];
     let row = |values: &'_ [f32], t: usize| values.as_ptr().wrapping_add(t * job.row);
-    // SAFETY: `scan` has bounded all slices; a block that is not whole goes through `edge`.
+    // SAFETY: rows of all tokens lie in the slices and in `out`, as the caller says; columns of a block
+    // that is not whole go through `edge`, which has room for `N` vectors.
     unsafe {
         let mut recalled = recall::<V, N>(state.as_ptr(), &job.keys[..job.key_dim]);
         for t in 0..job.tokens {
@@ -177,9 +189,12 @@ unsafe fn run<V: Simd, const N: usize>(
 type Recalled<V, const N: usize> = [[V; N]; 2];
 
 /// What the state holds for keys.
+///
+/// # Safety
+/// The instruction set of `V` is available; `state` has a row of `N` vectors for each key.
 #[inline(always)]
 unsafe fn recall<V: Simd, const N: usize>(state: *const f32, keys: &[f32]) -> Recalled<V, N> {
-    // SAFETY: the state holds a row for each key.
+    // SAFETY: the caller has the instruction set and a row of the state for each key.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; 2];
         for (i, k) in keys.iter().enumerate() {
@@ -204,6 +219,10 @@ struct Token {
 
 /// One token: updates the block of the state and returns the output. `recalled` is what the state
 /// holds for its keys, then for the next token's: the state is read once.
+///
+/// # Safety
+/// The instruction set of `V` is available; `state` has `key_dim` rows of `N` vectors; the token has
+/// `key_dim` keys, queries and next keys, and `N` vectors of values.
 #[inline(always)]
 unsafe fn step<V: Simd, const N: usize>(
     state: *mut f32,
@@ -211,7 +230,8 @@ unsafe fn step<V: Simd, const N: usize>(
     token: &Token,
     recalled: &mut Recalled<V, N>,
 ) -> [V; N] {
-    // SAFETY: the state holds a row for each key, and `values` one row.
+    // SAFETY: the caller has the instruction set, `key_dim` rows of the state, as many keys and
+    // queries, and `N` vectors of values.
     unsafe {
         let (decay, beta) = (V::splat(token.decay), V::splat(token.beta));
         let delta: [V; N] = std::array::from_fn(|n| {
@@ -234,6 +254,10 @@ unsafe fn step<V: Simd, const N: usize>(
 }
 
 /// One row of the state: decayed, the token's added, and what it gives to output and sums.
+///
+/// # Safety
+/// The instruction set of `V` is available; `state` has a row `i` of `N` vectors, the token a key, query
+/// and next key `i`.
 #[inline(always)]
 unsafe fn update<V: Simd, const N: usize>(
     state: *mut f32,
@@ -244,7 +268,7 @@ unsafe fn update<V: Simd, const N: usize>(
     out: &mut [V; N],
     sums: &mut [V; N],
 ) {
-    // SAFETY: the caller's row.
+    // SAFETY: the caller has the instruction set, row `i` of the state, and key and queries `i`.
     unsafe {
         let row = state.add(i * N * V::LANES);
         let k = V::splat(*token.keys.add(i));

@@ -3,6 +3,7 @@
 use super::sample::Sampler;
 use super::{Chosen, Finish, GROUP, Generation, Generator, Request};
 use crate::cache::{Caches, SequenceCache};
+use crate::finite::first_not_finite;
 use crate::kernels::{Buffer, scratch};
 use crate::layer::Pass;
 use crate::layers::MAX_GROUP_TOKENS;
@@ -11,7 +12,7 @@ use crate::probe::Probe;
 use crate::team::Team;
 use crate::text::TextStream;
 use crate::workspaces::Borrowed;
-use crate::{Cost, Error};
+use crate::{Cost, Error, NonFinite};
 use darwin_core::Cancel;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,6 +55,8 @@ struct Running<'a> {
 
 /// Tokens to feed after a cache, and after how many of the last ones tokens shall be chosen.
 struct Feed<'a> {
+    /// Which of the requests.
+    request: usize,
     ids: &'a [u32],
     choices: usize,
     cache: &'a mut SequenceCache,
@@ -149,7 +152,7 @@ impl<'a> Decoder<'a> {
             let samplers = samplers.iter().collect();
             let r = &mut group[0];
             let (ids, prompt, cache) = (r.prompt, r.prompt, &mut r.cache);
-            Feed { ids, choices: 1, cache, samplers, prompt, new: &[] }
+            Feed { request: r.index, ids, choices: 1, cache, samplers, prompt, new: &[] }
         });
         let chosen = self.feed(fed.collect())?;
         drop(feeds);
@@ -176,7 +179,8 @@ impl<'a> Decoder<'a> {
         let feeds = drafted.iter_mut().map(|r| {
             let ids = r.worth_feeding(self.by);
             let (choices, samplers) = (ids.len(), vec![&r.sampler]);
-            Feed { ids, choices, cache: &mut r.cache, samplers, prompt: r.prompt, new: ids }
+            let (request, prompt, cache) = (r.index, r.prompt, &mut r.cache);
+            Feed { request, ids, choices, cache, samplers, prompt, new: ids }
         });
         let follows = self.feed(feeds.collect())?;
         let mut again = Vec::new();
@@ -192,8 +196,8 @@ impl<'a> Decoder<'a> {
                 // the cache has seen tokens that were refused
                 r.cache = before;
                 let (ids, prompt) = (&r.draft[..same], r.prompt);
-                let cache = &mut r.cache;
-                again.push(Feed { ids, choices: 0, cache, samplers: vec![], prompt, new: ids });
+                let (request, cache, samplers) = (r.index, &mut r.cache, vec![]);
+                again.push(Feed { request, ids, choices: 0, cache, samplers, prompt, new: ids });
             }
         }
         self.feed(again).map(drop)
@@ -224,8 +228,9 @@ impl<'a> Decoder<'a> {
             }
             let (block, after) = rest.split_at_mut(offsets.len() - 1);
             rest = after;
-            self.forward(&offsets, block.iter_mut().map(|f| &mut *f.cache).collect())?;
-            self.choose(block, &offsets, &mut chosen);
+            let done = self.forward(&offsets, block.iter_mut().map(|f| &mut *f.cache).collect());
+            done.map_err(|error| error.at(|i, at| (block[i].request, block[i].before() + at)))?;
+            self.choose(block, &offsets, &mut chosen)?;
         }
         Ok(chosen)
     }
@@ -245,7 +250,12 @@ impl<'a> Decoder<'a> {
     }
 
     /// The choices after the last rows of each sequence of a block.
-    fn choose(&mut self, block: &[Feed<'_>], offsets: &[usize], chosen: &mut Vec<Vec<u32>>) {
+    fn choose(
+        &mut self,
+        block: &[Feed<'_>],
+        offsets: &[usize],
+        chosen: &mut Vec<Vec<u32>>,
+    ) -> Result<(), Error> {
         let model = self.by.model;
         let (width, vocab) = (model.config().hidden_size, model.config().vocab_size);
         let first = chosen.len();
@@ -269,11 +279,24 @@ impl<'a> Decoder<'a> {
             let logits = scratch(&mut self.logits, rows.len() * vocab);
             model.head_into(self.team, normed, logits);
             for ((_, i, new), logits) in rows.iter().zip(logits.chunks_exact(vocab)) {
-                let Feed { samplers, prompt, .. } = &block[*i];
+                let Feed { request, samplers, prompt, .. } = &block[*i];
+                if let Some((_, value)) = first_not_finite(logits, vocab) {
+                    let position = prompt.len() + new.len() - 1;
+                    let found = NonFinite::of_head(value, *request, position);
+                    return Err(Error::NotFinite(found));
+                }
                 let ids = samplers.iter().map(|sampler| sampler.pick(prompt, new, logits));
                 chosen[first + i].extend(ids);
             }
         }
+        Ok(())
+    }
+}
+
+impl Feed<'_> {
+    /// Tokens of the sequence before `ids`.
+    fn before(&self) -> usize {
+        self.prompt.len() + self.new.len() - self.ids.len()
     }
 }
 
@@ -300,6 +323,7 @@ impl<'a> Running<'a> {
     /// The last token, to be fed.
     fn next(&mut self) -> Feed<'_> {
         Feed {
+            request: self.index,
             ids: &self.out[self.out.len().saturating_sub(1)..],
             choices: 1,
             cache: &mut self.cache,
@@ -396,7 +420,8 @@ mod tests {
                 let (now, after) = rest.split_at(*n);
                 rest = after;
                 let (cache, samplers) = (&mut cache, vec![&sampler]);
-                let feed = Feed { ids: now, choices: 0, cache, samplers, prompt: &[], new: &[] };
+                let (prompt, new) = (&[][..], now);
+                let feed = Feed { request: 0, ids: now, choices: 0, cache, samplers, prompt, new };
                 decoder.feed(vec![feed]).unwrap();
                 all.extend_from_slice(&decoder.hidden);
             }

@@ -131,7 +131,8 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// A token outside the vocabulary, an empty prompt, a prompt that fills the context; a number
-    /// of the sampling that is out of range, an empty stop string.
+    /// of the sampling that is out of range, an empty stop string; [`Error::NotFinite`], its
+    /// sequence being the request.
     pub fn run(
         &self,
         requests: &[Request<'_>],
@@ -169,7 +170,8 @@ impl<'a> Generator<'a> {
 /// first disagreement is decoded: the result equals plain greedy decoding.
 ///
 /// # Errors
-/// A token outside the vocabulary, an empty prompt, a context too long, cancellation.
+/// A token outside the vocabulary, an empty prompt, a context too long, cancellation;
+/// [`Error::NotFinite`].
 pub fn generate(
     model: &Model,
     prompts: &[Vec<u32>],

@@ -60,14 +60,16 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: the lines hold `len` words or more, and every word is a float32.
+        // SAFETY: the lines hold `len` initialised words or more, at a multiple of 64 bytes; any bits
+        // are a float32; the borrow of `self` is the slice's.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above.
+        // SAFETY: the lines hold `len` initialised words or more, any bits are a float32 and any
+        // float32 a word; `self` is borrowed as long as the slice, and by nobody else.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
@@ -75,13 +77,14 @@ impl DerefMut for Buffer {
 impl Buffer {
     /// The values as words.
     pub(crate) fn words(&self) -> &[u32] {
-        // SAFETY: the lines hold `len` words or more.
+        // SAFETY: the lines hold `len` initialised words or more; the borrow of `self` is the slice's.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 
     /// The values as words.
     pub(crate) fn words_mut(&mut self) -> &mut [u32] {
-        // SAFETY: as above.
+        // SAFETY: the lines hold `len` initialised words or more; `self` is borrowed as long as the
+        // slice, and by nobody else.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
@@ -89,7 +92,8 @@ impl Buffer {
 impl Buffer {
     /// The values as twice as many halves.
     pub(crate) fn halves(&self) -> &[u16] {
-        // SAFETY: the lines hold `len` words or more, each two halves.
+        // SAFETY: the lines hold `len` initialised words or more, each of two halves of less
+        // alignment; the borrow of `self` is the slice's.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 2 * self.len) }
     }
 }

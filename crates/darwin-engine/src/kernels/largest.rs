@@ -10,7 +10,7 @@ use darwin_core::vectorised;
 const IN_REGISTERS: usize = 64;
 
 /// The `k` largest values of each row of `width`, falling, and where they are, the first of equals
-/// first. The rows are used up.
+/// first. The rows are used up. Where a value is not finite, its place is any below the width.
 pub(crate) fn largest(
     rows: &mut [f32],
     width: usize,
@@ -22,7 +22,7 @@ pub(crate) fn largest(
         return largest_of_wide(rows, width, values, at, k);
     }
     let job = Job { rows, width, values, at, k };
-    // SAFETY: the instruction set was detected.
+    // SAFETY: `isa` has detected the instruction set of the function that is called.
     unsafe {
         match isa() {
             Isa::Portable => job.run_portable(),
@@ -45,25 +45,32 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run_portable(self) {
-        // SAFETY: plain Rust.
+        // SAFETY: `Portable` needs no instruction set; `largest` gives no wider rows.
         unsafe { self.run::<Portable, 1, 2, 4, 8>() }
     }
 
+    /// # Safety
+    /// The processor has AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn run_avx2(self) {
-        // SAFETY: handed on.
+    fn run_avx2(self) {
+        // SAFETY: this function is compiled for the instruction set of `Avx2`.
         unsafe { self.run::<Avx2, 1, 2, 4, 8>() }
     }
 
+    /// # Safety
+    /// The processor has AVX-512F.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn run_avx512(self) {
-        // SAFETY: handed on.
+    fn run_avx512(self) {
+        // SAFETY: this function is compiled for the instruction set of `Avx512`.
         unsafe { self.run::<Avx512, 1, 1, 2, 4>() }
     }
 
     /// In as many vectors as a row of 8, 16, 32 or 64 has.
+    ///
+    /// # Safety
+    /// The instruction set of `V` is available.
     #[inline(always)]
     unsafe fn run<
         V: Simd,
@@ -74,7 +81,7 @@ impl Job<'_> {
     >(
         self,
     ) {
-        // SAFETY: handed on.
+        // SAFETY: the caller has the instruction set.
         unsafe {
             match self.width {
                 0..=8 => self.each::<V, N8>(),
@@ -85,13 +92,19 @@ impl Job<'_> {
         }
     }
 
+    /// Rows in `N` vectors.
+    ///
+    /// # Safety
+    /// The instruction set of `V` is available.
     #[inline(always)]
     unsafe fn each<V: Simd, const N: usize>(self) {
         let Self { rows, width, values, at, k } = self;
+        assert!(0 < width && width <= N * V::LANES && N * V::LANES <= IN_REGISTERS);
         let chosen = values.chunks_exact_mut(k).zip(at.chunks_exact_mut(k));
         let mut edge = [f32::NEG_INFINITY; IN_REGISTERS];
         for (row, (values, at)) in rows.chunks_exact(width).zip(chosen) {
-            // SAFETY: a row that does not fill its vectors goes through `edge`.
+            // SAFETY: the caller has the instruction set. `from` has `N * V::LANES` readable values:
+            // the row's own where it has so many, else those of `edge`, which has IN_REGISTERS.
             unsafe {
                 let mut from = row.as_ptr();
                 if width < N * V::LANES {
@@ -112,7 +125,8 @@ impl Job<'_> {
                     for (n, left) in left.iter().enumerate() {
                         equal |= u64::from(left.equal(wanted)) << (n * V::LANES);
                     }
-                    *at = if equal == 0 { 0 } else { equal.trailing_zeros() };
+                    // Lanes beyond the row and values that were taken are negative infinity, too.
+                    *at = equal.trailing_zeros().min(width as u32 - 1);
                     let taken = equal & equal.wrapping_neg();
                     for (n, left) in left.iter_mut().enumerate() {
                         *left = left.select(lowest, (taken >> (n * V::LANES)) as u32);
@@ -207,6 +221,19 @@ mod tests {
                     at.iter().zip(&want_at).filter_map(|(at, want)| Some((at, want.as_ref()?)));
                 assert!(known.into_iter().all(|(at, want)| at == want), "{width}");
                 assert!(at.iter().all(|at| (*at as usize) < width));
+            }
+        }
+    }
+
+    #[test]
+    fn places_are_inside_the_row_whatever_it_holds() {
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for width in [1, 4, 5, 8, 12, 31, 60, 64, 65, 100] {
+                let k = width.min(4);
+                let (mut values, mut at) = (vec![0.0; k], vec![u32::MAX; k]);
+                largest(&mut vec![odd; width], width, &mut values, &mut at, k);
+                assert!(at.iter().all(|at| (*at as usize) < width), "{odd} {width}");
+                assert!(values.iter().all(|value| !value.is_finite()), "{odd} {width}");
             }
         }
     }

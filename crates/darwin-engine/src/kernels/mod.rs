@@ -22,8 +22,8 @@ pub(crate) use matrix::{Form, Matrix, PANEL, Panels, Values};
 pub(crate) use pool::{Pool, Pooled};
 pub(crate) use product::{Rows, multiply, multiply_rows};
 pub(crate) use rows::{
-    argmax, dot, gated_rms_norm, l2_norm, l2_normalize, log_sum_exp, rms_norm, softmax,
-    softmax_of_falling,
+    LogTotal, all_finite, argmax, dot, gated_rms_norm, l2_norm, l2_normalize, log_total, rms_norm,
+    softmax, softmax_of_falling,
 };
 pub(crate) use simd::Portable;
 #[cfg(target_arch = "x86_64")]

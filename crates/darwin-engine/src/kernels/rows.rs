@@ -143,9 +143,44 @@ vectorised! {
     }
 }
 
+/// The sum of exponentials of a row, as what is subtracted for a log-probability. The largest value
+/// and the logarithm of the rest stay apart: added up, the largest would swallow the rest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogTotal {
+    max: f32,
+    /// Logarithm of the sum of `exp(value - max)`.
+    rest: f64,
+}
+
+impl LogTotal {
+    /// The log-probability of one of the row's values.
+    #[inline(always)]
+    pub(crate) fn log_probability(self, value: f32) -> f64 {
+        f64::from(value) - f64::from(self.max) - self.rest
+    }
+}
+
 vectorised! {
-    /// Logarithm of the sum of exponentials of a row.
-    pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
+    /// Whether no value is NaN or infinite.
+    pub(crate) fn all_finite(values: &[f32]) -> bool {
+        let mut largest = [0_u32; LANES];
+        let (chunks, rest) = values.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                largest[i] = largest[i].max(chunk[i].to_bits() << 1);
+            }
+        }
+        for (largest, value) in largest.iter_mut().zip(rest) {
+            *largest = (*largest).max(value.to_bits() << 1);
+        }
+        // without its sign, an exponent of ones is an infinity or NaN
+        largest.iter().all(|bits| *bits < 0xff00_0000)
+    }
+}
+
+vectorised! {
+    /// What the log-probabilities of a row are counted from.
+    pub(crate) fn log_total(row: &[f32]) -> LogTotal {
         let max = max_lanes(row);
         let mut total = 0.0_f64;
         let mut exponentials = [0.0_f32; 256];
@@ -155,7 +190,7 @@ vectorised! {
             }
             total += f64::from(sum_lanes(&exponentials[..block.len()]));
         }
-        f64::from(max) + total.ln()
+        LogTotal { max, rest: total.ln() }
     }
 }
 
@@ -202,8 +237,15 @@ mod tests {
     }
 
     #[test]
-    fn log_sum_exp_of_equal_values_is_the_log_of_their_number() {
-        assert!((log_sum_exp(&[3.0; 2048]) - (3.0 + 2048_f64.ln())).abs() < 1e-6);
+    fn equal_values_have_equal_probabilities_however_large_they_are() {
+        for value in [3.0, -7.5, 1e38, -1e38, f32::MAX] {
+            let total = log_total(&[value; 2048]);
+            assert!((total.log_probability(value) + 2048_f64.ln()).abs() < 1e-6, "{value}");
+        }
+        // and differences count where the values themselves have none of their digits left
+        let total = log_total(&[1e9, 1e9, 1e9 - 64.0]);
+        assert!((total.log_probability(1e9) + 2_f64.ln()).abs() < 1e-6);
+        assert!((total.log_probability(1e9 - 64.0) + 64.0 + 2_f64.ln()).abs() < 1e-6);
     }
 
     #[test]

@@ -5,32 +5,70 @@ use std::arch::x86_64::*;
 
 /// A vector of f32 lanes.
 ///
-/// # Safety
-/// Every method may be called only where the instruction set of the type is available; `load` and
-/// `store` need `LANES` readable or writable values behind the pointer.
+/// The methods are unsafe because each type needs an instruction set: who calls one has detected
+/// that set (see [`isa`]) or is compiled for it. What a method reads or writes memory for is said on
+/// it. No address needs an alignment.
 pub(crate) trait Simd: Copy {
     const LANES: usize;
+    /// The value in all lanes.
+    ///
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn splat(value: f32) -> Self;
+    /// # Safety
+    /// The instruction set is available, and `LANES` values can be read at `from`.
     unsafe fn load(from: *const f32) -> Self;
+    /// # Safety
+    /// The instruction set is available, and `LANES` values can be written at `to`.
     unsafe fn store(self, to: *mut f32);
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn add(self, other: Self) -> Self;
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn sub(self, other: Self) -> Self;
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn mul(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once.
+    ///
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// Lane by lane the larger one, `other` where one is no number.
+    ///
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn max(self, other: Self) -> Self;
     /// The largest of all lanes.
+    ///
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn largest_lane(self) -> f32;
     /// A bit for each lane that equals the other's.
+    ///
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn equal(self, other: Self) -> u32;
     /// The other's lanes where there is a bit.
+    ///
+    /// # Safety
+    /// The instruction set is available.
     unsafe fn select(self, other: Self, bits: u32) -> Self;
     /// The bfloat16 numbers in the low halves of words.
+    ///
+    /// # Safety
+    /// The instruction set is available, and `LANES` words can be read at `from`.
     unsafe fn load_low(from: *const u32) -> Self;
     /// The bfloat16 numbers in the high halves of words.
+    ///
+    /// # Safety
+    /// The instruction set is available, and `LANES` words can be read at `from`.
     unsafe fn load_high(from: *const u32) -> Self;
     /// float16 numbers.
+    ///
+    /// # Safety
+    /// The instruction set is available, and `LANES` numbers can be read at `from`.
     unsafe fn load_half(from: *const u16) -> Self;
     /// Asks for a cache line that will be read soon; any address will do.
     fn prefetch(from: *const f32);
@@ -149,67 +187,82 @@ macro_rules! x86_simd {
         #[derive(Clone, Copy)]
         pub(crate) struct $name($vector);
 
-        // SAFETY (of every block here): the trait's contract, handed on to the intrinsic.
         impl Simd for $name {
             const LANES: usize = $lanes;
             #[inline(always)]
             unsafe fn splat(value: f32) -> Self {
+                // SAFETY: the caller has the instruction set.
                 Self(unsafe { $splat(value) })
             }
             #[inline(always)]
             unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: the caller has the instruction set and `LANES` readable values.
                 Self(unsafe { $load(from) })
             }
             #[inline(always)]
             unsafe fn store(self, to: *mut f32) {
+                // SAFETY: the caller has the instruction set and `LANES` writable values.
                 unsafe { $store(to, self.0) }
             }
             #[inline(always)]
             unsafe fn add(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
                 Self(unsafe { $add(self.0, other.0) })
             }
             #[inline(always)]
             unsafe fn sub(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
                 Self(unsafe { $sub(self.0, other.0) })
             }
             #[inline(always)]
             unsafe fn mul(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
                 Self(unsafe { $mul(self.0, other.0) })
             }
             #[inline(always)]
             unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
                 Self(unsafe { $fma(self.0, factor.0, addend.0) })
             }
             #[inline(always)]
             unsafe fn max(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
                 Self(unsafe { $max(self.0, other.0) })
             }
             #[inline(always)]
             unsafe fn largest_lane(self) -> f32 {
+                // SAFETY: the caller has the instruction set.
                 unsafe { $largest(self.0) }
             }
             #[inline(always)]
             unsafe fn equal(self, other: Self) -> u32 {
+                // SAFETY: the caller has the instruction set.
                 unsafe { $equal(self.0, other.0) }
             }
             #[inline(always)]
             unsafe fn select(self, other: Self, bits: u32) -> Self {
+                // SAFETY: the caller has the instruction set.
                 Self(unsafe { $select(self.0, other.0, bits) })
             }
             #[inline(always)]
             unsafe fn load_low(from: *const u32) -> Self {
+                // SAFETY: the caller has the instruction set and `LANES` readable words.
                 Self(unsafe { $cast($shift::<16>($words(from.cast()))) })
             }
             #[inline(always)]
             unsafe fn load_high(from: *const u32) -> Self {
+                // SAFETY: the caller has the instruction set and `LANES` readable words.
                 Self(unsafe { $cast($and($words(from.cast()), $mask(!0xffff))) })
             }
             #[inline(always)]
             unsafe fn load_half(from: *const u16) -> Self {
+                // SAFETY: the caller has the instruction set and `LANES` readable numbers.
                 Self(unsafe { $widen($halves(from.cast())) })
             }
             #[inline(always)]
             fn prefetch(from: *const f32) {
+                // SAFETY: the instruction is SSE's, which x86-64 always has; a hint reads nothing, so
+                // that no address is wrong.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
             }
         }
@@ -265,6 +318,8 @@ x86_simd!(
     select_of_16
 );
 
+/// # Safety
+/// The processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -274,6 +329,8 @@ fn largest_of_8(x: __m256) -> f32 {
     _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
 }
 
+/// # Safety
+/// The processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -281,6 +338,8 @@ fn equal_of_8(a: __m256, b: __m256) -> u32 {
     _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)) as u32
 }
 
+/// # Safety
+/// The processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -290,6 +349,8 @@ fn select_of_8(a: __m256, b: __m256, bits: u32) -> __m256 {
     _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_cmpeq_epi32(own, lanes)))
 }
 
+/// # Safety
+/// The processor has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -297,6 +358,8 @@ fn equal_of_16(a: __m512, b: __m512) -> u32 {
     u32::from(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b))
 }
 
+/// # Safety
+/// The processor has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -13,7 +13,9 @@ pub(super) trait Word: Copy + Send + Sync {
     /// Reads a vector of columns at depth `k`, odd or even.
     ///
     /// # Safety
-    /// As for [`Simd::load`]; `w` points to depth 0.
+    /// The instruction set of `V` is available. `w` points to some columns at depth 0 of a panel
+    /// whose lines are `row` elements apart, and the line of depth `k` has `V::LANES` elements from
+    /// there on. `ODD` says whether `k` is odd.
     unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V;
 
     /// The line of a panel that holds depth `k`.
@@ -32,7 +34,8 @@ impl Word for f32 {
 
     #[inline(always)]
     unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
-        // SAFETY: handed on.
+        // SAFETY: line `k` begins `k * row` elements on, with `V::LANES` readable values; the caller
+        // has the instruction set.
         unsafe { V::load(w.add(k * row)) }
     }
 
@@ -49,7 +52,8 @@ impl Word for u32 {
 
     #[inline(always)]
     unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
-        // SAFETY: handed on.
+        // SAFETY: a line holds two depths, so that of `k` begins `k / 2 * row` words on, with
+        // `V::LANES` readable ones; the caller has the instruction set.
         unsafe {
             let w = w.add(k / 2 * row);
             if ODD { V::load_high(w) } else { V::load_low(w) }
@@ -68,7 +72,8 @@ impl Word for u16 {
 
     #[inline(always)]
     unsafe fn load<V: Simd, const ODD: bool>(w: *const Self, k: usize, row: usize) -> V {
-        // SAFETY: handed on.
+        // SAFETY: line `k` begins `k * row` numbers on, with `V::LANES` readable ones; the caller has
+        // the instruction set.
         unsafe { V::load_half(w.add(k * row)) }
     }
 

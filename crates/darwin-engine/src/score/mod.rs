@@ -3,14 +3,15 @@
 mod tree;
 
 use crate::cache::{Caches, SequenceCache};
+use crate::finite::first_not_finite;
 use crate::head::LOGIT_ROWS;
-use crate::kernels::{argmax, log_sum_exp};
+use crate::kernels::{argmax, log_total};
 use crate::layer::Pass;
 use crate::layers::group_tokens;
 use crate::mixer::Block;
 use crate::probe::Probe;
-use crate::team::{Team, run_all};
-use crate::{Config, Error, Head, Model};
+use crate::team::{Team, all_of, run_all};
+use crate::{Config, Error, Head, Model, NonFinite};
 use darwin_core::Cancel;
 use std::sync::Arc;
 use tree::Node;
@@ -62,7 +63,8 @@ impl std::ops::AddAssign for Cost {
 /// through the model once.
 ///
 /// # Errors
-/// A token outside the vocabulary, an empty prompt or answer, a context too long, cancellation.
+/// A token outside the vocabulary, an empty prompt or answer, a context too long, cancellation;
+/// [`Error::NotFinite`], its sequence being the item.
 pub fn score(model: &Model, items: &[ScoreItem], cancel: &Cancel) -> Result<Vec<ItemScore>, Error> {
     score_counted(model, items, cancel).map(|(scores, _)| scores)
 }
@@ -148,7 +150,7 @@ impl Scorer<'_> {
         let (mut scored, after) = self.run_block(team, &mut block)?;
         let blocks = blocks(after);
         let follows = if team.threads() > 1 {
-            blocks.into_iter().map(|block| self.run_tree(team, block)).collect()
+            all_of(blocks.into_iter().map(|block| self.run_tree(team, block)).collect())
         } else {
             run_all(blocks, false, |block, team| self.run_tree(team, block))
         };
@@ -182,9 +184,15 @@ impl Scorer<'_> {
         let work = &mut *self.model.workspace();
         let (probe, blocks) = (Probe::none(), Block::cut(&offsets));
         let mut pass = Pass { blocks, caches, team, work, probe };
-        self.model.forward(&mut hidden, 0..config.num_hidden_layers, &mut pass)?;
+        let place = |sequence: usize, position| {
+            let node = block[sequence].node;
+            (node.item, node.range.start + position)
+        };
+        self.model
+            .forward(&mut hidden, 0..config.num_hidden_layers, &mut pass)
+            .map_err(|error| error.at(place))?;
         let mut scored = Vec::new();
-        self.score_rows(team, block, &offsets, &hidden, &mut scored);
+        self.score_rows(team, block, &offsets, &hidden, &mut scored)?;
         let mut after = Vec::new();
         for (job, cache) in block.iter().zip(kept).filter(|(job, _)| !job.node.children.is_empty())
         {
@@ -204,7 +212,7 @@ impl Scorer<'_> {
         offsets: &[usize],
         hidden: &[f32],
         scored: &mut Vec<Scored>,
-    ) {
+    ) -> Result<(), Error> {
         let width = self.model.config().hidden_size;
         // (row of hidden, item, index of the answer's token), by row
         let mut asked: Vec<(usize, usize, usize)> = Vec::new();
@@ -225,49 +233,64 @@ impl Scorer<'_> {
             &chosen,
             |h| self.model.final_norm(h),
             |i, logits| {
-                let (total, best) = (log_sum_exp(logits), argmax(logits));
+                let (total, best) = (log_total(logits), argmax(logits));
                 while let Some((_, item, index)) = asked.next_if(|(of, ..)| *of == rows[i]) {
-                    let token = self.items[item].answer[index] as usize;
-                    let logprob = f64::from(logits[token]) - total;
+                    let ScoreItem { prompt, answer } = &self.items[item];
+                    if let Some((_, value)) = first_not_finite(logits, logits.len()) {
+                        let position = prompt.len() + index - 1;
+                        return Err(Error::NotFinite(NonFinite::of_head(value, item, position)));
+                    }
+                    let token = answer[index] as usize;
+                    let logprob = total.log_probability(logits[token]);
                     scored.push(Scored { item, index, logprob, greedy: best == token });
                 }
+                Ok(())
             },
-        );
+        )
     }
 }
 
-/// Calls `f` with the number and the logits of each row of hidden states, after `norm`.
-fn each_logits(
+/// Calls `f` with the number and the logits of each row of hidden states, after `norm`, up to the
+/// first error.
+fn each_logits<E>(
     head: &Head,
     team: Team<'_>,
     hidden: &[f32],
     norm: impl Fn(&[f32]) -> Vec<f32>,
-    mut f: impl FnMut(usize, &[f32]),
-) {
+    mut f: impl FnMut(usize, &[f32]) -> Result<(), E>,
+) -> Result<(), E> {
     let (width, vocab) = (head.config.hidden_size, head.config.vocab_size);
     let mut logits = vec![0.0; (hidden.len() / width).min(LOGIT_ROWS) * vocab];
     for (i, hidden) in hidden.chunks(LOGIT_ROWS * width).enumerate() {
         let logits = &mut logits[..hidden.len() / width * vocab];
         head.multiply(team, &norm(hidden), logits);
-        let rows = logits.chunks_exact(vocab).enumerate();
-        rows.for_each(|(row, logits)| f(i * LOGIT_ROWS + row, logits));
+        let mut rows = logits.chunks_exact(vocab).enumerate();
+        rows.try_for_each(|(row, logits)| f(i * LOGIT_ROWS + row, logits))?;
     }
+    Ok(())
 }
 
 /// The log-probability of each token after its hidden state, and whether greedy decoding takes it.
+///
+/// # Errors
+/// The first row whose logits are not finite, and the value.
 pub(crate) fn score_tokens(
     head: &Head,
     hidden: &[f32],
     tokens: &[u32],
     norm: impl Fn(&[f32]) -> Vec<f32>,
-) -> Vec<(f64, bool)> {
+) -> Result<Vec<(f64, bool)>, (usize, f32)> {
     let mut scored = Vec::with_capacity(tokens.len());
     each_logits(head, Team::alone(), hidden, norm, |i, logits| {
+        if let Some((_, value)) = first_not_finite(logits, logits.len()) {
+            return Err((i, value));
+        }
         let token = tokens[i] as usize;
-        let logprob = f64::from(logits[token]) - log_sum_exp(logits);
+        let logprob = log_total(logits).log_probability(logits[token]);
         scored.push((logprob, argmax(logits) == token));
-    });
-    scored
+        Ok(())
+    })?;
+    Ok(scored)
 }
 
 impl Job<'_> {

@@ -47,6 +47,11 @@ impl Golden {
     pub(crate) fn get(&self, key: &str) -> Option<&[f64]> {
         self.tensors.get(key).map(Vec::as_slice)
     }
+
+    /// What follows a prefix in the names that have it, in their order.
+    pub(crate) fn names(&self, prefix: &str) -> Vec<&str> {
+        self.tensors.keys().filter_map(|key| key.strip_prefix(prefix)).collect()
+    }
 }
 
 /// Where a case lies.

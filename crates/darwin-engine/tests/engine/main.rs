@@ -8,6 +8,7 @@ mod candidates;
 mod device;
 mod errors;
 mod far;
+mod finite;
 mod fixture;
 mod generation;
 mod golden;

@@ -3,6 +3,7 @@
 use super::weights::Watched;
 use super::{Family, Loaded, finding};
 use crate::Error;
+use crate::estimate::above;
 use darwin_checkpoint::Error::NotFinite;
 use darwin_checkpoint::{Dtype, Role, TensorInfo, TensorSource};
 use darwin_core::files::{Finding, Severity};
@@ -134,7 +135,7 @@ pub(super) fn norm_drift(family: &Family<'_>) -> Vec<Finding> {
         let norms = (of_child.norm(id), of_father.norm(father), of_mother.norm(mother));
         let (Some(c), Some(f), Some(m)) = norms else { continue };
         let (low, high) = (f.min(m), f.max(m));
-        if c > DRIFT * high || c < low / DRIFT {
+        if above(c, DRIFT * high) || above(low / DRIFT, c) {
             let text = format!(
                 "norm drift: `{}` has norm {c:.3}, its parents {f:.3} and {m:.3}",
                 info.name

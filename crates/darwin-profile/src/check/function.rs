@@ -2,7 +2,7 @@
 
 use super::finding;
 use super::observe::Observed;
-use crate::estimate::mean;
+use crate::estimate::{above, mean};
 use darwin_core::Domain;
 use darwin_core::files::{Estimate, Finding, Severity};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,9 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
         .into_iter()
         .filter_map(|domain| {
             let losses = [0, 1].map(|parent| paired(observed, domain, parent));
-            let lost = losses.iter().all(|d| d.value > STANDARD_ERRORS * d.se && d.value > 0.0);
+            let lost = losses
+                .iter()
+                .all(|d| above(d.value, STANDARD_ERRORS * d.se) && above(d.value, 0.0));
             lost.then(|| describe(domain, &scores[domain], losses))
         })
         .collect()

@@ -1,7 +1,8 @@
 //! What the child says: `<think>` closed, truncation, repetition, length (method 5).
 
-use super::{CheckOptions, Family, finding};
-use crate::Error;
+use super::{CheckOptions, Family, finding, not_finite};
+use crate::broken::{Broken, called};
+use crate::{Error, Subject};
 use darwin_core::Cancel;
 use darwin_core::files::{Finding, Severity};
 use darwin_engine::{GenerateOptions, Model, Text, generate};
@@ -44,8 +45,17 @@ pub(super) fn findings(
         stop: encoded.stop_ids().to_vec(),
     };
     let count = |model: &Model| faults(model, &prompts, &stop, text, cancel);
-    let parents = [count(family.father.model)?, count(family.mother.model)?];
-    let child = count(family.child.model)?;
+    let parent = |role: &str, subject: &Subject<'_>| {
+        let name = called(role, &subject.reference.name);
+        count(subject.model).map_err(|error| error.of_model(&name, prompt))
+    };
+    let parents = [parent("father", &family.father)?, parent("mother", &family.mother)?];
+    let child = match count(family.child.model) {
+        Err(Error::Engine(darwin_engine::Error::NotFinite(found))) => {
+            return Ok(vec![not_finite(&Broken::of_pass(&found, &prompt(found.sequence)))]);
+        }
+        child => child?,
+    };
     let kinds: [Kind; 3] = [
         ("never close <think>", |f| f.unclosed),
         ("are cut off at the limit", |f| f.truncated),
@@ -70,6 +80,11 @@ pub(super) fn findings(
         ));
     }
     Ok(found)
+}
+
+/// What a prompt is called.
+fn prompt(number: usize) -> String {
+    format!("generation {}", number + 1)
 }
 
 fn worse(what: &str, child: usize, parents: [usize; 2], n: usize) -> Option<Finding> {

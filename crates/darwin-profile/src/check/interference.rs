@@ -3,7 +3,7 @@
 
 use super::finding;
 use super::observe::Observed;
-use crate::estimate::{mean, ratio};
+use crate::estimate::{above, mean, ratio};
 use crate::profile::counters::{IMPORTANCE, SampleRow, Sum};
 use darwin_core::files::{Estimate, Finding, Severity};
 use darwin_core::stats::{holm, two_sided_p};
@@ -66,7 +66,7 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
                 mother,
                 child,
                 z: paired_z(observed, layer, sum),
-                outside: !(low..=high).contains(&child) && size > NOISE * median,
+                outside: !(low..=high).contains(&child) && above(size, NOISE * median),
             });
         }
     }
@@ -75,7 +75,10 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
     suspects
         .iter()
         .zip(adjusted)
-        .filter(|(s, p)| s.outside && s.z.abs() >= STANDARD_ERRORS && *p < FALSE_ALARMS)
+        .filter(|(s, p)| {
+            let certain = s.z.abs() >= STANDARD_ERRORS && *p < FALSE_ALARMS;
+            s.outside && (certain || s.z.is_nan() || p.is_nan())
+        })
         .map(|(s, _)| describe(observed, s))
         .collect()
 }
@@ -141,5 +144,5 @@ fn heads(observed: &Observed, s: &Suspect) -> Vec<usize> {
         total
     };
     let (f, m, c) = (of(0), of(1), of(2));
-    (0..c.len()).filter(|h| c[*h] > HEAD_FACTOR * f[*h].max(m[*h])).collect()
+    (0..c.len()).filter(|h| above(c[*h], HEAD_FACTOR * f[*h].max(m[*h]))).collect()
 }

@@ -13,10 +13,12 @@ pub use accounting::preflight;
 pub use summary::health_summary;
 pub use weights::{Loaded, Weights};
 
+use crate::broken::Broken;
+use crate::profile::counters::IMPORTANCE;
 use crate::sample::{Sample, samples_of};
 use crate::subject::same_shape;
 use crate::{Error, Subject};
-use darwin_core::files::{Finding, Health, LayerHealth, SCHEMA, Severity, Verdict};
+use darwin_core::files::{Estimate, Finding, Health, LayerHealth, SCHEMA, Severity, Verdict};
 use darwin_core::{Cancel, Progress};
 use darwin_engine::Text;
 use darwin_eval::Encoded;
@@ -53,12 +55,14 @@ impl Default for CheckOptions {
     }
 }
 
-/// Checks a loaded child: interference, function loss, dead experts, accounting, finite weights,
-/// norm drift, generation. The worst finding is the verdict.
+/// Checks a loaded child: interference, function loss, dead experts, accounting, finite weights and
+/// values, norm drift, generation. The worst finding is the verdict. A child that computes NaN or
+/// infinities fails, and nothing that would take a forward pass is said of it.
 ///
 /// # Errors
-/// [`Error::Mismatch`] where the three are not of one shape; [`Error::NoSamples`]; whatever engine
-/// and weights bring; [`Error::Cancelled`].
+/// [`Error::Mismatch`] where the three are not of one shape; [`Error::NoSamples`];
+/// [`Error::NotFinite`] where a parent computes NaN or infinities; whatever engine and weights bring;
+/// [`Error::Cancelled`].
 pub fn check<'a>(
     family: &Family<'a>,
     encoded: &Encoded,
@@ -78,27 +82,92 @@ pub fn check<'a>(
     let mut findings = accounting::account(family.child.source, family.father.source);
     findings.extend(family.weights[0].findings(family.child.source.manifest()));
     findings.extend(accounting::norm_drift(family));
-    findings.extend(interference::findings(&observed));
-    findings.extend(function::findings(&observed));
-    let dead = experts::dead(&observed);
-    findings.extend(experts::findings(family, &dead)?);
-    if options.generate > 0 {
-        findings.extend(generation::findings(family, encoded, text, options, cancel)?);
-    }
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.layer.cmp(&b.layer)));
-    Ok(Health {
+    let unknown = [Estimate { value: f64::NAN, se: f64::NAN }; 2];
+    let mut health = Health {
         schema: SCHEMA,
         father: family.father.reference.clone(),
         mother: family.mother.reference.clone(),
         child: family.child.reference.clone(),
-        verdict: verdict(&findings),
-        findings,
-        checks: checks(&observed, options),
-        layers: layers(&observed, &dead),
-        nll: function::nll(&observed),
-        kl: observed.kl(),
-        same_top: observed.same_top(),
-    })
+        verdict: Verdict::Fail,
+        findings: Vec::new(),
+        checks: checks_of_weights(),
+        layers: Vec::new(),
+        nll: BTreeMap::new(),
+        kl: unknown,
+        same_top: unknown,
+    };
+    match observed {
+        Err(broken) => {
+            let stopped = "stopped at the child's first value that is not finite".to_owned();
+            health.checks.insert(NOT_FINITE.to_owned(), stopped);
+            findings.push(not_finite(&broken));
+        }
+        Ok(observed) => {
+            findings.extend(interference::findings(&observed));
+            findings.extend(function::findings(&observed));
+            let dead = experts::dead(&observed);
+            findings.extend(experts::findings(family, &dead)?);
+            if options.generate > 0 {
+                findings.extend(generation::findings(family, encoded, text, options, cancel)?);
+            }
+            health.checks.extend(checks(&observed, options));
+            health.layers = layers(&observed, &dead);
+            health.nll = function::nll(&observed);
+            (health.kl, health.same_top) = (observed.kl(), observed.same_top());
+            findings.extend(measured(&health).as_ref().map(not_finite));
+        }
+    }
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.layer.cmp(&b.layer)));
+    health.verdict = verdict(&findings);
+    health.findings = findings;
+    Ok(health)
+}
+
+/// The check that all values are finite.
+const NOT_FINITE: &str = "not_finite";
+
+/// The finding of a child that computes NaN or infinities.
+fn not_finite(broken: &Broken) -> Finding {
+    Finding {
+        layer: broken.layer,
+        component: Some(broken.component.to_owned()),
+        ..finding(
+            Severity::Fail,
+            NOT_FINITE,
+            format!("the child computes values that are not finite: {}", broken.text),
+            "its weights are too large for float32: lower lambda and the weights of the recipe",
+        )
+    }
+}
+
+/// The first number of the tables that is not finite.
+fn measured(health: &Health) -> Option<Broken> {
+    let broken = |layer: Option<usize>, component: &'static str, what: &str, values: &[f64]| {
+        let value = values.iter().find(|v| !v.is_finite())?;
+        let place = layer.map_or(String::new(), |layer| format!("layer {layer}, "));
+        let text = format!("{place}{component}: the {what} is {value}");
+        Some(Broken { layer, component, text })
+    };
+    let both = |estimates: &[Estimate]| -> Vec<f64> {
+        estimates.iter().flat_map(|e| [e.value, e.se]).collect()
+    };
+    let of_layer = |l: &LayerHealth| {
+        let at = Some(l.layer);
+        let importance = IMPORTANCE
+            .iter()
+            .find_map(|(name, _)| broken(at, name, "importance", &both(l.importance.get(*name)?)));
+        let jaccard = l.router_jaccard.unwrap_or_default();
+        importance
+            .or_else(|| broken(at, "router", "Jaccard index", &jaccard))
+            .or_else(|| broken(at, "routed", "load", &l.relative_load))
+            .or_else(|| broken(at, "residual stream", "distance", &[l.off_segment]))
+    };
+    let nll = || health.nll.values().find_map(|e| broken(None, "head", "loss", &both(e)));
+    let layers = health.layers.iter().find_map(of_layer);
+    layers
+        .or_else(nll)
+        .or_else(|| broken(None, "head", "KL", &both(&health.kl)))
+        .or_else(|| broken(None, "head", "share of top tokens", &both(&health.same_top)))
 }
 
 fn verdict(findings: &[Finding]) -> Verdict {
@@ -122,13 +191,21 @@ fn layers(observed: &Observed, dead: &[Option<[Vec<usize>; 3]>]) -> Vec<LayerHea
         .collect()
 }
 
+fn checks_of_weights() -> BTreeMap<String, String> {
+    [
+        ("accounting", "every tensor of the father, names, shapes and dtypes"),
+        ("nan", "every weight"),
+        ("norm_drift", "the norm of every matrix"),
+    ]
+    .map(|(name, text)| (name.to_owned(), text.to_owned()))
+    .into()
+}
+
 fn checks(observed: &Observed, options: &CheckOptions) -> BTreeMap<String, String> {
     let n = observed.num_samples();
     let looked = format!("{n} samples, {} tokens", observed.tokens());
     let mut checks: BTreeMap<String, String> = [
-        ("accounting", "every tensor of the father, names, shapes and dtypes".to_owned()),
-        ("nan", "every weight".to_owned()),
-        ("norm_drift", "the norm of every matrix".to_owned()),
+        (NOT_FINITE, format!("{looked}; the stream after every block, router logits, logits")),
         ("interference", format!("{looked}; Holm over layers and components at 1 %")),
         ("function_loss", format!("{looked}; nats per answer, paired, 3 standard errors")),
         ("dead_experts", format!("{looked}; upper 95 % bound of the load below 0.01")),

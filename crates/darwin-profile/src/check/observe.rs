@@ -2,8 +2,9 @@
 
 use super::Family;
 use crate::Error;
+use crate::broken::{Broken, called};
 use crate::estimate::mean;
-use crate::pass::{Meter, answer_nll, answer_positions, full_pass, log_sum_exp, stop_if};
+use crate::pass::{LogSumExp, Meter, answer_nll, answer_positions, full_pass, stop_if};
 use crate::profile::counters::{SampleRow, has_experts};
 use crate::profile::tap::CounterTap;
 use crate::sample::{Sample, batch_of, batches, owners};
@@ -14,6 +15,8 @@ use darwin_engine::{Config, Model, Record, Site, State, Tap};
 /// Most tokens of a batch, and most values of residual stream that a batch keeps per model.
 const BATCH_TOKENS: usize = 4096;
 const KEPT_VALUES: usize = 1 << 25;
+/// The child's number.
+const CHILD: usize = 2;
 /// Positions whose logits of three models are held at once.
 const POSITIONS_AT_ONCE: usize = 256;
 
@@ -71,13 +74,18 @@ impl Observed {
     }
 }
 
-/// Runs all three over all samples.
+/// Runs all three over all samples, up to the first value of the child's that is not finite: the
+/// inner error.
+///
+/// # Errors
+/// [`Error::NotFinite`] where a parent computes such a value; whatever the engine brings.
 pub(super) fn observe(
     family: &Family<'_>,
     samples: &[Sample],
     progress: &dyn Progress,
     cancel: &Cancel,
-) -> Result<Observed, Error> {
+) -> Result<Result<Observed, Broken>, Error> {
+    let subjects = [("father", family.father), ("mother", family.mother), ("child", family.child)];
     let models = [family.father.model, family.mother.model, family.child.model];
     let config = models[0].config();
     let layers = config.num_hidden_layers;
@@ -96,31 +104,48 @@ pub(super) fn observe(
     progress.start("health check", total as u64, "tokens");
     for batch in batches(samples, limit) {
         stop_if(cancel)?;
-        observed.add(models, batch)?;
+        if let Some((model, broken)) = observed.add(models, batch)? {
+            progress.finish();
+            let (role, subject) = subjects[model];
+            return match model {
+                CHILD => Ok(Err(broken)),
+                _ => Err(Error::broken(&called(role, &subject.reference.name), broken)),
+            };
+        }
         progress.advance(batch.iter().map(|s| s.ids.len() as u64).sum());
     }
     progress.finish();
-    Ok(observed)
+    Ok(Ok(observed))
 }
 
 impl Observed {
-    fn add(&mut self, models: [&Model; 3], batch: &[Sample]) -> Result<(), Error> {
+    /// Runs a batch; the first model that computes what is not finite, and where.
+    fn add(
+        &mut self,
+        models: [&Model; 3],
+        batch: &[Sample],
+    ) -> Result<Option<(usize, Broken)>, Error> {
         let mut states = Vec::new();
         let mut traces = Vec::new();
         for (i, model) in models.into_iter().enumerate() {
             let mut tap = Trace::new(model.config(), batch);
-            let state = full_pass(model, batch, &mut tap, &mut Meter::default())?;
+            let state = match full_pass(model, batch, &mut tap, &mut Meter::default()) {
+                Err(Error::Engine(darwin_engine::Error::NotFinite(found))) => {
+                    let sample = format!("sample {}", batch[found.sequence].id);
+                    return Ok(Some((i, Broken::of_pass(&found, &sample))));
+                }
+                state => state?,
+            };
             let nll = answer_nll(model, &state, batch);
             for ((sample, layers), nll) in
                 batch.iter().zip(std::mem::take(&mut tap.counters.rows)).zip(nll)
             {
-                self.rows[i].push(SampleRow {
-                    id: sample.id.clone(),
-                    domain: sample.domain.clone(),
-                    tokens: sample.ids.len() as u32,
-                    nll,
-                    layers,
-                });
+                let (id, domain) = (sample.id.clone(), sample.domain.clone());
+                let row = SampleRow { id, domain, tokens: sample.ids.len() as u32, nll, layers };
+                if let Some(broken) = Broken::of_row(&row) {
+                    return Ok(Some((i, broken)));
+                }
+                self.rows[i].push(row);
             }
             states.push(state);
             traces.push(tap);
@@ -136,7 +161,7 @@ impl Observed {
             sums[2] += off_segment(f, m, c, width);
         }
         self.add_divergence(models, &states, batch);
-        Ok(())
+        Ok(None)
     }
 
     /// Next-token distributions at the positions that predict the answers.
@@ -159,6 +184,9 @@ impl Observed {
         let mut start = 0;
         for sample in batch {
             let end = start + sample.answer().len();
+            if end == start {
+                continue; // no answer is no agreement
+            }
             for parent in 0..2 {
                 self.kl[parent].push(mean(&kl[parent][start..end]).value);
                 self.same_top[parent].push(mean(&same[parent][start..end]).value);
@@ -238,21 +266,24 @@ fn off_segment(father: &[f32], mother: &[f32], child: &[f32], width: usize) -> f
                 cc += (c - f) * (c - f);
             }
             let along = if dd > 0.0 { (cd / dd).clamp(0.0, 1.0) } else { 0.0 };
-            let distance = (cc - 2.0 * along * cd + along * along * dd).max(0.0).sqrt();
+            let square = cc - 2.0 * along * cd + along * along * dd;
+            let distance = if square < 0.0 { 0.0 } else { square.sqrt() };
             let floor = 1e-6 * ff.sqrt();
             if distance <= floor { 0.0 } else { distance / dd.sqrt().max(floor) }
         })
         .sum()
 }
 
-/// KL(p || q) of two rows of logits, nats.
+/// KL(p || q) of two rows of logits, nats; NaN where one is not finite.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let (zp, zq) = (log_sum_exp(p), log_sum_exp(q));
+    let (sum_p, sum_q) = (LogSumExp::of(p), LogSumExp::of(q));
     let terms = p.iter().zip(q).map(|(a, b)| {
-        let log_p = f64::from(*a) - zp;
-        log_p.exp() * (log_p - (f64::from(*b) - zq))
+        let loss = sum_p.loss(*a);
+        (-loss).exp() * (sum_q.loss(*b) - loss)
     });
-    terms.sum::<f64>().max(0.0)
+    let sum = terms.sum::<f64>();
+    // Rounding may leave less than 0. `max` would make 0 of NaN.
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
 fn top(row: &[f32]) -> usize {
@@ -263,4 +294,22 @@ fn top(row: &[f32]) -> usize {
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divergence_of_what_is_not_finite_is_not_zero() {
+        let row = [1.0, 2.0, -3.0];
+        assert_eq!(divergence(&row, &row), 0.0);
+        assert!((divergence(&[1e38; 4], &[-1e38; 4])).abs() < 1e-12, "both are uniform");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(divergence(&row, &[1.0, bad, 0.0]).is_nan(), "{bad}");
+            assert!(divergence(&[1.0, bad, 0.0], &row).is_nan(), "{bad}");
+        }
+        let zero = [0.0; 2];
+        assert!(off_segment(&zero, &[1.0, 0.0], &[f32::NAN, 0.0], 2).is_nan());
+    }
 }

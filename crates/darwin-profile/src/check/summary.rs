@@ -1,5 +1,6 @@
 //! A health check as a table for the terminal.
 
+use crate::estimate::shown;
 use darwin_core::files::{Health, Severity, Verdict};
 use std::fmt::Write;
 
@@ -21,6 +22,10 @@ pub fn health_summary(health: &Health) -> String {
         };
         let _ = writeln!(text, "  {mark}  {}\n        try: {}", finding.text, finding.advice);
     }
+    if health.layers.is_empty() {
+        text.push_str("\nnothing that takes a forward pass was measured\n");
+        return text;
+    }
     let _ = writeln!(
         text,
         "\nlayer  mixer F/M/child      routed F/M/child     jaccard F/M   off segment"
@@ -28,31 +33,31 @@ pub fn health_summary(health: &Health) -> String {
     for layer in &health.layers {
         let three = |name: &str| {
             let values = layer.importance.get(name).map(|v| v.map(|e| e.value));
-            values.map_or("-".to_owned(), |[f, m, c]| format!("{f:.3} {m:.3} {c:.3}"))
+            values.map_or("-".to_owned(), |three| three.map(|v| shown(v, 3)).join(" "))
         };
         let jaccard =
-            layer.router_jaccard.map_or("-".to_owned(), |[f, m]| format!("{f:.2} {m:.2}"));
+            layer.router_jaccard.map_or("-".to_owned(), |both| both.map(|j| shown(j, 2)).join(" "));
         let _ = writeln!(
             text,
-            "{:>5}  {:<19}  {:<19}  {:<12}  {:.3}",
+            "{:>5}  {:<19}  {:<19}  {:<12}  {}",
             layer.layer,
             three("mixer"),
             three("routed"),
             jaccard,
-            layer.off_segment
+            shown(layer.off_segment, 3)
         );
     }
     let [kf, km] = health.kl;
     let [tf, tm] = health.same_top;
     let _ = writeln!(
         text,
-        "\nnext token: KL from father {:.3} ± {:.3}, from mother {:.3} ± {:.3} nats; same top token {:.1} % and {:.1} %",
-        kf.value,
-        1.96 * kf.se,
-        km.value,
-        1.96 * km.se,
-        100.0 * tf.value,
-        100.0 * tm.value
+        "\nnext token: KL from father {} ± {}, from mother {} ± {} nats; same top token {} % and {} %",
+        shown(kf.value, 3),
+        shown(1.96 * kf.se, 3),
+        shown(km.value, 3),
+        shown(1.96 * km.se, 3),
+        shown(100.0 * tf.value, 1),
+        shown(100.0 * tm.value, 1)
     );
     text
 }

@@ -31,6 +31,8 @@ pub(crate) type ComponentSwaps = BTreeMap<(usize, Component), [Vec<f64>; 2]>;
 /// What the passes need.
 pub(crate) struct Passes<'a> {
     pub(crate) models: [&'a dyn LayerSource; 2],
+    /// What they are called.
+    pub(crate) names: &'a [String; 2],
     pub(crate) samples: &'a [Sample],
     pub(crate) batch_tokens: usize,
     pub(crate) room: &'a Room,
@@ -72,9 +74,9 @@ impl Passes<'_> {
         routers: Option<&mut RouterSums>,
         meter: &mut Meter,
     ) -> Result<Losses, Error> {
-        let (models, room) = (self.models, self.room);
+        let (models, names, room) = (self.models, self.names, self.room);
         let (progress, cancel) = (self.progress, self.cancel);
-        Variants { models, room, batches, progress, cancel }.run(swaps, routers, meter)
+        Variants { models, names, room, batches, progress, cancel }.run(swaps, routers, meter)
     }
 
     /// Both parents, and every layer swapped in both directions.

@@ -11,6 +11,7 @@ pub(crate) mod streamed;
 mod variants;
 mod weights;
 
+use crate::broken::called;
 use crate::estimate::mean;
 use crate::pass::{Meter, stop_if};
 use crate::sample::{Sample, samples_fingerprint, samples_of};
@@ -131,7 +132,10 @@ pub(crate) fn run(
     progress.start("compare the parents", all(&samples), "layer tokens");
     let Kept { room, states, batch_tokens } = kept;
     let (states, batch_tokens) = (*states, *batch_tokens);
-    let passes = Passes { models, samples: &samples, batch_tokens, room, states, progress, cancel };
+    let names =
+        &[called("father", &father.reference.name), called("mother", &mother.reference.name)];
+    let passes =
+        Passes { models, names, samples: &samples, batch_tokens, room, states, progress, cancel };
     let mut meter = Meter::default();
     let goal = Goal::new(&samples, &options.weights);
     let swaps = passes.swap_layers(&mut meter)?;

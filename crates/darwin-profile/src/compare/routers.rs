@@ -101,5 +101,5 @@ fn kl_bits(p: &[f32], q: &[f32]) -> f64 {
     let parts = p.iter().zip(q).filter(|(p, _)| **p > 0.0);
     let sum: f64 =
         parts.map(|(p, q)| f64::from(*p) * (f64::from(*p) / f64::from(*q).max(1e-30)).log2()).sum();
-    sum.max(0.0)
+    if sum < 0.0 { 0.0 } else { sum }
 }

@@ -3,6 +3,7 @@
 
 use super::routers::{RouterSums, RouterTap};
 use crate::Error;
+use crate::broken::Broken;
 use crate::pass::{Answers, Meter, stop_if};
 use crate::sample::{Sample, batch_of};
 use darwin_core::{Cancel, Component, LayerIdx, Progress};
@@ -34,6 +35,8 @@ const LOGITS_AT_ONCE: usize = 1 << 21;
 /// A sweep of both parents over some batches.
 pub(crate) struct Variants<'a> {
     pub(crate) models: [&'a dyn LayerSource; 2],
+    /// What they are called.
+    pub(crate) names: &'a [String; 2],
     pub(crate) room: &'a Room,
     pub(crate) batches: &'a [&'a [Sample]],
     pub(crate) progress: &'a dyn Progress,
@@ -75,12 +78,47 @@ impl Variants<'_> {
             for (number, batch) in all.iter().enumerate() {
                 stop_if(self.cancel)?;
                 let routers = routers.as_deref_mut();
-                carried.batch(layer, weights, (number, batch), first, routers)?;
+                carried
+                    .batch(layer, weights, (number, batch), first, routers)
+                    .map_err(|broke| self.of_variant(*broke, number))?;
                 self.progress.advance(batch.tokens() as u64);
             }
             Ok::<_, Error>(())
         })?;
         self.losses(carried)
+    }
+
+    /// Says of which variant and sample a value is that is not finite.
+    fn of_variant(&self, broke: (Error, usize, Option<Swap>), batch: usize) -> Error {
+        let (error, side, swap) = broke;
+        let sample = |i: usize| format!("sample {}", self.batches[batch][i].id);
+        error.of_model(&self.called(side, swap), sample)
+    }
+
+    /// What a parent is called, with what it has of the other.
+    fn called(&self, side: usize, swap: Option<Swap>) -> String {
+        let [own, other] = [side, 1 - side].map(|i| &self.names[i]);
+        match swap {
+            None => own.clone(),
+            Some(Swap { layer, component: None, .. }) => {
+                format!("{own} with layer {layer} of {other}")
+            }
+            Some(Swap { layer, component: Some(part), .. }) => {
+                format!("{own} with the {} of layer {layer} of {other}", part.name())
+            }
+        }
+    }
+
+    /// The losses of a variant, which are finite.
+    fn finite(&self, side: usize, swap: Option<Swap>, losses: Vec<f64>) -> Result<Vec<f64>, Error> {
+        let samples = self.batches.iter().flat_map(|batch| batch.iter());
+        match samples.zip(&losses).find(|(_, loss)| !loss.is_finite()) {
+            None => Ok(losses),
+            Some((sample, loss)) => {
+                let broken = Broken::of(None, "head", "loss", *loss, &sample.id);
+                Err(Error::broken(&self.called(side, swap), broken))
+            }
+        }
     }
 
     fn begin(&self, all: &[Batch]) -> Result<Carried, Error> {
@@ -107,8 +145,11 @@ impl Variants<'_> {
                 .chain(mine.iter().map(|i| swapped[*i].1.as_slice()))
                 .collect();
             let mut losses = self.answers(self.models[side], states, &sets)?.into_iter();
-            found.own[side] = losses.next().unwrap_or_default();
-            found.swapped.extend(mine.into_iter().map(|i| swapped[i].0).zip(losses));
+            found.own[side] = self.finite(side, None, losses.next().unwrap_or_default())?;
+            for (i, losses) in mine.into_iter().zip(losses) {
+                let swap = swapped[i].0;
+                found.swapped.push((swap, self.finite(side, Some(swap), losses)?));
+            }
         }
         Ok(found)
     }
@@ -150,7 +191,7 @@ impl Variants<'_> {
 
 impl Carried {
     /// A layer of a batch: the parents, the swaps that begin here (from number `first` on), and
-    /// those that have begun.
+    /// those that have begun. An error comes with the side and the swap that it is of.
     fn batch(
         &mut self,
         layer: usize,
@@ -158,37 +199,41 @@ impl Carried {
         (number, batch): (usize, &Batch),
         first: usize,
         routers: Option<&mut RouterSums>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Box<(Error, usize, Option<Swap>)>> {
         let config = weights[0].config();
         let mut taps = [0, 1].map(|_| RouterTap::new(config, batch.tokens()));
         for side in 0..2 {
             let at = self.own[side][number];
-            let mut state = self.states.take(at)?;
+            let own_error =
+                |error: darwin_engine::Error| Box::new((Error::from(error), side, None));
+            let mut state = self.states.take(at).map_err(own_error)?;
             for i in first..self.swapped.len() {
                 let swap = self.swapped[i].0;
                 if swap.side == side {
                     let mut own = state.clone();
                     let (mine, donor) = (&weights[side], &weights[1 - side]);
-                    match swap.component {
-                        None => run(donor, layer, &mut own)?,
+                    let ran = match swap.component {
+                        None => run(donor, layer, &mut own),
                         Some(part) => {
                             let hybrid = mine.with_component(LayerIdx(layer), part, donor);
-                            run(&hybrid, layer, &mut own)?;
+                            run(&hybrid, layer, &mut own)
                         }
-                    }
-                    let at = self.states.push(own)?;
+                    };
+                    ran.map_err(|error| Box::new((error.into(), side, Some(swap))))?;
+                    let at = self.states.push(own).map_err(own_error)?;
                     self.swapped[i].1.push(at);
                 }
             }
-            match routers {
+            let ran = match routers {
                 Some(_) => {
                     let tap = &mut taps[side];
                     let nothing = Interventions::default();
-                    weights[side].run(&mut state, layer..layer + 1, tap, &nothing)?;
+                    weights[side].run(&mut state, layer..layer + 1, tap, &nothing)
                 }
-                None => run(&weights[side], layer, &mut state)?,
-            }
-            self.states.put(at, state)?;
+                None => run(&weights[side], layer, &mut state),
+            };
+            ran.map_err(own_error)?;
+            self.states.put(at, state).map_err(own_error)?;
         }
         if let Some(routers) = routers {
             routers.add(batch, number, layer, &taps);
@@ -196,14 +241,16 @@ impl Carried {
         for i in 0..first {
             let (swap, numbers) = &self.swapped[i];
             let (side, at) = (swap.side, numbers[number]);
-            let mut state = self.states.take(at)?;
-            run(&weights[side], layer, &mut state)?;
-            self.states.put(at, state)?;
+            let own_error =
+                |error: darwin_engine::Error| Box::new((Error::from(error), side, Some(*swap)));
+            let mut state = self.states.take(at).map_err(own_error)?;
+            run(&weights[side], layer, &mut state).map_err(own_error)?;
+            self.states.put(at, state).map_err(own_error)?;
         }
         Ok(())
     }
 }
 
-fn run(weights: &Layers, layer: usize, state: &mut State) -> Result<(), Error> {
-    Ok(weights.run(state, layer..layer + 1, &mut NoTap, &Interventions::default())?)
+fn run(weights: &Layers, layer: usize, state: &mut State) -> Result<(), darwin_engine::Error> {
+    weights.run(state, layer..layer + 1, &mut NoTap, &Interventions::default())
 }

@@ -1,5 +1,6 @@
 //! Probes: prompt sets against a generic set (method 1.4). Raw prompts, no chat template, no BOS.
 
+use crate::broken::Broken;
 use crate::profile::counters::{PROBE_LIMIT, Samples};
 use crate::sample::Sample;
 use darwin_core::files::ProbeDistance;
@@ -60,6 +61,17 @@ pub(crate) fn kept(mut rows: Vec<ProbeRow>) -> Vec<ProbeRow> {
         *count <= PROBE_LIMIT
     });
     rows
+}
+
+/// The first value of the prompts' states that is not finite.
+pub(crate) fn broken(rows: &[ProbeRow], hidden: usize) -> Option<Broken> {
+    rows.iter().find_map(|row| {
+        let values = row.hidden.iter().chain(&row.update);
+        let (at, value) = values.enumerate().find(|(_, v)| !v.is_finite())?;
+        let layer = Some(at % row.hidden.len() / hidden);
+        let what = format!("state of a prompt of {}", row.set);
+        Some(Broken::of(layer, "residual stream", &what, f64::from(*value), &row.id))
+    })
 }
 
 /// (set, hash, ids)

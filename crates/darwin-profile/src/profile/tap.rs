@@ -54,7 +54,9 @@ impl CounterTap {
     fn importance(&mut self, r: &Record<'_>, sum: Sum) {
         for (i, u) in r.values.chunks(self.hidden).enumerate() {
             let token = r.first_token + i;
-            let share = norm(u) / self.norm_in[token].max(f64::MIN_POSITIVE);
+            // Nothing is a share of a stream of zeros.
+            let entered = self.norm_in[token];
+            let share = if entered == 0.0 { 0.0 } else { norm(u) / entered };
             self.row(token, r.layer).sums[sum as usize] += share;
         }
     }
@@ -157,7 +159,8 @@ fn softmax_into(logits: &[f32], sums: &mut [f64]) -> f64 {
     for (v, sum) in logits.iter().zip(sums) {
         let p = f64::from((v - max).exp()) / z;
         *sum += p;
-        mean += p * f64::from(v - max);
+        // far below, `v - max` may be infinite
+        mean += if p > 0.0 { p * f64::from(v - max) } else { 0.0 };
     }
     (z.ln() - mean) / std::f64::consts::LN_2
 }

@@ -6,6 +6,7 @@ use super::probes::{self, Pooling, ProbeTap, Prompt};
 use super::statics::counting_bytes;
 use super::tap::CounterTap;
 use crate::Error;
+use crate::broken::Broken;
 use crate::pass::{Answers, Meter};
 use crate::sample::{Sample, batch_of, batches, samples_of};
 use darwin_core::{Cancel, Progress};
@@ -38,6 +39,14 @@ impl Work {
     fn sequences(&self) -> impl Iterator<Item = &[u32]> {
         let prompts = self.prompts.iter().map(|(_, _, ids)| ids.as_slice());
         self.samples.iter().map(|s| s.ids.as_slice()).chain(prompts)
+    }
+
+    /// What a sequence is called, counted over samples and probes.
+    fn called(&self, sequence: usize) -> String {
+        match sequence.checked_sub(self.samples.len()) {
+            None => format!("sample {}", self.samples[sequence].id),
+            Some(prompt) => format!("prompt {} of probe {}", prompt + 1, self.prompts[prompt].0),
+        }
     }
 
     /// What goes through the model, beside `held` bytes of the process.
@@ -106,7 +115,10 @@ impl Work {
             })
             .collect();
         let mut sweep = Sweep::begin(model, &all, room)?;
-        sweep.run(&mut taps, progress, cancel)?;
+        let name = setting.model.name.clone();
+        sweep
+            .run(&mut taps, progress, cancel)
+            .map_err(|error| Error::from(error).of_model(&name, |i| self.called(i)))?;
         let mut answers: Vec<Answers> = samples.iter().map(|batch| Answers::new(batch)).collect();
         let positions: Vec<_> = answers.iter().map(|a| a.positions.clone()).collect();
         sweep.logits(&positions, &mut |found| answers[found.batch].add(found))?;
@@ -116,6 +128,10 @@ impl Work {
                 Watch::Samples(tap) => found.add(samples[i], tap, &answers[i].nll(samples[i])),
                 Watch::Probes(tap) => found.probes.extend(tap.rows(prompts[i - samples.len()])),
             }
+        }
+        let broken = found.rows.iter().find_map(Broken::of_row);
+        if let Some(broken) = broken.or_else(|| probes::broken(&found.probes, config.hidden_size)) {
+            return Err(Error::broken(&name, broken));
         }
         found.probes = probes::kept(found.probes);
         let mut meter = Meter::default();

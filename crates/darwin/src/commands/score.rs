@@ -4,10 +4,10 @@ use crate::cli::ScoreArgs;
 use crate::table::table;
 use crate::ui::Ui;
 use darwin_checkpoint::AnyModel;
-use darwin_core::Failure;
 use darwin_core::stats::{Estimate, Z95, mean_se};
+use darwin_core::{Diagnose, Failure};
 use darwin_engine::{
-    Batch, Interventions, ItemScore, Model, Record, Sequence, Site, Tap, Text, score,
+    Batch, Error, Interventions, ItemScore, Model, Record, Sequence, Site, Tap, Text, score,
 };
 use darwin_eval::score_items::{self, Scorable};
 use serde_json::{Map, Value, json};
@@ -26,7 +26,8 @@ pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     ui.progress().start("score", items.len() as u64, "items");
     for block in items.chunks(BLOCK) {
         let asked: Vec<_> = block.iter().map(|s| s.item.clone()).collect();
-        let scores = score(&model, &asked, ui.cancel())?;
+        let scores =
+            score(&model, &asked, ui.cancel()).map_err(|error| of_item(error, arguments, block))?;
         for (scorable, score) in block.iter().zip(scores) {
             summary.add(scorable, &score);
             if arguments.json {
@@ -45,6 +46,20 @@ pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
         ui.say(summary.text());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says of which item a value is that is not finite.
+fn of_item(error: Error, arguments: &ScoreArgs, block: &[Scorable]) -> Failure {
+    let hint = error.hint().unwrap_or_default();
+    match error {
+        Error::NotFinite(found) => {
+            let (model, item) = (arguments.model.display(), &block[found.sequence]);
+            let what = format!("{model} computes values that are not finite: {found}");
+            Failure::user(format!("{what} of item {} (line {})", id(item), item.line))
+                .with_hint(hint)
+        }
+        other => other.into(),
+    }
 }
 
 fn head() -> Vec<String> {

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
 mod adapters;
+mod finite;
 mod gguf;
 mod layouts;
 mod mergekit;

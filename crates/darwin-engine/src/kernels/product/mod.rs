@@ -104,7 +104,9 @@ pub(crate) fn multiply_rows(
         out: out.as_mut_ptr(),
         out_row,
     };
-    // SAFETY: the asserts here and above bound every access of the jobs.
+    // SAFETY: rows of `x` (up to `last_row`, the largest number) and of `out` lie inside their slices
+    // by the asserts above, and rows of `out` do not overlap; the weights have all lines and panels
+    // by the asserts here. `numbers` outlives the call.
     unsafe {
         match w.values {
             Values::F32(data) => {
@@ -137,12 +139,13 @@ impl Left {
     /// The inputs of `M` rows from a depth on.
     ///
     /// # Safety
-    /// The rows and the depth lie within.
+    /// `row + M` is at most the number of rows, and `depth` at most that of the job.
     #[inline(always)]
     unsafe fn rows_from<const M: usize>(&self, row: usize, depth: usize) -> [*const f32; M] {
         let Self { numbers, x, x_row, .. } = *self;
         std::array::from_fn(|m| {
-            // SAFETY: the caller's.
+            // SAFETY: `row + m` is below the number of rows: it has a number where there are numbers,
+            // and the depth lies in that row of `x`.
             unsafe {
                 let number =
                     if numbers.is_null() { row + m } else { *numbers.add(row + m) as usize };
@@ -164,11 +167,11 @@ impl<W: Word> Right<W> {
     /// From an even depth and a multiple of the vector's lanes on.
     ///
     /// # Safety
-    /// Both lie within the matrix.
+    /// Both lie within the matrix, or at its end.
     #[inline(always)]
     unsafe fn from(self, depth: usize, column: usize) -> Self {
         let at = W::line(depth) * self.row + column / PANEL * self.panel + column % PANEL;
-        // SAFETY: the caller's.
+        // SAFETY: the line of `depth` and the panel of `column` lie within the matrix or end it.
         Self { w: unsafe { self.w.add(at) }, ..self }
     }
 }
@@ -186,18 +189,22 @@ struct Job {
 /// What the members of a team are handed.
 struct Shared<W>(Job, Right<W>);
 
-// SAFETY: members read the inputs, and write columns of their own.
+// SAFETY: inputs, numbers and weights are only read, by all members. `out` is a pointer, which each
+// member offsets to columns that no other has (`share`).
 unsafe impl<W> Sync for Shared<W> {}
 
 impl Job {
     /// Runs the job, its columns shared among a team.
     ///
     /// # Safety
-    /// All rows, columns and depths can be read and written.
+    /// `left` has all its rows of `depth` inputs and, where `numbers` is not null, a number for each;
+    /// `right` has `depth` lines of all panels up to `columns`; `out` has `left.rows` rows of
+    /// `columns` values, `out_row` apart, which nobody else uses meanwhile. The same for every
+    /// function here that takes a job and weights.
     unsafe fn share<W: Word>(self, team: Team<'_>, right: Right<W>) {
         let (rows, columns) = (self.left.rows, self.columns);
         if team.threads() == 1 {
-            // SAFETY: the caller's.
+            // SAFETY: the whole job, of which the caller has bounded all accesses.
             return unsafe { dispatch(&self, right) };
         }
         let (unit, speed) = match rows {
@@ -210,7 +217,9 @@ impl Job {
         let shared = Shared(self, right);
         team.split(columns, unit, cost, |range, _| {
             let Shared(job, right) = &shared;
-            // SAFETY: the ranges are parts of the columns, and no column is in two.
+            // SAFETY: a range is some of the job's columns, from a multiple of PANEL on, so that its
+            // inputs, weights and results are some of those that the caller has bounded; no column
+            // is in two ranges, and `split` ends before `x`, `w` and `out` are given back.
             unsafe {
                 let out = job.out.add(range.start);
                 let job = Job { columns: range.len(), out, ..*job };
@@ -229,20 +238,27 @@ fn uses_units<W: Word>() -> bool {
 }
 
 /// Runs a job on the best instruction set.
+///
+/// # Safety
+/// As for [`Job::share`].
 unsafe fn dispatch<W: Word>(job: &Job, right: Right<W>) {
     #[cfg(target_arch = "x86_64")]
     if uses_units::<W>() {
         let Right { w, row, panel } = right;
-        // SAFETY: the caller has bounded the job; the units were detected; words of pairs are `u32`.
+        // SAFETY: the caller has bounded the job; `uses_units` has found the units, and that `W` is
+        // `u32`, the one form of words in pairs.
         return unsafe { amx::run(job, Right { w: w.cast(), row, panel }) };
     }
-    // SAFETY: handed on.
+    // SAFETY: the caller has bounded the job.
     unsafe { dispatch_vectors(job, right) }
 }
 
 /// Runs a job on the widest vectors.
+///
+/// # Safety
+/// As for [`Job::share`].
 unsafe fn dispatch_vectors<W: Word>(job: &Job, right: Right<W>) {
-    // SAFETY: the caller has bounded the job; the instruction set was detected.
+    // SAFETY: the caller has bounded the job; `isa` has detected the instruction set.
     unsafe {
         match isa() {
             Isa::Portable => run::<Portable, W, 2, 2, 4, 8, 2, 256>(job, right),
@@ -254,23 +270,30 @@ unsafe fn dispatch_vectors<W: Word>(job: &Job, right: Right<W>) {
     }
 }
 
+/// # Safety
+/// As for [`Job::share`]; the processor has AVX2, FMA and F16C.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_avx2<W: Word>(job: &Job, right: Right<W>) {
-    // SAFETY: handed on.
+    // SAFETY: the caller has bounded the job; this function is compiled for AVX2.
     unsafe { run::<Avx2, W, 2, 2, 4, 8, 2, 256>(job, right) }
 }
 
+/// # Safety
+/// As for [`Job::share`]; the processor has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn run_avx512<W: Word>(job: &Job, right: Right<W>) {
-    // SAFETY: handed on.
+    // SAFETY: the caller has bounded the job; this function is compiled for AVX-512F.
     unsafe { run::<Avx512, W, 1, 2, 2, 4, 4, 128>(job, right) }
 }
 
 /// The product. A panel is `V1` vectors wide; `V6`, `V2` and `V4` vectors of columns keep enough
 /// sums in flight beside 4 to 6 rows, 2 or 3 rows and 1 row. Of many rows, six meet `WIDE` vectors
 /// of columns, as many as the registers hold, `DEPTH` deep, as much as the first-level cache does.
+///
+/// # Safety
+/// As for [`Job::share`]; the instruction set of `V` is available. `V1` vectors are a panel.
 #[inline(always)]
 unsafe fn run<
     V,
@@ -289,7 +312,7 @@ unsafe fn run<
     W: Word,
 {
     let wide_input = job.columns >= MANY_COLUMNS;
-    // SAFETY: handed on.
+    // SAFETY: the caller has bounded the job and has the instruction set.
     unsafe {
         if job.left.rows < MANY_ROWS || !(W::NARROW || wide_input) {
             few_rows::<V, W, V1, V6, V2, V4>(job, right);
@@ -325,9 +348,12 @@ mod tests {
         [wide, bfloat16, float16]
     }
 
+    /// As a share of the sum of all terms' sizes.
+    const TOLERANCE: f64 = 3e-7;
+
     /// What a sum may be off by where its order is not the plain chain's.
     fn tolerance(x: &[f32], w: &[f32]) -> f64 {
-        x.iter().zip(w).map(|(x, w)| f64::from((x * w).abs())).sum::<f64>() * 3e-7
+        x.iter().zip(w).map(|(x, w)| f64::from((x * w).abs())).sum::<f64>() * TOLERANCE
     }
 
     fn exact(x: &[f32], w: &[f32]) -> f64 {
@@ -417,15 +443,16 @@ mod tests {
                 run(&Job { out: out.as_mut_ptr(), ..job }, right);
                 out
             };
-            // SAFETY: the sizes are those of the buffers; instruction sets are asked for.
+            // SAFETY: the job's sizes are those of `x`, of the packed matrix and of `out`.
             let portable = run_to(&|job, right| unsafe {
                 run::<Portable, _, 2, 2, 4, 8, 2, 256>(job, right);
             });
-            // SAFETY: as above.
+            // SAFETY: the job's sizes are those of `x`, of the packed matrix and of `out`.
             assert_eq!(run_to(&|job, right| unsafe { dispatch_vectors(job, right) }), portable);
             #[cfg(target_arch = "x86_64")]
             if isa() != Isa::Portable {
-                // SAFETY: as above; there is AVX2 wherever there is more.
+                // SAFETY: the job's sizes are those of its buffers; where the instruction set is not
+                // the portable one, `isa` has found AVX2, FMA and F16C.
                 assert_eq!(run_to(&|job, right| unsafe { run_avx2(job, right) }), portable);
             }
         }
@@ -462,10 +489,10 @@ mod tests {
         for (i, value) in out.iter().enumerate().skip(2 * columns) {
             let (x, w) = (&x[i / columns * depth..][..depth], &w[i % columns * depth..][..depth]);
             let off = (f64::from(*value) - exact(x, w)).abs();
-            // Without units a sum is one chain of `depth` roundings, each of at most half a unit.
-            let chain = tolerance(x, w) / 3e-7 * depth as f64 * f64::from(f32::EPSILON) / 2.0;
-            let limit = if has_units(&matrix) { tolerance(x, w) } else { chain };
-            assert!(off <= limit, "{i}: {off}");
+            // without units it is the plain chain, which rounds once for each of its terms
+            let chain = depth as f64 * f64::from(f32::EPSILON / 2.0) / TOLERANCE;
+            let allowed = if has_units(&matrix) { 1.0 } else { chain } * tolerance(x, w);
+            assert!(off <= allowed, "{i}: {off}");
         }
     }
 }

@@ -28,6 +28,9 @@ struct Block {
 }
 
 /// Weights come from memory once for each 64 columns, whatever the number of rows.
+///
+/// # Safety
+/// As for [`Job::share`]; the instruction set of `V` is available. `V1` vectors are a panel.
 #[inline(always)]
 pub(super) unsafe fn few_rows<
     V,
@@ -52,7 +55,8 @@ pub(super) unsafe fn few_rows<
                 columns: column..job.columns.min(column + COLUMN_BLOCK),
                 depth: first..job.depth.min(first + block),
             };
-            // SAFETY: rows, columns and depth stay within the job's.
+            // SAFETY: rows, columns and depth are parts of the job's, which the caller has bounded;
+            // the block begins at a multiple of PANEL and at an even depth.
             unsafe {
                 if whole > 0 {
                     pass::<V, W, 6, V6, V1>(job, right, 0..whole, &at);
@@ -71,6 +75,10 @@ pub(super) unsafe fn few_rows<
 }
 
 /// A block's columns for `M` rows at a time, `N` vectors of columns at a time (`N1` near the end).
+///
+/// # Safety
+/// As for [`Job::share`]; the instruction set of `V` is available. `N1` vectors are a panel. Rows, a
+/// multiple of `M`, and the block are parts of the job's.
 #[inline(always)]
 unsafe fn pass<V: Simd, W: Word, const M: usize, const N: usize, const N1: usize>(
     job: &Job,
@@ -82,8 +90,8 @@ unsafe fn pass<V: Simd, W: Word, const M: usize, const N: usize, const N1: usize
     let mut column = block.columns.start;
     while column < block.columns.end {
         let step = if column + wide <= job.columns { wide } else { PANEL };
-        // SAFETY: `step` columns from a multiple of 16 can be read; writes are cut to
-        // `job.columns`.
+        // SAFETY: `step` columns from a multiple of PANEL on can be read, for weights are packed in
+        // whole panels; writes are cut to `job.columns` by `tile`; rows and depth are the caller's.
         unsafe {
             let right = right.from(block.depth.start, column);
             for row in rows.clone().step_by(M) {
@@ -105,6 +113,9 @@ struct Aligned<T>(MaybeUninit<T>);
 
 /// Blocks of rows by blocks of depths: the inputs are put side by side if `PACKED`, each panel of
 /// weights is widened and meets all rows of the block.
+///
+/// # Safety
+/// As for [`Job::share`]; the instruction set of `V` is available. `V1` vectors are a panel.
 #[inline(always)]
 pub(super) unsafe fn many_rows<
     V: Simd,
@@ -128,8 +139,10 @@ pub(super) unsafe fn many_rows<
         let rows = first..job.left.rows.min(first + ROW_BLOCK);
         for start in (0..job.depth).step_by(DEPTH) {
             let depth = start..job.depth.min(start + DEPTH);
-            // SAFETY: rows, columns and depth stay within the job's, and what is read of the
-            // buffers was written.
+            // SAFETY: rows, columns and depth are parts of the job's, which the caller has bounded.
+            // `inputs` has room for ROW_BLOCK rows of DEPTH_BLOCK inputs, `weights` for `WIDE` vectors
+            // of `DEPTH` (asserted above) and so for fewer; `pack` and `widen` write all that
+            // `panel_of_rows` reads of them.
             unsafe {
                 if PACKED {
                     pack(&job.left, &rows, &depth, inputs);
@@ -174,6 +187,11 @@ struct Part<'a> {
 /// `N` vectors of columns for all rows of a block. `from` is what `right` was widened from: as much
 /// of what lies behind it is asked for, a part before each tile, so that memory never has to bring
 /// a panel at once.
+///
+/// # Safety
+/// The instruction set of `V` is available. Rows, depth and column of `part` lie within the job;
+/// `right` holds `depth.len()` lines of `N` vectors from its column on, packed in panels; the packed
+/// inputs, where there are such, are those of `pack` for these rows and depths.
 #[inline(always)]
 unsafe fn panel_of_rows<V: Simd, W: Word, const N: usize>(
     job: &Job,
@@ -185,8 +203,8 @@ unsafe fn panel_of_rows<V: Simd, W: Word, const N: usize>(
     let (whole, rest) = heights(rows.len());
     let panels = (N * V::LANES).div_ceil(PANEL);
     let share = depth.len().div_ceil((whole / 6).max(1)).next_multiple_of(2);
-    // SAFETY: the caller's rows, columns and depth lie within the job; asking is allowed at any
-    // address.
+    // SAFETY: rows, columns and depth lie within the job, weights and packed inputs hold them, as the
+    // caller says; hints may name any address, and `wrapping_add` makes them.
     unsafe {
         for (i, row) in (rows.start..rows.start + whole).step_by(6).enumerate() {
             let asked = (i * share).min(depth.len())..((i + 1) * share).min(depth.len());
@@ -241,10 +259,14 @@ fn heights(rows: usize) -> (usize, &'static [usize]) {
 }
 
 /// Six rows at a time, depth by depth: (rows / 6, depth, 6).
+///
+/// # Safety
+/// `left` has the rows and depths, `to` room for `rows.len() * depth.len()` values.
 #[inline(always)]
 unsafe fn pack(left: &Left, rows: &Range<usize>, depth: &Range<usize>, to: *mut f32) {
     for row in (rows.start..rows.end - rows.len() % 6).step_by(6) {
-        // SAFETY: the caller's rows and depths, and room for all of them.
+        // SAFETY: rows and depths are some of `left`'s; groups of six rows begin
+        // `6 * depth.len()` values apart, inside the room that the caller has.
         unsafe {
             let x: [*const f32; 6] = left.rows_from(row, depth.start);
             let to = to.add((row - rows.start) * depth.len());
@@ -258,9 +280,14 @@ unsafe fn pack(left: &Left, rows: &Range<usize>, depth: &Range<usize>, to: *mut 
 }
 
 /// A panel (depth, 16) in float32.
+///
+/// # Safety
+/// The instruction set of `V` is available; `from` points to a panel of `depth` lines, from an even
+/// depth on, and `to` to room for `depth * PANEL` values.
 #[inline(always)]
 unsafe fn widen<V: Simd, W: Word>(from: Right<W>, depth: usize, to: *mut f32) {
-    // SAFETY: the caller's panel and its depth.
+    // SAFETY: the caller has the instruction set, the panel's lines and room for as many of PANEL
+    // values.
     unsafe {
         for k in (0..depth).step_by(2) {
             for lane in (0..PANEL).step_by(V::LANES) {

@@ -11,6 +11,12 @@ const AHEAD: usize = 32;
 
 /// `M` rows by `N` vectors of the result from (row, column) on. The inputs of a row lie `STEP`
 /// apart.
+///
+/// # Safety
+/// The instruction set of `V` is available. The job has rows `row..row + M`, and writable columns from
+/// `column` on: `N` vectors, or fewer than a panel where the job ends (then `N` vectors are a panel).
+/// `right` points to `column` at `depth.start`, with `depth.len()` lines of `N` vectors. Each of `x`
+/// points to `depth.len()` inputs, `STEP` apart. `depth` begins at an even number.
 #[inline(always)]
 pub(super) unsafe fn tile<V: Simd, W: Word, const M: usize, const N: usize, const STEP: usize>(
     job: &Job,
@@ -19,7 +25,9 @@ pub(super) unsafe fn tile<V: Simd, W: Word, const M: usize, const N: usize, cons
     (row, column): (usize, usize),
     depth: &Range<usize>,
 ) {
-    // SAFETY: the caller's rows, columns and depth lie within the job.
+    // SAFETY: rows and columns lie within the job, the lines within the weights, the inputs within
+    // `x`, as the caller says; columns beyond the job's go through `edge`, which holds a panel; hints
+    // may name any address.
     unsafe {
         let width = N * V::LANES;
         let whole = column + width <= job.columns;
@@ -69,6 +77,10 @@ pub(super) unsafe fn tile<V: Simd, W: Word, const M: usize, const N: usize, cons
 }
 
 /// Adds the products of inputs and weights at depth `k`, odd or even; `x` points to the inputs.
+///
+/// # Safety
+/// The instruction set of `V` is available; each of `x` points to an input, each of `w` to a vector of
+/// columns whose line of depth `k` can be read.
 #[inline(always)]
 unsafe fn add_outer<V: Simd, W: Word, const M: usize, const N: usize, const ODD: bool>(
     acc: &mut [[V; N]; M],
@@ -77,7 +89,8 @@ unsafe fn add_outer<V: Simd, W: Word, const M: usize, const N: usize, const ODD:
     k: usize,
     w_row: usize,
 ) {
-    // SAFETY: the depth lies within the job's, as `tile` holds it.
+    // SAFETY: the caller has the instruction set, an input behind each of `x` and the line of `k`
+    // behind each of `w`.
     unsafe {
         let mut values = [V::splat(0.0); N];
         for (value, w) in values.iter_mut().zip(w) {

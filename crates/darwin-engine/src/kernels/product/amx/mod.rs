@@ -70,7 +70,7 @@ pub(super) fn is_available() -> bool {
 fn is_permitted() -> bool {
     const REQUEST: libc::c_int = 0x1023; // ARCH_REQ_XCOMP_PERM
     const TILE_DATA: libc::c_ulong = 18; // XFEATURE_XTILEDATA
-    // SAFETY: two numbers; no memory is handed over.
+    // SAFETY: the call takes two numbers and no address, and changes only what this process may use.
     unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
 }
 
@@ -82,10 +82,12 @@ fn is_permitted() -> bool {
 /// Runs a job.
 ///
 /// # Safety
-/// As for the other ways; the units are available.
+/// As for [`Job::share`]; [`is_available`] has found the units.
 pub(super) unsafe fn run(job: &Job, right: Right<u32>) {
     SCRATCH.with_borrow_mut(|scratch| {
-        // SAFETY: handed on.
+        // SAFETY: the units are there; rows and depths are parts of the job's, which the caller has
+        // bounded; the registers are set before they are used and given back afterwards, and the
+        // scratch memory is this thread's own.
         unsafe {
             configure(job.left.rows.min(HEIGHT));
             for first in (0..job.left.rows).step_by(ROW_BLOCK) {
@@ -101,6 +103,10 @@ pub(super) unsafe fn run(job: &Job, right: Right<u32>) {
 }
 
 /// All columns of some rows and depths.
+///
+/// # Safety
+/// As for [`run`]; the registers are set for the job's rows; rows and depths are parts of the job's, the
+/// depths from an even number on.
 unsafe fn block(
     job: &Job,
     right: Right<u32>,
@@ -113,7 +119,9 @@ unsafe fn block(
     let edge = (&raw mut *edge).cast::<f32>();
     inputs.resize(inputs.len().max(groups * blocks * PARTS), EMPTY);
     weights.resize(weights.len().max(2 * blocks), EMPTY);
-    // SAFETY: rows, columns and depths lie within the job's, and there is room for all tiles.
+    // SAFETY: rows, columns and depths lie within the job's, as the caller says; `inputs` was made
+    // large enough for `groups * blocks * PARTS` tiles and `weights` for two panels of `blocks`; the
+    // units need AVX-512BW, which `is_available` has found too.
     unsafe {
         cut(&job.left, rows, depth, blocks, inputs.as_mut_ptr());
         for column in (0..job.columns).step_by(2 * PANEL) {
@@ -154,13 +162,18 @@ struct Panel {
 
 impl Panel {
     /// The weights themselves, or a copy with zeros behind where they end within a tile.
+    ///
+    /// # Safety
+    /// `from` points to a panel with a line for every two depths, and outlives what is returned, as
+    /// does `copy`, which has a tile for every INPUTS depths.
     unsafe fn of(from: Right<u32>, depth: usize, copy: &mut [Tile]) -> Self {
         let lines = depth.div_ceil(2);
         if depth.is_multiple_of(INPUTS) {
             return Self { first: from.w.cast(), row_bytes: 4 * from.row };
         }
         let to = copy.as_mut_ptr().cast::<u8>();
-        // SAFETY: a panel has so many lines of 16 words, and the tiles hold as many or more.
+        // SAFETY: the panel has `lines` lines of 16 words (ROW_BYTES), and the tiles of `copy` hold
+        // 16 lines each, as many as all depths need or more; the two do not overlap.
         unsafe {
             for line in 0..lines {
                 let from = from.w.add(line * from.row).cast();
@@ -186,8 +199,15 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
+    /// Adds the products of `G` groups of rows and `P` panels to the result.
+    ///
+    /// # Safety
+    /// The registers are set; `G` groups of rows and `P` panels from row and column on have a row and
+    /// a column of the job; the first `G` of `inputs` point to `blocks * PARTS` tiles, the first `P` of
+    /// `w` to `blocks` tiles.
     unsafe fn run<const G: usize, const P: usize>(&self, inputs: [*const Tile; 2], w: [Panel; 2]) {
-        // SAFETY: the caller's tiles; places of the result are bounded by `place`.
+        // SAFETY: the registers are set and the tiles can be read, as the caller says; `begin` and
+        // `end` touch groups below `G` and panels below `P`, which lie in the result.
         unsafe {
             self.begin::<0, 0, 0>();
             if P == 2 {
@@ -214,11 +234,14 @@ impl Part<'_> {
     }
 
     /// Where a tile of the result is, and how many rows and columns of it there are.
+    ///
+    /// # Safety
+    /// The group and the panel have a row and a column of the job.
     unsafe fn place(&self, group: usize, panel: usize) -> (*mut f32, usize, usize) {
         let (row, column) = (self.row + group * HEIGHT, self.column + panel * PANEL);
         let rows = (self.job.left.rows - row).min(HEIGHT);
         let columns = (self.job.columns - column).min(PANEL);
-        // SAFETY: row and column lie within the result.
+        // SAFETY: row and column lie within the result, as the caller says.
         (unsafe { self.job.out.add(row * self.job.out_row + column) }, rows, columns)
     }
 
@@ -228,8 +251,12 @@ impl Part<'_> {
     }
 
     /// The sum of tile register `T` at its beginning.
+    ///
+    /// # Safety
+    /// The registers are set; group `G` and panel `P` have a row and a column of the job.
     unsafe fn begin<const T: usize, const G: usize, const P: usize>(&self) {
-        // SAFETY: the place and its size.
+        // SAFETY: `place` gives the rows and columns of the result from `at` on, at most a tile;
+        // what is not a whole tile goes through `edge`, which has a tile's room.
         unsafe {
             if !self.adds {
                 return clear::<T>();
@@ -250,8 +277,12 @@ impl Part<'_> {
     }
 
     /// Tile register `T` into the result.
+    ///
+    /// # Safety
+    /// The registers are set; group `G` and panel `P` have a row and a column of the job.
     unsafe fn end<const T: usize, const G: usize, const P: usize>(&self) {
-        // SAFETY: the place and its size.
+        // SAFETY: `place` gives the rows and columns of the result from `at` on, at most a tile;
+        // what is not a whole tile goes through `edge`, which has a tile's room.
         unsafe {
             let (at, rows, columns) = self.place(G, P);
             let out_row = self.job.out_row;
@@ -270,6 +301,10 @@ impl Part<'_> {
 }
 
 /// Cuts inputs into three bfloat16 numbers each.
+///
+/// # Safety
+/// The processor has AVX-512F and AVX-512BW; `left` has the rows and depths; `to` has room for
+/// `blocks * PARTS` tiles for every HEIGHT rows, and `blocks` blocks of INPUTS hold all depths.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn cut(
     left: &Left,
@@ -283,7 +318,9 @@ unsafe fn cut(
     for (i, half) in upper.iter_mut().enumerate() {
         *half = 2 * i as u16 + 1;
     }
-    // SAFETY: the caller's rows and depths, and room for all tiles.
+    // SAFETY: `upper` has 32 halves. Rows and depths are some of `left`'s; loads of a block that is
+    // not whole are masked to the depths there are. A row's line lies in the tiles of its group and
+    // block, in the room that the caller has; tiles begin at 64 bytes, as the aligned stores need.
     unsafe {
         let upper = _mm512_loadu_si512(upper.as_ptr().cast());
         let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);

@@ -1,0 +1,189 @@
+//! Candidates that fail: by an error, a panic, a loss that is not finite. The search goes on.
+
+use super::*;
+use crate::line_recipe;
+use crate::run::Ui;
+use darwin_checkpoint::{HashCache, MemorySource, Tapped};
+use darwin_core::{NoProgress, Progress, Split};
+use darwin_engine::{Cost, Model};
+use darwin_eval::{Candidate, ItemResult, Likelihood};
+use darwin_testkit::{ExpertLayout, edited, sibling, tiny_qwen35, write_model};
+use std::path::Path;
+
+const LAYERS: usize = 4;
+
+/// Routed experts with the same function, whose inner values are so many times as large.
+fn scaled(model: &MemorySource, inner: f32, outer: f32) -> MemorySource {
+    edited(model, "scaled", |info, values| {
+        let factor = match info.name.rsplit('.').next() {
+            Some("gate_up_proj") => inner,
+            Some("down_proj") if info.name.contains("mlp.experts") => outer,
+            _ => 1.0,
+        };
+        values.iter_mut().for_each(|v| *v *= factor);
+    })
+}
+
+/// Two parents whose own values are finite, while the experts of what lies between them overflow.
+fn setting(folder: &Path) -> RunConfig {
+    let father = tiny_qwen35(1);
+    let mother = sibling(&father, "mother", 2, 0.1);
+    let (father, mother) = (scaled(&father, 1e17, 1e-34), scaled(&mother, 1e-10, 1e20));
+    write_model(&folder.join("father"), &father, ExpertLayout::Fused, 1 << 20);
+    write_model(&folder.join("mother"), &mother, ExpertLayout::Fused, 1 << 20);
+    let item = |i: usize| {
+        format!(
+            r#"{{"id":"p{i}","domain":"math","family":"f","question":"{i} + 1","target":"{i}","formats":["direct"]}}"#
+        )
+    };
+    let lines: Vec<String> = (0..4).map(item).collect();
+    std::fs::create_dir(folder.join("items")).expect("create");
+    darwin_core::fs::write_atomic(&folder.join("items/proxy.jsonl"), lines.join("\n").as_bytes())
+        .expect("write");
+    let path = folder.join("run.yaml");
+    let text = format!(
+        "title: tiny\nfather: {0}/father\nmother: {0}/mother\nitems: {0}/items\nout: {0}/run\n\
+         calibration: {{ per_domain: 4 }}\nproxy: {{ per_domain: 4, steps: 26 }}\n\
+         real: {{ per_domain: 2, steps: 14 }}\nselection: {{ per_domain: 2, top: 1 }}\n\
+         test: {{ per_domain: 3 }}\narms: [line]\n",
+        folder.display()
+    );
+    darwin_core::fs::write_atomic(&path, text.as_bytes()).expect("write");
+    RunConfig::read(&path).expect("valid")
+}
+
+/// What an evaluator does instead of evaluating.
+#[derive(Clone, Copy)]
+enum Odd {
+    Panics,
+    /// On a thread of the pool, in the middle of loading the model.
+    PanicsInThePool,
+    Errs,
+    /// Gives this loss.
+    Loses(f64),
+}
+
+struct Evaluates {
+    odd: Odd,
+    items: ItemSet,
+}
+
+impl Evaluator for Evaluates {
+    fn kind(&self) -> Kind {
+        Kind::Proxy
+    }
+
+    fn items(&self) -> &ItemSet {
+        &self.items
+    }
+
+    fn evaluate(
+        &self,
+        candidates: &[Candidate<'_>],
+        _: &dyn Progress,
+        _: &Cancel,
+    ) -> Result<Vec<Result<Evaluation, darwin_eval::Error>>, darwin_eval::Error> {
+        let result = match self.odd {
+            Odd::Panics => panic!("an evaluator of number {}", 7),
+            Odd::PanicsInThePool => {
+                // layers are read by the threads of the pool
+                let source = Tapped::new(candidates[0].source, |plan, _, _| {
+                    let name = &candidates[0].source.manifest().get(plan.id).name;
+                    assert!(!name.starts_with("layers.2."), "`{name}` was read");
+                });
+                Model::load(&source).map(|_| unreachable!("layer 2 is read"))
+            }
+            Odd::Errs => Err(darwin_engine::Error::Shapes),
+            Odd::Loses(nll) => {
+                let loss = ItemResult { nll, ..ItemResult::default() };
+                let mut results = vec![ItemResult::default(); self.items.items().len()];
+                results[2] = loss;
+                Ok(Evaluation { results, cost: Cost { tokens: 5, run: 5 } })
+            }
+        };
+        Ok(vec![result.map_err(darwin_eval::Error::from)])
+    }
+}
+
+#[test]
+fn a_candidate_that_panics_errs_or_overflows_fails_alone() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let config = setting(folder.path());
+    let line = |t: f64| line_recipe(&config, t, LAYERS).expect("valid");
+    let ui = Ui {
+        progress: &NoProgress,
+        cancel: &Cancel::default(),
+        created: "",
+        program: "",
+        command: "",
+        hashes: &HashCache::default(),
+        note: &|_| {},
+    };
+    let parents = Parents::open(&config, &line(0.5), ui).expect("two parents");
+    let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
+    let proxy = Likelihood::new(items.clone(), &parents.text).expect("items");
+    let never = Cancel::default();
+    let run = |recipe: &Recipe, evaluator: &dyn Evaluator| {
+        parents.evaluate(recipe, evaluator, &never).expect("the search goes on")
+    };
+    let before = run(&line(0.0), &proxy).expect("the father is finite");
+    let failed = |recipe: &Recipe, evaluator: &dyn Evaluator, words: &str| {
+        let error = run(recipe, evaluator).expect_err("it fails").to_string();
+        assert!(error.contains(words), "`{words}` is not in: {error}");
+    };
+    failed(&line(0.5), &proxy, "not finite: layer 0, routed gives");
+    for (odd, words) in [
+        (Odd::Panics, "the candidate panicked: an evaluator of number 7"),
+        (Odd::PanicsInThePool, "the candidate panicked: `layers.2."),
+        (Odd::Errs, "of another shape"),
+    ] {
+        for _ in 0..3 {
+            failed(&line(0.0), &Evaluates { odd, items: items.clone() }, words);
+        }
+        assert_eq!(run(&line(0.0), &proxy).expect("as before"), before);
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_a_failed_line() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let config = setting(folder.path());
+    let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
+    let line = || JournalLine {
+        schema: SCHEMA,
+        arm: "line".to_owned(),
+        phase: Phase::Proxy,
+        step: 0,
+        generation: 0,
+        genes: Vec::new(),
+        label: None,
+        recipe_sha256: String::new(),
+        items_sha256: String::new(),
+        split: Split::Proxy,
+        fitness: FAILED,
+        domains: ByDomain::new(),
+        n: items.domains(),
+        tokens: 0,
+        status: Status::Ok,
+    };
+    let father: ByDomain = [("math".parse().expect("known"), 0.5)].into();
+    let scored = |nll: f64| {
+        let evaluator = Evaluates { odd: Odd::Loses(nll), items: items.clone() };
+        let evaluation = evaluator.evaluate(&[], &NoProgress, &Cancel::default());
+        let evaluation = evaluation.expect("runs").remove(0).expect("results");
+        let fitness = Some(Fitness::new(&config, &father));
+        let stage = Stage { phase: Phase::Proxy, evaluator: &evaluator, fitness };
+        stage.scored(line(), &evaluation)
+    };
+    let good = scored(1.0);
+    assert_eq!(good.status, Status::Ok);
+    assert!((good.fitness - (3.0 + (-1.0_f64).exp()) / 4.0).abs() < 1e-12, "{}", good.fitness);
+    // exp(-nll) of an infinite loss is a fine 0: the loss itself is what counts
+    for nll in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let bad = scored(nll);
+        assert_eq!(bad.status, Status::Failed(format!("the loss of item p2 is {nll}")));
+        assert!(bad.fitness == FAILED && bad.domains.is_empty() && bad.tokens == 5);
+        let text = serde_json::to_string(&bad).expect("JSON");
+        assert!(text.contains("\"fitness\":-1000000000.0"), "{text}");
+    }
+}
