@@ -1,5 +1,11 @@
 //! Files and folders that bear their final name only when they are whole.
 
+mod input;
+
+pub use input::{
+    MAX_JSON_BYTES, MAX_TEXT_BYTES, check_regular, open_regular, read_bounded, read_text_bounded,
+};
+
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, Write};
