@@ -32,8 +32,7 @@ impl Sequence {
     /// column.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Io { file: file.clone(), source })?;
+        let text = super::read_text(&file, path)?;
         let mut sequence = Self::read(&file, &text)?;
         for step in &mut sequence.steps {
             step.recipe.folder = path.parent().map(Path::to_owned);
