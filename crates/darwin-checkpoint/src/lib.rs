@@ -32,6 +32,7 @@ mod shards;
 mod side;
 mod source;
 mod tapped;
+mod whole;
 mod write;
 
 pub use adapter::Adapted;
@@ -51,4 +52,5 @@ pub use names::{MAX_NUMBER, Role, canonical_name, role_of, text_only_name};
 pub use side::{SideFile, SideFiles, SideKind};
 pub use source::{TensorPlan, TensorSource, Unit, read_tensor};
 pub use tapped::Tapped;
+pub use whole::{WholeTensor, whole_tensors};
 pub use write::{WriteOptions, Written, write_checkpoint};

@@ -1,10 +1,14 @@
 //! The configuration of a run: one YAML file (`examples/first-light.yaml` shows every key).
 
 use crate::Error;
+use darwin_core::fs::read_text_bounded;
 use darwin_core::{Domain, Split, nearest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The largest configuration that is read.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// A run: two parents, items, a goal, budgets and arms. Unknown keys are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -181,7 +185,7 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`] naming file, line, column and key.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
+        let text = read_text_bounded(path, MAX_BYTES)
             .map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let config: Self =
             serde_saphyr::from_str(&text).map_err(|e| unreadable(path, &e.to_string()))?;

@@ -172,7 +172,7 @@ pub(super) fn root(file: &str, root: &Node, text: &str) -> Result<Recipe, Error>
     if let (Some(mut recipe), true) = (recipe, reader.problems.is_empty()) {
         recipe.text = Some(text.to_owned());
         recipe.notes.append(&mut reader.notes);
-        for finding in validate::validate(&mut recipe) {
+        for finding in validate::validate(&mut recipe).into_iter().take(MAX_PROBLEMS) {
             let at = reader.marks.get(&finding.key).copied().unwrap_or(root.mark);
             reader.problems.push(finding.problem(file, Some(at)));
         }
