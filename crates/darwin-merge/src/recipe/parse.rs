@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
             n if n + 1 == MAX_PROBLEMS => {
                 (format!("there are more problems, {n} are shown"), "begin with the first".into())
             }
-            _ => (text.into(), hint.into()),
+            _ => (bounded(text.into()), bounded(hint.into())),
         };
         self.problems.push(RecipeProblem { file, at, text, hint });
     }
@@ -144,6 +144,16 @@ impl<'a> Reader<'a> {
         }
         dtype
     }
+}
+
+/// A sentence with no more of a recipe's text in it than a person reads.
+fn bounded(mut text: String) -> String {
+    const LONGEST: usize = 1000;
+    if let Some((at, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
 }
 
 /// Reads a recipe.
