@@ -53,15 +53,6 @@ impl AnyModel {
         }
     }
 
-    /// SHA-256 over all headers and the config: which model this is, without reading weights.
-    #[must_use]
-    pub fn headers_sha256(&self) -> &str {
-        match self {
-            Self::Checkpoint(model) => model.headers_sha256(),
-            Self::Gguf(model) => model.headers_sha256(),
-        }
-    }
-
     /// Every tensor as the files have it, in their order.
     #[must_use]
     pub fn stored(&self) -> Vec<StoredTensor<'_>> {

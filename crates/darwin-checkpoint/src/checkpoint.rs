@@ -37,7 +37,6 @@ pub struct Checkpoint {
     places: Vec<Place>,
     /// For each logical tensor its stored pieces, by first row.
     pieces: Vec<Vec<usize>>,
-    headers_sha256: String,
     /// The experts that were unpacked last, by stored tensor and number.
     unpacked: Mutex<Vec<Unpacked>>,
 }
@@ -65,7 +64,7 @@ impl Checkpoint {
         })?;
         let mut problems = Problems::default();
         let files = shard_files(folder, &mut problems)?;
-        let (shards, entries, mut hashed) = open_shards(folder, &files, &mut problems)?;
+        let (shards, entries) = open_shards(folder, &files, &mut problems)?;
         problems.into_result(()).map_err(Error::Invalid)?;
         let (manifest, layout, places) =
             assemble(&folder.display().to_string(), &config, entries).map_err(Error::Invalid)?;
@@ -76,7 +75,6 @@ impl Checkpoint {
         for list in &mut pieces {
             list.sort_by_key(|i| layout.stored[*i].rows.start);
         }
-        hashed.update(&config_bytes);
         Ok(Self {
             name: folder.display().to_string(),
             folder: folder.to_owned(),
@@ -87,7 +85,6 @@ impl Checkpoint {
             layout,
             places,
             pieces,
-            headers_sha256: hashed.finish(),
             unpacked: Mutex::default(),
         })
     }
@@ -108,12 +105,6 @@ impl Checkpoint {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// SHA-256 over all headers and the config: which model this is, without reading weights.
-    #[must_use]
-    pub fn headers_sha256(&self) -> &str {
-        &self.headers_sha256
     }
 
     /// Total bytes of tensors.

@@ -42,14 +42,8 @@ pub(crate) struct Entry {
     pub(crate) bytes: Range<u64>,
 }
 
-/// A validated header and its raw bytes (for hashing).
-pub(crate) struct Header {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) raw: Vec<u8>,
-}
-
 /// Reads and checks the header of an open shard; every problem found is reported.
-pub(crate) fn read_header(path: &Path, file: &mut File) -> Result<Header, Vec<Problem>> {
+pub(crate) fn read_header(path: &Path, file: &mut File) -> Result<Vec<Entry>, Vec<Problem>> {
     let file_name = path.display();
     let one = |text: String| vec![Problem::new(text, DAMAGED)];
     let length =
@@ -72,8 +66,7 @@ pub(crate) fn read_header(path: &Path, file: &mut File) -> Result<Header, Vec<Pr
     let mut raw = vec![0; header_length as usize];
     file.read_exact(&mut raw)
         .map_err(|e| one(format!("{file_name}: cannot read its header: {e}")))?;
-    let entries = parse(&file_name.to_string(), &raw, length - 8 - header_length)?;
-    Ok(Header { entries, raw })
+    parse(&file_name.to_string(), &raw, length - 8 - header_length)
 }
 
 /// The tensors that a header lists for so many bytes behind it.

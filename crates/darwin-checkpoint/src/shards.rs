@@ -5,7 +5,6 @@ use crate::header::{Entry, MAX_TENSORS, read_header};
 use crate::{Error, Problem};
 use darwin_core::Fault;
 use darwin_core::fs::{MAX_JSON_BYTES, open_regular, read_bounded};
-use darwin_core::hash::Hasher;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -94,8 +93,8 @@ impl<'de> serde::Deserialize<'de> for Files {
 /// The largest model that is read, bytes of all its shards: no sum of sizes overflows below it.
 pub(crate) const MAX_BYTES: u64 = 1 << 47;
 
-/// Shards, the tensors of each, and a hash over all headers.
-pub(crate) type Opened = (Vec<(PathBuf, File)>, Vec<Vec<Entry>>, Hasher);
+/// Shards, and the tensors of each.
+pub(crate) type Opened = (Vec<(PathBuf, File)>, Vec<Vec<Entry>>);
 
 /// # Errors
 /// [`Error::Io`] where it is not the file's fault that it cannot be opened.
@@ -118,13 +117,12 @@ pub(crate) fn open_shards(
         };
         bytes = bytes.saturating_add(handle.metadata().map_or(0, |about| about.len()));
         match read_header(&path, &mut handle) {
-            Ok(header) => {
+            Ok(entries) => {
                 if let Some(expected) = expected {
-                    compare_with_index(&path, &header.entries, expected, problems);
+                    compare_with_index(&path, &entries, expected, problems);
                 }
-                tensors += header.entries.len();
-                opened.2.update(&header.raw);
-                opened.1.push(header.entries);
+                tensors += entries.len();
+                opened.1.push(entries);
                 opened.0.push((path, handle));
             }
             Err(found) => problems.extend(found),

@@ -25,12 +25,12 @@ pub struct WholeTensor {
 /// [`Error::Invalid`] where it is no such file; [`Error::Io`] where it cannot be read.
 pub fn whole_tensors(path: &Path) -> Result<Vec<WholeTensor>, Error> {
     let mut file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
-    let header = read_header(path, &mut file).map_err(Error::Invalid)?;
+    let entries = read_header(path, &mut file).map_err(Error::Invalid)?;
     let read = |entry: crate::header::Entry| {
         let mut bytes = vec![0; (entry.bytes.end - entry.bytes.start) as usize];
         file.read_exact_at(&mut bytes, entry.bytes.start)
             .map_err(|e| Error::io("read", path, e))?;
         Ok(WholeTensor { name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes })
     };
-    header.entries.into_iter().map(read).collect()
+    entries.into_iter().map(read).collect()
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test may write plainly")]
 
-use darwin_checkpoint::{AnyModel, Checkpoint, Dtype, Gguf, TensorSource, inspect, read_tensor};
+use darwin_checkpoint::{
+    AnyModel, Checkpoint, Dtype, Gguf, HasFiles, TensorSource, inspect, read_tensor,
+};
 use darwin_core::Diagnose;
 use darwin_core::hash::sha256_hex;
 use serde_json::{Value, json};
@@ -107,7 +109,8 @@ fn whatever_a_path_is_opens() {
     for path in [dir.path(), &inside] {
         let model = AnyModel::open(path).unwrap();
         assert!(matches!(model, AnyModel::Gguf(_)));
-        assert_eq!((model.path(), model.headers_sha256().len()), (inside.as_path(), 64));
+        assert_eq!(model.path(), inside);
+        assert_eq!(model.decisive_files(), [inside.clone()]);
         let error = Checkpoint::open(path).unwrap_err();
         assert!(error.to_string().contains("model.gguf: is a GGUF file, needed is"), "{error}");
         assert!(error.hint().is_some());

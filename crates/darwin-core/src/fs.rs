@@ -129,8 +129,8 @@ fn is_taken(target: &Path) -> io::Result<bool> {
     Ok(target.exists() && !(target.is_dir() && fs::read_dir(target)?.next().is_none()))
 }
 
-/// Makes a rename durable; best effort, for some file systems refuse to sync folders.
-fn sync_parent(path: &Path) {
+/// Makes a new name or a rename durable; best effort, for some file systems refuse to sync folders.
+pub fn sync_parent(path: &Path) {
     if let Some(parent) = path.parent()
         && let Ok(folder) =
             File::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })

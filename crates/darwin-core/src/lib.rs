@@ -1,6 +1,6 @@
 //! The words that every part of Darwin speaks.
 //!
-//! Newtypes for shares, densities and indices; the versioned types of every file that Darwin
+//! Newtypes for shares, densities and indices; identity by content ([`Fingerprint`]); the versioned types of every file that Darwin
 //! writes ([`files`]); statistics ([`stats`]); randomness keyed by what it is for ([`keyed`]);
 //! files that never bear their final name half written ([`fs`]); errors that know their exit code
 //! ([`Diagnose`]); progress and cancellation as values ([`Progress`], [`Cancel`]).
@@ -9,6 +9,7 @@
 
 mod diagnose;
 pub mod files;
+mod fingerprint;
 pub mod fs;
 pub mod hash;
 pub mod keyed;
@@ -18,5 +19,6 @@ mod vectorised;
 mod words;
 
 pub use diagnose::{Diagnose, Failure, Fault, nearest};
+pub use fingerprint::{ARITHMETIC, Fingerprint, NotAFingerprint};
 pub use progress::{Cancel, NoProgress, Progress};
 pub use words::{Component, Density, Domain, ExpertIdx, LayerIdx, OutOfRange, Share, Split};

@@ -96,7 +96,7 @@ impl Encoded {
             .iter()
             .map(|item| encode_item(item, text, end))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { items, split: set.split(), sha256: set.sha256().to_owned(), stop })
+        Ok(Self { items, split: set.split(), sha256: set.fingerprint().to_string(), stop })
     }
 
     /// Items that are token ids already; `sha256` names them.

@@ -3,7 +3,7 @@
 use crate::item_line::{Line, read_text};
 use crate::{Error, encoded::Encoded};
 use darwin_core::hash::sha256_hex;
-use darwin_core::{Domain, Split, nearest};
+use darwin_core::{Domain, Fingerprint, Split, nearest};
 use darwin_engine::Text;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +55,20 @@ impl Item {
         if self.formats.contains(&Format::Think) { Format::Think } else { Format::Direct }
     }
 
+    /// Everything that an item is, by name.
+    fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let fixed = [
+            ("id", self.id.as_str()),
+            ("domain", self.domain.as_str()),
+            ("family", &self.family),
+            ("question", &self.question),
+            ("target", &self.target),
+        ];
+        let trace = self.trace.iter().map(|trace| ("trace", trace.as_str()));
+        let formats = self.formats.iter().map(|format| ("format", format.name()));
+        fixed.into_iter().chain(trace).chain(formats)
+    }
+
     fn content_hash(&self) -> String {
         let trace = self.trace.as_deref().unwrap_or_default();
         let parts = [self.domain.as_str(), &self.question, &self.target, trace];
@@ -68,7 +82,7 @@ pub struct ItemSet {
     items: Vec<Item>,
     split: Split,
     duplicates: usize,
-    sha256: String,
+    fingerprint: Fingerprint,
 }
 
 impl ItemSet {
@@ -98,13 +112,10 @@ impl ItemSet {
             .into_iter()
             .filter(|i| ids.insert(i.id.clone()) && contents.insert(i.content_hash()))
             .collect();
-        let mut text = split.name().to_owned();
-        for item in &items {
-            text.push('\n');
-            text.push_str(&item.id);
-        }
-        let sha256 = sha256_hex(text.as_bytes());
-        Self { duplicates: before - items.len(), items, split, sha256 }
+        let mut parts = vec![("split", split.name())];
+        items.iter().for_each(|item| parts.extend(item.parts()));
+        let fingerprint = Fingerprint::of("items", parts);
+        Self { duplicates: before - items.len(), items, split, fingerprint }
     }
 
     /// The first `n` items of every domain in the order of the SHA-256 of their ids.
@@ -149,10 +160,10 @@ impl ItemSet {
         order
     }
 
-    /// SHA-256 over the split's name and the ordered ids.
+    /// The set's identity: SHA-256 over the split and everything that each item is, in order.
     #[must_use]
-    pub fn sha256(&self) -> &str {
-        &self.sha256
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
     }
 
     /// The items.

@@ -5,21 +5,22 @@ use crate::run::{Ui, save};
 use crate::search::Champion;
 use crate::{Error, Parents, RunConfig, diagnose};
 use darwin_checkpoint::Checkpoint;
-use darwin_core::Split;
 use darwin_core::files::{Health, MergeManifest, SCHEMA, Scores};
 use darwin_core::fs::write_atomic;
+use darwin_core::{ARITHMETIC, Split};
 use darwin_eval::{Evaluator, ItemSet, Scorer, model_scores};
 use darwin_merge::{Merge, MergeOptions, merge_to};
 use darwin_profile::{CheckOptions, Family, Loaded, Subject, check as check_health, model_ref};
+use serde_json::Value;
 use std::path::Path;
 
 /// Largest shard and working memory of the child.
 const SHARD_BYTES: u64 = 5_000_000_000;
 const MEMORY_BYTES: u64 = 512 << 20;
 
-/// Writes the champion as `child/` and its recipe as `best.yaml`. A child of the same recipe that
-/// is there already is kept; one of another recipe, written by an earlier run into this folder, is
-/// replaced.
+/// Writes the champion as `child/` and its recipe as `best.yaml`. A child of the same recipe and
+/// parents that is there already, every shard as it was written, is kept; another one that Darwin
+/// wrote is replaced, and the user is told why.
 ///
 /// # Errors
 /// Whatever merging or writing bring; [`Error::Config`] where `child/` is not ours.
@@ -36,36 +37,52 @@ pub(crate) fn write(
     let best = config.out.join("best.yaml");
     write_atomic(&best, champion.recipe.to_yaml().as_bytes()).map_err(io(&best))?;
     let out = config.out.join("child");
-    if !is_written(&out, &champion.recipe.sha256())? {
-        if out.exists() {
-            std::fs::remove_dir_all(&out).map_err(io(&out))?;
+    let recipe = parents.fingerprint_of(&champion.recipe);
+    if out.exists() {
+        match difference(&out, &recipe, ui)? {
+            None => return Checkpoint::open(&out).map_err(Error::below),
+            Some(why) => {
+                (ui.note)(&format!("{} is made anew: {why}", out.display()));
+                std::fs::remove_dir_all(&out).map_err(io(&out))?;
+            }
         }
-        let merge = Merge::new(&champion.recipe, &parents.sources).map_err(Error::below)?;
-        let options = MergeOptions {
-            max_shard_bytes: SHARD_BYTES,
-            memory: MEMORY_BYTES,
-            documents: Vec::new(),
-            progress: ui.progress,
-            cancel: ui.cancel,
-        };
-        merge_to(&merge, &out, &options).map_err(Error::below)?;
     }
+    let merge = Merge::new(&champion.recipe, &parents.sources).map_err(Error::below)?;
+    let options = MergeOptions {
+        max_shard_bytes: SHARD_BYTES,
+        memory: MEMORY_BYTES,
+        documents: Vec::new(),
+        progress: ui.progress,
+        cancel: ui.cancel,
+    };
+    merge_to(&merge, &out, &options).map_err(Error::below)?;
+    ui.hashes.learn(&out);
     Checkpoint::open(&out).map_err(Error::below)
 }
 
-fn is_written(child: &Path, recipe_sha256: &str) -> Result<bool, Error> {
-    let path = child.join("manifest.json");
-    if !child.exists() {
-        return Ok(false);
-    }
+/// Why a child that is there is not the one that is wanted; `None` where it is, to the byte.
+fn difference(child: &Path, recipe: &str, ui: Ui<'_>) -> Result<Option<String>, Error> {
     let foreign = || Error::Config {
         path: child.to_owned(),
         text: "holds something that no run of Darwin wrote".to_owned(),
         hint: "move it away, or choose another `out` folder".to_owned(),
     };
-    let bytes = std::fs::read(&path).map_err(|_| foreign())?;
-    let manifest: MergeManifest = serde_json::from_slice(&bytes).map_err(|_| foreign())?;
-    Ok(manifest.recipe_sha256 == recipe_sha256)
+    let bytes = std::fs::read(child.join("manifest.json")).map_err(|_| foreign())?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|_| foreign())?;
+    if !value["darwin"].as_str().is_some_and(|program| program.starts_with("darwin ")) {
+        return Err(foreign());
+    }
+    let Ok(manifest) = serde_json::from_value::<MergeManifest>(value) else {
+        return Ok(Some("another version of Darwin wrote it".to_owned()));
+    };
+    if (manifest.schema, manifest.arithmetic) != (SCHEMA, ARITHMETIC) {
+        return Ok(Some("a Darwin with another arithmetic wrote it".to_owned()));
+    }
+    if manifest.recipe_sha256 != recipe {
+        return Ok(Some("it is of another recipe or of other parents".to_owned()));
+    }
+    let damaged = ui.hashes.check_sums(child, ui.progress, ui.cancel).map_err(Error::below)?;
+    Ok(damaged.map(|file| format!("{} is not what was written", file.display())))
 }
 
 /// Profiles the written child and checks its health.
@@ -80,7 +97,8 @@ pub(crate) fn check(
     ui: Ui<'_>,
 ) -> Result<Health, Error> {
     let loaded = Loaded::open(child).map_err(Error::below)?;
-    let reference = model_ref("child", child, Some(&parents.text));
+    let fingerprint = ui.hashes.fingerprint(child, ui.progress, ui.cancel).map_err(Error::below)?;
+    let reference = model_ref("child", child, Some(&parents.text), fingerprint);
     let subject = Subject { model: &loaded.model, source: child, reference: &reference };
     diagnose::one(config, &subject, items, ui)?;
     let family = Family {
@@ -124,7 +142,7 @@ pub(crate) fn scores(
     for champion in champions {
         let e = parents.evaluate(&champion.recipe, test, ui.cancel)??;
         let name = champion.arm.name();
-        let hash = champion.recipe.sha256();
+        let hash = parents.fingerprint_of(&champion.recipe);
         models.push(model_scores(name, &hash, set, &e, Some([father, mother])));
         ui.progress.advance(1);
     }
@@ -132,7 +150,7 @@ pub(crate) fn scores(
     let scores = Scores {
         schema: SCHEMA,
         split: Split::Test,
-        items_sha256: set.sha256().to_owned(),
+        items_sha256: set.fingerprint().to_string(),
         parents: parents.refs.to_vec(),
         protected: config.goal.protected.keys().cloned().collect(),
         models,

@@ -25,13 +25,15 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The journal does not belong to this run.
+    /// The journal belongs to another run, or is damaged.
     #[error("{}: {text}", path.display())]
     Journal {
         /// The journal.
         path: PathBuf,
         /// What is wrong.
         text: String,
+        /// What to do.
+        hint: String,
     },
     /// The optimiser was fed something impossible.
     #[error("the optimiser failed: {0}")]
@@ -78,10 +80,7 @@ impl Diagnose for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Config { hint, .. } => Some(hint.clone()),
-            Self::Journal { .. } => {
-                Some("choose another `out` folder, or remove this one to begin anew".to_owned())
-            }
+            Self::Config { hint, .. } | Self::Journal { hint, .. } => Some(hint.clone()),
             Self::Below { hint, .. } => hint.clone(),
             _ => None,
         }

@@ -1,8 +1,7 @@
 //! The items of a run: one set and one evaluator per split.
 
 use crate::{Error, RunConfig};
-use darwin_core::Split;
-use darwin_core::hash::sha256_hex;
+use darwin_core::{Fingerprint, Split};
 use darwin_engine::Text;
 use darwin_eval::{Encoded, ExactMatch, ItemSet, Likelihood};
 use std::collections::BTreeMap;
@@ -19,8 +18,8 @@ pub(crate) struct Items {
     pub(crate) selection: ExactMatch,
     /// The one look.
     pub(crate) test: ExactMatch,
-    /// SHA-256 over all splits' hashes.
-    pub(crate) sha256: String,
+    /// Which items these are, by split.
+    pub(crate) fingerprints: Vec<(&'static str, Fingerprint)>,
 }
 
 impl Items {
@@ -41,7 +40,8 @@ impl Items {
         let test = read(Split::Test, config.test.per_domain)?;
         let all = [&calibration, &proxy, &search, &selection, &test];
         disjoint(config, &all)?;
-        let sha256 = sha256_hex(all.map(ItemSet::sha256).join(" ").as_bytes());
+        let named = |set: &ItemSet| (set.split().name(), set.fingerprint().clone());
+        let fingerprints = all.map(named).to_vec();
         // In the search only the main format counts; the report shows both.
         let exact = |items: ItemSet, both: bool| {
             ExactMatch::new(items, text, config.max_new_tokens, both).map_err(Error::below)
@@ -52,7 +52,7 @@ impl Items {
             search: exact(search, false)?,
             selection: exact(selection, false)?,
             test: exact(test, true)?,
-            sha256,
+            fingerprints,
         })
     }
 }

@@ -6,7 +6,8 @@
 //! byte, as one that was not.
 
 use crate::Error;
-use darwin_core::files::{JournalLine, Phase, RunHeader};
+use darwin_core::files::{Chain, JournalLine, JournalText, Phase, RunHeader};
+use darwin_core::fs::sync_parent;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub struct Journal {
     path: PathBuf,
     file: File,
+    chain: Chain,
     replay: std::vec::IntoIter<JournalLine>,
     lines: Vec<JournalLine>,
 }
@@ -24,37 +26,33 @@ impl Journal {
     /// Opens a run's journal, or begins it. A last line that was cut off by a crash is dropped.
     ///
     /// # Errors
-    /// [`Error::Journal`] if it belongs to another run or is damaged before its end.
+    /// [`Error::Journal`] if it belongs to another run or is damaged before its end, with what
+    /// differs or which line it is.
     pub fn open(path: &Path, header: &RunHeader) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let wrong = |text: String| Error::Journal { path: path.to_owned(), text };
-        let mut bytes = if path.exists() { std::fs::read(path).map_err(io)? } else { Vec::new() };
-        let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-        bytes.truncate(whole);
-        let mut replay: Vec<JournalLine> = Vec::new();
-        for (i, line) in bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()).enumerate() {
-            if i == 0 {
-                let found: RunHeader = serde_json::from_slice(line)
-                    .map_err(|e| wrong(format!("line 1 is not a run header: {e}")))?;
-                if found != *header {
-                    return Err(wrong(
-                        "belongs to a run with another configuration, other parents or other items"
-                            .to_owned(),
-                    ));
-                }
-            } else {
-                replay.push(
-                    serde_json::from_slice(line)
-                        .map_err(|e| wrong(format!("line {} is damaged: {e}", i + 1)))?,
-                );
-            }
+        let bytes = if path.exists() { std::fs::read(path).map_err(io)? } else { Vec::new() };
+        let text = JournalText::read(&bytes);
+        if let Some((line, what)) = &text.damaged {
+            return Err(damaged(path, *line, what));
+        }
+        if let Some(found) = text.header.as_ref().filter(|found| *found != header) {
+            let difference = header.origin.difference(&found.origin);
+            let difference = difference.unwrap_or_else(|| "with other seeds".to_owned());
+            return Err(Error::Journal {
+                path: path.to_owned(),
+                text: format!("belongs to a run that was made {difference}"),
+                hint: begin_anew(path),
+            });
         }
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
-        file.set_len(whole as u64).map_err(io)?;
-        if whole == 0 {
-            append(&mut file, header).map_err(io)?;
+        file.set_len(text.whole as u64).map_err(io)?;
+        let mut chain = text.chain;
+        if text.header.is_none() {
+            append(&mut file, &mut chain, header).map_err(io)?;
+            sync_parent(path);
         }
-        Ok(Self { path: path.to_owned(), file, replay: replay.into_iter(), lines: Vec::new() })
+        let (path, replay) = (path.to_owned(), text.lines.into_iter());
+        Ok(Self { path, file, chain, replay, lines: Vec::new() })
     }
 
     /// The journal's line for the next candidate, if an earlier run wrote one.
@@ -75,6 +73,7 @@ impl Journal {
                     wanted.step,
                     phase(wanted.phase)
                 ),
+                hint: begin_anew(&self.path),
             });
         }
         self.lines.push(line.clone());
@@ -86,7 +85,7 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`].
     pub fn append(&mut self, line: JournalLine) -> Result<(), Error> {
-        append(&mut self.file, &line)
+        append(&mut self.file, &mut self.chain, &line)
             .map_err(|source| Error::Io { path: self.path.clone(), source })?;
         self.lines.push(line);
         Ok(())
@@ -132,27 +131,51 @@ fn phase(phase: Phase) -> &'static str {
     }
 }
 
+/// A line that is not what was written, and what can be kept.
+fn damaged(path: &Path, line: usize, what: &str) -> Error {
+    let hint = match line {
+        0..=2 => begin_anew(path),
+        _ => format!(
+            "lines 1 to {} are good: `sed -i '{line},$d' {}` keeps them, and the run continues there",
+            line - 1,
+            path.display()
+        ),
+    };
+    Error::Journal { path: path.to_owned(), text: format!("line {line} is damaged: {what}"), hint }
+}
+
+fn begin_anew(path: &Path) -> String {
+    let folder = path.parent().unwrap_or(path);
+    format!("choose another `out` folder, or remove {} to begin anew", folder.display())
+}
+
 /// One write per line: a crash leaves a whole line or a tail without its newline.
-fn append<T: serde::Serialize>(file: &mut File, value: &T) -> std::io::Result<()> {
-    let mut bytes = serde_json::to_vec(value).map_err(std::io::Error::other)?;
-    bytes.push(b'\n');
-    file.write_all(&bytes)?;
+fn append<T: serde::Serialize>(
+    file: &mut File,
+    chain: &mut Chain,
+    value: &T,
+) -> std::io::Result<()> {
+    file.write_all(&chain.seal(value).map_err(std::io::Error::other)?)?;
     file.sync_data()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use darwin_core::Split;
-    use darwin_core::files::Status;
+    use darwin_core::files::{Origin, SCHEMA, Status};
+    use darwin_core::{Fingerprint, Split};
 
     fn header() -> RunHeader {
-        RunHeader { schema: 1, run_sha256: "x".into(), seeds: [("run".into(), 1)].into() }
+        let of = |text: &str| Fingerprint::of("test", [("text", text)]);
+        let parents = [("father", &of("f")), ("mother", &of("m"))];
+        let origin = Origin::now(parents, [("proxy", &of("i"))], of("o"));
+        let seeds = [("run".into(), 1)].into();
+        RunHeader { schema: SCHEMA, run: origin.fingerprint(), origin, seeds }
     }
 
     fn line(step: usize) -> JournalLine {
         JournalLine {
-            schema: 1,
+            schema: SCHEMA,
             arm: "blind".into(),
             phase: Phase::Proxy,
             step,
@@ -206,9 +229,32 @@ mod tests {
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, &header()).expect("new");
         journal.append(line(0)).expect("append");
-        let other = RunHeader { run_sha256: "y".into(), ..header() };
-        assert!(Journal::open(&path, &other).is_err());
+        let mother = Fingerprint::of("test", [("text", "another mother")]);
+        let mut other = header();
+        other.origin.models.insert("mother".into(), mother);
+        let error = Journal::open(&path, &other).expect_err("another run");
+        assert!(error.to_string().contains("of the mother"), "{error}");
         let mut same = Journal::open(&path, &header()).expect("same");
         assert!(same.next_known(&wanted(0, "another")).is_err());
+    }
+    #[test]
+    fn a_damaged_line_is_named_with_what_can_be_kept() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, &header()).expect("new");
+        (0..3).for_each(|step| journal.append(line(step)).expect("append"));
+        let text = std::fs::read_to_string(&path).expect("read");
+        let edited = text.replacen("\"r1\"", "\"r7\"", 1);
+        darwin_core::fs::write_atomic(&path, edited.as_bytes()).expect("write");
+        let error = Journal::open(&path, &header()).expect_err("damaged");
+        assert!(error.to_string().contains("line 3 is damaged"), "{error}");
+        let hint = darwin_core::Diagnose::hint(&error).expect("a hint");
+        assert!(hint.contains("lines 1 to 2 are good"), "{hint}");
+        let kept: String = edited.split_inclusive('\n').take(2).collect();
+        darwin_core::fs::write_atomic(&path, kept.as_bytes()).expect("write");
+        let mut again = Journal::open(&path, &header()).expect("what was kept");
+        assert_eq!(again.next_known(&wanted(0, "r0")).expect("same run"), Some(line(0)));
+        (1..3).for_each(|step| again.append(line(step)).expect("append"));
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
     }
 }

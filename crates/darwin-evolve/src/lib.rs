@@ -12,7 +12,6 @@ mod diagnose;
 mod error;
 mod fitness;
 mod genome;
-mod hashes;
 mod items;
 mod journal;
 mod parents;

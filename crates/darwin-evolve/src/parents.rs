@@ -1,11 +1,10 @@
 //! The two parents, opened once and kept: checkpoints, tensors in memory where they fit, loaded
 //! models, the tokenizer.
 
-use crate::hashes::Hashes;
+use crate::run::Ui;
 use crate::{Error, RunConfig};
 use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource};
 use darwin_core::files::ModelRef;
-use darwin_core::hash::sha256_hex;
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::{Model, Text};
 use darwin_eval::{Candidate, Evaluation, Evaluator};
@@ -14,7 +13,7 @@ use darwin_profile::{Loaded, Subject, Weights, model_ref};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Parents up to this many bytes of tensors are kept in memory and hashed whole.
+/// Parents up to this many bytes of tensors are kept in memory.
 const IN_MEMORY_BYTES: u64 = 2 << 30;
 
 /// The parents of a run.
@@ -42,7 +41,7 @@ impl Parents {
     ///
     /// # Errors
     /// [`Error::Below`] with the sentences of checkpoint, merge or engine.
-    pub fn open(config: &RunConfig, line: &Recipe) -> Result<Self, Error> {
+    pub fn open(config: &RunConfig, line: &Recipe, ui: Ui<'_>) -> Result<Self, Error> {
         let mut sources = Sources::open(line).map_err(Error::below)?;
         let name = |path: &Path| path.display().to_string();
         let (father_name, mother_name) = (name(&config.father), name(&config.mother));
@@ -58,9 +57,15 @@ impl Parents {
         let father = checkpoint(&father_name)?;
         let mother = checkpoint(&mother_name)?;
         let text = Text::open(&config.father).map_err(Error::below)?;
+        sources.identify(ui.hashes, ui.progress, ui.cancel).map_err(Error::below)?;
+        ui.hashes.save();
+        let reference = |role: &str, name: &str, model: &Checkpoint, text: Option<&Text>| {
+            let fingerprint = sources.fingerprint(name).expect("it was identified above");
+            model_ref(role, model, text, fingerprint.clone())
+        };
         let refs = [
-            model_ref("father", &father, Some(&text)),
-            model_ref("mother", &mother, Text::open(&config.mother).ok().as_ref()),
+            reference("father", &father_name, &father, Some(&text)),
+            reference("mother", &mother_name, &mother, Text::open(&config.mother).ok().as_ref()),
         ];
         for (name, model) in [(&father_name, &father), (&mother_name, &mother)] {
             if let Some(memory) = in_memory(model)? {
@@ -126,18 +131,11 @@ impl Parents {
         Ok(results.pop().map_or_else(nothing, |result| result.map_err(Error::below)))
     }
 
-    /// SHA-256 over the contents of both (headers alone beyond 2 GiB).
-    pub(crate) fn sha256(&self, hashes: &mut Hashes) -> Result<String, Error> {
-        let mut text = String::new();
-        for model in [&self.father, &self.mother] {
-            text += model.headers_sha256();
-            if model.tensor_bytes() <= IN_MEMORY_BYTES {
-                for path in model.shard_paths() {
-                    text += &hashes.sha256(path)?;
-                }
-            }
-        }
-        Ok(sha256_hex(text.as_bytes()))
+    /// A recipe's identity: its logical form and the parents that it merges.
+    #[must_use]
+    pub fn fingerprint_of(&self, recipe: &Recipe) -> String {
+        let known = self.sources.fingerprint_of(recipe);
+        known.expect("both parents were identified when they were opened").into()
     }
 
     /// For each layer whether it is linear attention.

@@ -1,18 +1,17 @@
 //! The whole job, as a list of named steps.
 
 use crate::genome::Genome;
-use crate::hashes::Hashes;
 use crate::items::Items;
 use crate::rank::{RankCheck, rank_check};
 use crate::recipe::{line_recipe, published_recipe};
 use crate::search::{Budget, Champion, Search, Stages};
 use crate::stage::{Bench, Stage};
 use crate::{ArmName, Error, Journal, Parents, Prior, RunConfig, child, depth_blocks, diagnose};
-use darwin_core::files::{Comparison, Health, Phase, Profile, RunHeader, SCHEMA, Scores};
+use darwin_checkpoint::HashCache;
+use darwin_core::files::{Comparison, Health, Origin, Phase, Profile, RunHeader, SCHEMA, Scores};
 use darwin_core::fs::write_json;
-use darwin_core::hash::sha256_hex;
 use darwin_core::keyed::{Key, Rng};
-use darwin_core::{Cancel, Progress};
+use darwin_core::{Cancel, Fingerprint, Progress};
 use darwin_eval::Evaluator;
 use serde_json::json;
 use std::path::Path;
@@ -33,6 +32,10 @@ pub struct Ui<'a> {
     pub program: &'a str,
     /// The command that started it, as a shell would take it.
     pub command: &'a str,
+    /// Hashes of files that were read before.
+    pub hashes: &'a HashCache,
+    /// Told, in a sentence, what of an earlier run is made anew, and why.
+    pub note: &'a (dyn Fn(&str) + Sync),
 }
 
 /// What a run found.
@@ -62,7 +65,7 @@ pub struct Outcome {
 pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let out = &config.out;
     std::fs::create_dir_all(out).map_err(|source| Error::Io { path: out.clone(), source })?;
-    let parents = Parents::open(config, &line_recipe(config, 0.5, 0)?)?;
+    let parents = Parents::open(config, &line_recipe(config, 0.5, 0)?, ui)?;
     let items = Items::open(config, &parents.text)?;
     let header = header(config, &parents, &items)?;
     let mut journal = Journal::open(&out.join("journal.jsonl"), &header)?;
@@ -95,25 +98,38 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let written = child::write(config, &parents, &champions[best], ui)?;
     let health = child::check(config, &parents, &items, &written, ui)?;
     let scores = child::scores(config, &parents, &items, &champions, ui)?;
+    ui.hashes.save();
     about(config, &parents, &champions, best, rank_check.as_ref(), ui)?;
     Ok(Outcome { profiles, comparison, rank_check, champions, child: best, health, scores })
 }
 
-/// Everything that decides a run, hashed; only where it is written does not.
+/// Everything that decides a run. Where its files lie, what it is called and where it is written
+/// does not: models and items count by their contents.
 fn header(config: &RunConfig, parents: &Parents, items: &Items) -> Result<RunHeader, Error> {
-    let decisive = RunConfig { out: "".into(), title: String::new(), ..config.clone() };
+    let nowhere = std::path::PathBuf::new;
+    let decisive = RunConfig {
+        title: String::new(),
+        father: nowhere(),
+        mother: nowhere(),
+        items: nowhere(),
+        out: nowhere(),
+        ..config.clone()
+    };
     let text = serde_json::to_string(&decisive).map_err(|e| Error::Config {
         path: config.out.clone(),
         text: e.to_string(),
         hint: "examples/first-light.yaml shows every key".to_owned(),
     })?;
-    let mut hashes = Hashes::open(config.out.join("hashes.json"));
-    let parents_sha256 = parents.sha256(&mut hashes)?;
-    hashes.save()?;
-    let decided = [text.as_str(), &parents_sha256, &items.sha256].join("\n");
+    let [father, mother] = parents.refs.each_ref().map(|parent| &parent.fingerprint);
+    let origin = Origin::now(
+        [("father", father), ("mother", mother)],
+        items.fingerprints.iter().map(|(split, items)| (*split, items)),
+        Fingerprint::of("configuration", [("configuration", text)]),
+    );
     Ok(RunHeader {
         schema: SCHEMA,
-        run_sha256: sha256_hex(decided.as_bytes()),
+        run: origin.fingerprint(),
+        origin,
         seeds: [("run".to_owned(), config.seeds.run), ("masks".to_owned(), config.seeds.masks)]
             .into(),
     })
@@ -228,7 +244,7 @@ fn about(
                 "tokens": c.tokens,
                 "diagnostic_tokens": c.diagnostic_tokens,
                 "selection_fitness": c.fitness,
-                "recipe_sha256": c.recipe.sha256(),
+                "recipe_sha256": parents.fingerprint_of(&c.recipe),
             })
         })
         .collect();

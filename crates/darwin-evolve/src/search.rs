@@ -271,7 +271,7 @@ impl Search<'_, '_> {
     ) -> Result<Champion, Error> {
         let mut seen = Vec::new();
         finalists.retain(|t| {
-            let hash = t.recipe.sha256();
+            let hash = bench.parents.fingerprint_of(&t.recipe);
             let new = !seen.contains(&hash);
             seen.push(hash);
             new

@@ -107,14 +107,14 @@ impl<'a> Stage<'a> {
         if bench.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let recipe_sha256 = recipe.sha256();
+        let recipe_sha256 = bench.parents.fingerprint_of(recipe);
         let items = self.evaluator.items();
         let wanted = Wanted {
             arm: named.arm,
             phase: self.phase,
             step: named.step,
             recipe_sha256: &recipe_sha256,
-            items_sha256: items.sha256(),
+            items_sha256: items.fingerprint().as_str(),
         };
         if let Some(line) = bench.journal.next_known(&wanted)? {
             return Ok(line);
@@ -128,7 +128,7 @@ impl<'a> Stage<'a> {
             genes: named.genes.to_vec(),
             label: named.label.clone(),
             recipe_sha256: recipe_sha256.clone(),
-            items_sha256: items.sha256().to_owned(),
+            items_sha256: items.fingerprint().to_string(),
             split: self.evaluator.split(),
             fitness: FAILED,
             domains: ByDomain::new(),

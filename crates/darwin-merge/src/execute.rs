@@ -2,9 +2,9 @@
 
 use crate::{Error, Merge};
 use darwin_checkpoint::{TensorSource, WriteOptions, Written, write_checkpoint};
+use darwin_core::files::FileStamp;
 use darwin_core::hash::sha256_hex;
 use darwin_core::{Cancel, Progress};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The part of the memory that masks may take, which are kept from the norms to the output.
@@ -66,9 +66,8 @@ fn identity(merge: &Merge) -> String {
     let mut text = json(&merge.plan().manifest());
     text.extend_from_slice(merge.side().vocabulary().as_bytes());
     for path in merge.files() {
-        let about = std::fs::metadata(path);
-        let times = about.map(|a| (a.len(), a.mtime(), a.mtime_nsec(), a.ctime(), a.ctime_nsec()));
-        text.extend_from_slice(format!("{} {times:?}\n", path.display()).as_bytes());
+        let stamp = std::fs::metadata(path).map(|about| FileStamp::of(&about));
+        text.extend_from_slice(format!("{} {stamp:?}\n", path.display()).as_bytes());
     }
     sha256_hex(&text)
 }

@@ -51,6 +51,7 @@ impl Merge {
         let side = Side::new(recipe, sources, vocabulary.as_ref());
         plan.notes.extend(side.note()?);
         let list = align(recipe, &aligned, &mut plan)?;
+        name_inputs(&mut plan, recipe, sources);
         let infos = plan.lines.iter().map(|line| line.info.clone()).collect();
         let manifest = Manifest::new(infos).map_err(|name| {
             Error::plan(format!("two output tensors are both `{name}`"), "name each layer once")
@@ -83,6 +84,11 @@ impl Merge {
             chance,
             scratch: Mutex::default(),
         })
+    }
+
+    /// Names the inputs in the plan again, for sources that were identified since.
+    pub fn name_inputs(&mut self, recipe: &Recipe, sources: &Sources) {
+        name_inputs(&mut self.plan, recipe, sources);
     }
 
     /// Uses masks that were recorded elsewhere instead of drawing or selecting elements.
@@ -150,6 +156,11 @@ impl Merge {
     pub(crate) fn limit_masks(&self, bytes: usize) {
         self.chance.limit_masks(bytes);
     }
+}
+
+fn name_inputs(plan: &mut Plan, recipe: &Recipe, sources: &Sources) {
+    plan.inputs = sources.inputs(recipe);
+    plan.recipe_sha256 = sources.fingerprint_of(recipe).map(String::from).unwrap_or_default();
 }
 
 impl TensorSource for Merge {

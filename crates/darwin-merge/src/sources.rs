@@ -2,9 +2,12 @@
 
 use crate::align::Alignments;
 use crate::draws::Draws;
+use crate::recipe::HubRef;
 use crate::{Error, Recipe};
-use darwin_checkpoint::{Adapted, Checkpoint, Problem, TensorSource};
-use darwin_core::hash::{sha256_file, sha256_hex};
+use darwin_checkpoint::{Adapted, Checkpoint, HasFiles, HashCache, Problem, TensorSource};
+use darwin_core::files::InputRef;
+use darwin_core::hash::sha256_file;
+use darwin_core::{Cancel, Fingerprint, Progress};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +23,8 @@ pub(crate) struct Source {
     pub(crate) adapter: Option<Arc<Adapted>>,
     /// SHA-256 of `tokenizer.json`, where there is one.
     pub(crate) tokenizer: Option<String>,
+    /// Which model this is; `None` until [`Sources::identify`].
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 /// The opened models of a recipe. They stay open while recipes change.
@@ -79,6 +84,7 @@ impl Sources {
             checkpoint: Some(checkpoint),
             adapter: None,
             tokenizer,
+            fingerprint: None,
         });
     }
 
@@ -91,6 +97,7 @@ impl Sources {
             checkpoint: Some(Arc::clone(adapted.base())),
             tokenizer: tokenizer(adapted.base().folder()),
             adapter: Some(adapted),
+            fingerprint: None,
         });
     }
 
@@ -104,7 +111,72 @@ impl Sources {
             checkpoint: old.and_then(|source| source.checkpoint.clone()),
             adapter: old.and_then(|source| source.adapter.clone()),
             tokenizer: old.and_then(|source| source.tokenizer.clone()),
+            fingerprint: old.and_then(|source| source.fingerprint.clone()),
         });
+    }
+
+    /// Finds out which models these are: reads the files of all that are not known yet, once, with
+    /// progress in bytes.
+    ///
+    /// # Errors
+    /// What reading the files brings.
+    pub fn identify(
+        &mut self,
+        hashes: &HashCache,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let files = |source: &Source| -> Option<Arc<dyn HasFiles>> {
+            match (&source.adapter, &source.checkpoint) {
+                (Some(adapted), _) => Some(Arc::clone(adapted) as Arc<dyn HasFiles>),
+                (None, Some(checkpoint)) => Some(Arc::clone(checkpoint) as Arc<dyn HasFiles>),
+                (None, None) => None,
+            }
+        };
+        let unknown = self.list.iter_mut().filter(|source| source.fingerprint.is_none());
+        let (mut places, mut models) = (Vec::new(), Vec::new());
+        for source in unknown {
+            if let Some(model) = files(source) {
+                models.push(model);
+                places.push(&mut source.fingerprint);
+            }
+        }
+        let models: Vec<&dyn HasFiles> = models.iter().map(AsRef::as_ref).collect();
+        for (place, found) in
+            places.into_iter().zip(hashes.fingerprints(&models, progress, cancel)?)
+        {
+            *place = Some(found);
+        }
+        Ok(())
+    }
+
+    /// Which model stands under a name, where that is known.
+    #[must_use]
+    pub fn fingerprint(&self, model: &str) -> Option<&Fingerprint> {
+        let source = self.list.iter().find(|source| source.model == model);
+        source.and_then(|source| source.fingerprint.as_ref())
+    }
+
+    /// A recipe's identity with these models, where all of them are known.
+    #[must_use]
+    pub fn fingerprint_of(&self, recipe: &Recipe) -> Option<Fingerprint> {
+        recipe.fingerprint(|model| self.fingerprint(model))
+    }
+
+    /// The recipe's models as `manifest.json` names them.
+    pub(crate) fn inputs(&self, recipe: &Recipe) -> BTreeMap<String, InputRef> {
+        let input = |(model, role): (&str, String)| {
+            let of_checkpoint = self.checkpoint(model);
+            let input = InputRef {
+                role,
+                fingerprint: self.fingerprint(model).cloned(),
+                hub: of_checkpoint
+                    .and_then(|c| HubRef::of_snapshot(c.folder()))
+                    .map(|hub| hub.full_name()),
+            };
+            (model.to_owned(), input)
+        };
+        recipe.roles().into_iter().map(input).collect()
     }
 
     /// Keeps up to so many bytes of random numbers (4 an element of a thinned task vector) for
@@ -135,17 +207,6 @@ impl Sources {
         match self.position(&source.model) {
             Some(at) => self.list[at] = source,
             None => self.list.push(source),
-        }
-    }
-}
-
-impl Source {
-    /// Which model this is: SHA-256 over config and headers, and an adapter's files.
-    pub(crate) fn identity(&self) -> String {
-        match (&self.adapter, &self.checkpoint) {
-            (Some(adapted), _) => adapted.sha256().to_owned(),
-            (None, Some(checkpoint)) => checkpoint.headers_sha256().to_owned(),
-            (None, None) => sha256_hex(self.tensors.config().to_string().as_bytes()),
         }
     }
 }

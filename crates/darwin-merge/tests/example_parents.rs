@@ -6,7 +6,7 @@
 mod common;
 
 use common::bytes;
-use darwin_checkpoint::{Checkpoint, TensorSource};
+use darwin_checkpoint::{Checkpoint, HashCache, TensorSource};
 use darwin_core::files::{Action, MergeManifest};
 use darwin_core::{Cancel, NoProgress};
 use darwin_merge::{Merge, MergeOptions, Recipe, Sources, merge_to};
@@ -19,7 +19,8 @@ fn the_published_recipes_merge() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["card-v5-override", "card-v5-composed", "card-v4"] {
         let recipe = Recipe::load(&examples.join(format!("{name}.yaml"))).unwrap();
-        let sources = Sources::open(&recipe).unwrap();
+        let mut sources = Sources::open(&recipe).unwrap();
+        sources.identify(&HashCache::default(), &NoProgress, &Cancel::default()).unwrap();
         let merge = Merge::new(&recipe, &sources).unwrap();
         let options = MergeOptions {
             max_shard_bytes: 3 << 20,
@@ -50,7 +51,9 @@ fn the_published_recipes_merge() {
         assert_eq!(kept, original);
         let manifest: MergeManifest =
             serde_json::from_slice(&std::fs::read(out.join("manifest.json")).unwrap()).unwrap();
-        assert_eq!(manifest.recipe_sha256, recipe.sha256());
+        assert_eq!(manifest.recipe_sha256, sources.fingerprint_of(&recipe).unwrap().as_str());
+        let roles: Vec<&str> = manifest.inputs.values().map(|i| i.role.as_str()).collect();
+        assert_eq!(roles, ["father", "mother"]);
         assert_eq!(manifest.inputs.len(), 2);
         let routers = manifest.tensors.iter().filter(|line| line.role == "router");
         for line in routers.filter(|_| name != "card-v4") {

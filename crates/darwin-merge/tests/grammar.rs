@@ -447,7 +447,7 @@ darwin: {structure: a+lora}
     assert_eq!(Recipe::parse(&yaml).unwrap(), recipe);
     let plain = Recipe::parse(&text.replace("b, lora: l", "b+l")).unwrap();
     assert_ne!(plain, recipe);
-    assert_ne!(plain.sha256(), recipe.sha256());
+    assert_ne!(plain.to_yaml(), recipe.to_yaml());
     let sliced = "merge_method: passthrough
 slices:
 - sources: [{model: a+lora, layer_range: [0, 1]}]

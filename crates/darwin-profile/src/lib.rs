@@ -26,7 +26,7 @@ mod summary;
 pub use check::{CheckOptions, Family, Loaded, Weights, check, health_summary, preflight};
 pub use compare::prior::{LayerPrior, prior};
 pub use compare::streamed::{ComparePlan, compare_streamed, forecast_compare, plan_compare};
-pub use compare::{CompareOptions, compare};
+pub use compare::{CompareOptions, compare, compare_origin};
 pub use error::Error;
 pub use profile::counters::Samples;
 pub use profile::probes::{Pooling, ProbeSet};
@@ -34,7 +34,6 @@ pub use profile::statics::literal_mri;
 pub use profile::streamed::{
     Forecast, ProfilePlan, Unloaded, forecast_profile, plan_profile, profile_streamed,
 };
-pub use profile::{ProfileOptions, profile};
-pub use sample::calibration_sha256;
-pub use subject::{Subject, model_ref, source_ref};
+pub use profile::{ProfileOptions, profile, profile_origin};
+pub use subject::{Subject, model_ref};
 pub use summary::{comparison_summary, profile_summary};

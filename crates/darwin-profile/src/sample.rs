@@ -1,7 +1,7 @@
 //! Calibration samples and their batches (method 0).
 
 use darwin_core::hash::sha256_hex;
-use darwin_core::{Domain, Split};
+use darwin_core::{Domain, Fingerprint, Split};
 use darwin_engine::{Batch, Sequence};
 use darwin_eval::{Encoded, EncodedItem};
 use std::collections::BTreeMap;
@@ -86,18 +86,15 @@ pub(crate) fn batch_of(samples: &[Sample]) -> Batch {
     Batch::new(samples.iter().enumerate().map(sequence).collect())
 }
 
-/// SHA-256 over the split and the ordered sample ids.
-pub(crate) fn set_sha256<'a>(split: Split, ids: impl Iterator<Item = &'a str>) -> String {
-    let text = ids.fold(split.name().to_owned(), |text, id| text + "\n" + id);
-    sha256_hex(text.as_bytes())
-}
-
-/// The hash that a profile's calibration will have, `items_sha256`, without measuring anything:
-/// whether a profile on disk still fits.
-#[must_use]
-pub fn calibration_sha256(encoded: &Encoded, per_domain: Option<usize>) -> String {
-    let samples = samples_of(encoded, per_domain);
-    set_sha256(encoded.split(), samples.iter().map(|s| s.id.as_str()))
+/// The identity of samples in their order: their split, and the hashes of their domains and tokens.
+pub(crate) fn samples_fingerprint<'a>(
+    split: Split,
+    ids: impl Iterator<Item = &'a str>,
+) -> Fingerprint {
+    Fingerprint::of(
+        "samples",
+        std::iter::once(("split", split.name())).chain(ids.map(|id| ("id", id))),
+    )
 }
 
 /// The sequence that each flat token of a batch belongs to.

@@ -1,9 +1,9 @@
 //! A model under examination: its weights as the engine runs them and as they lie in the source.
 
 use crate::Error;
-use darwin_checkpoint::{Checkpoint, TensorSource};
+use darwin_checkpoint::TensorSource;
+use darwin_core::Fingerprint;
 use darwin_core::files::ModelRef;
-use darwin_core::hash::sha256_hex;
 use darwin_engine::{Config, Model, Text};
 
 /// A model, its source and its name in files.
@@ -17,26 +17,18 @@ pub struct Subject<'a> {
     pub reference: &'a ModelRef,
 }
 
-/// How files name a checkpoint.
+/// How files name a model.
 #[must_use]
-pub fn model_ref(name: &str, checkpoint: &Checkpoint, text: Option<&Text>) -> ModelRef {
-    ModelRef {
-        headers_sha256: checkpoint.headers_sha256().to_owned(),
-        ..source_ref(name, checkpoint, text)
-    }
-}
-
-/// How files name any source; its headers are config and logical tensors.
-#[must_use]
-pub fn source_ref(name: &str, source: &dyn TensorSource, text: Option<&Text>) -> ModelRef {
-    let mut headers = source.config().to_string();
-    for tensor in source.manifest().tensors() {
-        headers.push_str(&format!("\n{} {} {:?}", tensor.name, tensor.dtype, tensor.shape));
-    }
+pub fn model_ref(
+    name: &str,
+    source: &dyn TensorSource,
+    text: Option<&Text>,
+    fingerprint: Fingerprint,
+) -> ModelRef {
     ModelRef {
         name: name.to_owned(),
         architecture: source.config()["architectures"][0].as_str().unwrap_or_default().to_owned(),
-        headers_sha256: sha256_hex(headers.as_bytes()),
+        fingerprint,
         tokenizer_sha256: text.map(|t| t.tokenizer_sha256().to_owned()).unwrap_or_default(),
         template_sha256: text
             .and_then(Text::template_sha256)

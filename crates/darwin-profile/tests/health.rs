@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::{Tiny, encoded_of};
+use common::{Tiny, encoded_of, fingerprint};
 use darwin_checkpoint::{MemorySource, Tapped, TensorSource, read_tensor};
 use darwin_core::files::{Finding, Health, Severity, Verdict};
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::Text;
 use darwin_profile::{
-    CheckOptions, Family, Loaded, Subject, Weights, check, health_summary, preflight, source_ref,
+    CheckOptions, Family, Loaded, Subject, Weights, check, health_summary, model_ref, preflight,
 };
 use darwin_testkit::{edited, sibling, tiny_llama, tiny_qwen3_moe, tiny_qwen35, write_tiny_text};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -159,7 +159,7 @@ fn every_weight_is_read_once() {
             counts[plan.id.index()].fetch_add(read.unwrap().len(), Ordering::Relaxed);
         })
     });
-    let refs = sources.each_ref().map(|s| source_ref(s.name(), s, None));
+    let refs = sources.each_ref().map(|s| model_ref(s.name(), s, None, fingerprint(s.name())));
     let child = preflight(&sources[0], &sources[1]).unwrap().ok().unwrap();
     let models = [child, Loaded::open(&sources[1]).unwrap(), Loaded::open(&sources[2]).unwrap()];
     let subject =

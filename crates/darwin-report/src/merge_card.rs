@@ -13,6 +13,8 @@ pub struct CardModel {
     pub name: String,
     /// What it is called elsewhere, best on the Hub.
     pub title: String,
+    /// Its commit on the Hub, where it lies in the Hub's cache.
+    pub revision: Option<String>,
     /// The licence that its files state.
     pub license: Option<String>,
     /// What it is for beside being merged, such as `base model`.
@@ -91,9 +93,20 @@ fn data(card: &MergeCard<'_>) -> Card {
         seed: card.seed,
         recipe: fenced(card.recipe),
         recipe_sha256: markdown(&manifest.recipe_sha256),
-        inputs: manifest.inputs.iter().map(|(m, sha)| (markdown(m), markdown(sha))).collect(),
+        inputs: card.models.iter().filter_map(|model| input(model, manifest)).collect(),
         darwin: markdown(&manifest.darwin),
     }
+}
+
+/// A model as the lineage has it: its title with the commit on the Hub, and its fingerprint.
+fn input(model: &CardModel, manifest: &MergeManifest) -> Option<(String, String)> {
+    let fingerprint = manifest.inputs.get(&model.name)?.fingerprint.as_ref()?;
+    let revision = model.revision.as_deref().filter(|_| !model.title.contains('@'));
+    let title = match revision {
+        Some(revision) => format!("{}@{revision}", model.title),
+        None => model.title.clone(),
+    };
+    Some((markdown(&title), fingerprint.to_string()))
 }
 
 /// The licence that all models state; none where one states nothing or another.

@@ -2,7 +2,8 @@
 
 use crate::error::{ReportError, Result};
 use darwin_core::files::{
-    Comparison, Health, JournalLine, MergeManifest, ModelScores, Profile, RunHeader, SCHEMA, Scores,
+    Comparison, Health, JournalLine, JournalText, MergeManifest, ModelScores, Profile, RunHeader,
+    SCHEMA, Scores,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,8 +19,8 @@ pub(crate) struct Journal {
     pub(crate) header: RunHeader,
     /// One line for each candidate.
     pub(crate) lines: Vec<JournalLine>,
-    /// Lines that could not be read: the last one of a killed run.
-    pub(crate) unread: usize,
+    /// Why what follows the lines could not be read: the last line of a killed run is cut off.
+    pub(crate) unread: Option<String>,
 }
 
 /// Everything the report is made from.
@@ -119,20 +120,15 @@ fn versioned<T: DeserializeOwned>(folder: &Path, name: &str) -> Part<T> {
 }
 
 fn journal(folder: &Path, name: &str) -> Part<Journal> {
-    let text = text(folder, name)?;
-    let mut rows = text.lines().filter(|row| !row.trim().is_empty());
-    let first = rows.next().ok_or_else(|| format!("{name} is empty."))?;
-    let header: RunHeader = serde_json::from_str(first)
-        .map_err(|error| format!("The first line of {name} could not be read: {error}."))?;
-    if header.schema != SCHEMA {
-        return Err(format!(
-            "{name} has schema {}; this Darwin reads schema {SCHEMA}.",
-            header.schema
-        ));
+    let text = JournalText::read(&bytes(folder, name)?);
+    let unread = match &text.damaged {
+        Some((line, what)) => Some(format!("line {line} is damaged ({what})")),
+        None if text.torn > 0 => Some("its last line was cut off".to_owned()),
+        None => None,
+    };
+    match (text.header, &unread) {
+        (Some(header), _) => Ok(Journal { header, lines: text.lines, unread }),
+        (None, Some(unread)) => Err(format!("{name} could not be read: {unread}.")),
+        (None, None) => Err(format!("{name} is empty.")),
     }
-    let parsed: Vec<_> = rows.map(serde_json::from_str::<JournalLine>).collect();
-    let total = parsed.len();
-    let lines: Vec<_> = parsed.into_iter().filter_map(std::result::Result::ok).collect();
-    let unread = total - lines.len();
-    Ok(Journal { header, lines, unread })
 }

@@ -1,8 +1,7 @@
 //! The share of the mother in every tensor, read from `child/manifest.json`: what was done, not
 //! what was asked for.
 
-use crate::run::Run;
-use darwin_core::files::{Action, ManifestLine, MergeManifest, SourceRef};
+use darwin_core::files::{Action, InputRef, ManifestLine, MergeManifest, SourceRef};
 
 /// Which parent a model of the manifest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,41 +10,27 @@ pub(crate) enum Parent {
     Mother,
 }
 
-/// Tells father from mother in the manifest: by the hash of config and headers, else by name.
+/// Tells father from mother in the manifest, by the roles that it records.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
-    father: Vec<String>,
-    mother: Vec<String>,
-}
+pub(crate) struct Names(Vec<(String, Parent)>);
 
 impl Names {
-    /// The names that the manifest gives to the parents of the run.
-    pub(crate) fn of(run: &Run, manifest: &MergeManifest) -> Self {
-        let (father, mother) = parents(run);
-        let names = |known: &[(String, String)], word: &str| {
-            let mut names = vec![word.to_owned()];
-            names.extend(known.iter().map(|(name, _)| name.clone()));
-            let by_hash = manifest.inputs.iter().filter(|(_, hash)| {
-                known.iter().any(|(_, known)| !known.is_empty() && known == *hash)
-            });
-            names.extend(by_hash.map(|(name, _)| name.clone()));
-            names
+    /// The names that the manifest gives to the parents.
+    pub(crate) fn of(manifest: &MergeManifest) -> Self {
+        let parent = |(name, input): (&String, &InputRef)| {
+            let parent = match input.role.as_str() {
+                "father" => Parent::Father,
+                "mother" => Parent::Mother,
+                _ => return None,
+            };
+            Some((name.clone(), parent))
         };
-        Self { father: names(&father, "father"), mother: names(&mother, "mother") }
+        Self(manifest.inputs.iter().filter_map(parent).collect())
     }
 
-    /// The parent behind a name; the last part of a path decides where nothing else does.
+    /// The parent behind a name.
     pub(crate) fn parent(&self, model: &str) -> Option<Parent> {
-        let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
-        let is = |names: &[String], name: &str| names.iter().any(|n| n == name);
-        for name in [model, last] {
-            match (is(&self.father, name), is(&self.mother, name)) {
-                (true, false) => return Some(Parent::Father),
-                (false, true) => return Some(Parent::Mother),
-                _ => {}
-            }
-        }
-        None
+        self.0.iter().find(|(name, _)| name == model).map(|(_, parent)| *parent)
     }
 
     /// The mother's share in an output tensor; `None` where it cannot be told.
@@ -78,29 +63,6 @@ impl Names {
             _ => None,
         }
     }
-}
-
-/// (name, hash) of every mention of the father and of the mother in the run.
-#[expect(clippy::type_complexity, reason = "two lists of pairs, used once")]
-fn parents(run: &Run) -> (Vec<(String, String)>, Vec<(String, String)>) {
-    let (mut father, mut mother) = (Vec::new(), Vec::new());
-    let mut add = |f: Option<&darwin_core::files::ModelRef>, m: Option<&_>| {
-        father.extend(f.map(|r| (r.name.clone(), r.headers_sha256.clone())));
-        mother.extend(
-            m.map(|r: &darwin_core::files::ModelRef| (r.name.clone(), r.headers_sha256.clone())),
-        );
-    };
-    let profile = |p: &'_ crate::run::Part<darwin_core::files::Profile>| {
-        p.as_ref().ok().map(|p| p.model.clone())
-    };
-    add(profile(&run.father).as_ref(), profile(&run.mother).as_ref());
-    if let Ok(c) = &run.comparison {
-        add(Some(&c.father), Some(&c.mother));
-    }
-    if let Ok(h) = &run.health {
-        add(Some(&h.father), Some(&h.mother));
-    }
-    (father, mother)
 }
 
 fn weight_of(source: &SourceRef) -> Option<f64> {

@@ -10,7 +10,6 @@ use std::path::Path;
 /// What an adapter's configuration says about the arithmetic (PEFT `LoraConfig`).
 #[derive(Debug)]
 pub(super) struct AdapterConfig {
-    pub(super) bytes: Vec<u8>,
     r: usize,
     alpha: f64,
     use_rslora: bool,
@@ -95,9 +94,8 @@ impl AdapterConfig {
             alpha_pattern: reader.pattern("alpha_pattern", number),
             target_parameters: reader.names("target_parameters"),
             version: object.get("peft_version").and_then(Value::as_str).and_then(Version::parse),
-            bytes: Vec::new(),
         };
-        reader.problems.into_result(Self { bytes, ..config }).map_err(Error::Invalid)
+        reader.problems.into_result(config).map_err(Error::Invalid)
     }
 
     /// The rank of a module: the first pattern that matches it, else `r`.

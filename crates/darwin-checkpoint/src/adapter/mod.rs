@@ -12,7 +12,6 @@ mod weights;
 
 use crate::{Checkpoint, Error, Manifest, Problem, TensorId, TensorPlan, TensorSource};
 use config::AdapterConfig;
-use darwin_core::hash::{sha256_file, sha256_hex};
 use factors::{Edit, Factors, Product};
 use serde_json::Value;
 use std::ops::Range;
@@ -34,7 +33,6 @@ pub struct Adapted {
     config_path: PathBuf,
     weights: Weights,
     edits: bind::Edits,
-    identity: String,
     kept: Mutex<Vec<(TensorId, usize, Arc<Factors>)>>,
 }
 
@@ -67,16 +65,12 @@ impl Adapted {
         };
         let file = weights.path.display().to_string();
         let edits = bind::bind(&base, &config, &file, entries).map_err(Error::Invalid)?;
-        let hash = sha256_file(&weights.path).map_err(|e| Error::io("read", &weights.path, e))?;
-        let settings = sha256_hex(&config.bytes);
-        let identity = format!("{}\n{settings}\n{hash}\n", base.headers_sha256());
         Ok(Self {
             name: format!("{}+{}", base.name(), folder.display()),
             base,
             config_path,
             weights,
             edits,
-            identity: sha256_hex(identity.as_bytes()),
             kept: Mutex::default(),
         })
     }
@@ -85,12 +79,6 @@ impl Adapted {
     #[must_use]
     pub fn base(&self) -> &Arc<Checkpoint> {
         &self.base
-    }
-
-    /// SHA-256 over the base's headers and config and the adapter's files.
-    #[must_use]
-    pub fn sha256(&self) -> &str {
-        &self.identity
     }
 
     /// The adapter's files.

@@ -34,7 +34,7 @@ impl Weights {
             });
         }
         let mut file = open_regular(&path).map_err(|e| Error::io("open", &path, e))?;
-        let mut entries = read_header(&path, &mut file).map_err(Error::Invalid)?.entries;
+        let mut entries = read_header(&path, &mut file).map_err(Error::Invalid)?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let mut problems = Problems::default();
         for entry in entries.iter().filter(|entry| !entry.dtype.is_mergeable()) {

@@ -46,8 +46,6 @@ pub(super) struct Entry {
 pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, Value>,
     pub(super) entries: Vec<Entry>,
-    /// SHA-256 of all bytes before the data.
-    pub(super) sha256: String,
 }
 
 /// A tensor as the file states it, unchecked.
@@ -87,7 +85,7 @@ pub(super) fn read_header(path: &Path, file: &File) -> Result<Header, Error> {
         check_gaps(&name, &entries, alignment, data_start..length, &mut problems);
     }
     problems.into_result(()).map_err(Error::Invalid)?;
-    Ok(Header { metadata, entries, sha256: scan.sha256() })
+    Ok(Header { metadata, entries })
 }
 
 /// Magic and version.

@@ -48,7 +48,6 @@ pub struct Gguf {
     manifest: Manifest,
     /// For each tensor of the manifest where it lies.
     places: Vec<Place>,
-    headers_sha256: String,
 }
 
 /// Where a tensor lies in the file, and how.
@@ -72,7 +71,7 @@ impl Gguf {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
-        let Header { metadata, entries, sha256 } = read_header(path, &file)?;
+        let Header { metadata, entries } = read_header(path, &file)?;
         let name = path.display().to_string();
         let mut keys = Keys::new(&name, &metadata);
         config::check_architecture(&mut keys);
@@ -93,28 +92,13 @@ impl Gguf {
         let config = config::config(&mut keys, &found);
         let places = place(&mut keys, &config, &manifest, tensors.stored);
         fail_with(keys.problems)?;
-        Ok(Self {
-            path: path.to_owned(),
-            name,
-            file,
-            config,
-            manifest,
-            places,
-            headers_sha256: sha256,
-            metadata,
-        })
+        Ok(Self { path: path.to_owned(), name, file, config, manifest, places, metadata })
     }
 
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// SHA-256 over everything before the weights: which model this is, without reading weights.
-    #[must_use]
-    pub fn headers_sha256(&self) -> &str {
-        &self.headers_sha256
     }
 
     /// Reads and decodes values that lie behind one another; `skip` elements of the tensor, a

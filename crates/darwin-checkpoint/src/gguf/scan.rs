@@ -2,7 +2,6 @@
 //! that are there.
 
 use crate::Error;
-use darwin_core::hash::Hasher;
 use std::fs::File;
 use std::io::{BufReader, Read};
 
@@ -15,14 +14,13 @@ pub(super) struct Scan<'a> {
     length: u64,
     /// The header ends here at the latest.
     limit: u64,
-    hasher: Hasher,
 }
 
 impl<'a> Scan<'a> {
     /// Scans a file of `length` bytes, of which the header may take `limit`.
     pub(super) fn new(file: &'a str, handle: &'a File, length: u64, limit: u64) -> Self {
         let reader = BufReader::with_capacity(1 << 16, handle);
-        Self { file, reader, at: 0, length, limit, hasher: Hasher::default() }
+        Self { file, reader, at: 0, length, limit }
     }
 
     /// The file's name, for messages.
@@ -33,11 +31,6 @@ impl<'a> Scan<'a> {
     /// Bytes read so far.
     pub(super) fn position(&self) -> u64 {
         self.at
-    }
-
-    /// SHA-256 of the bytes read so far.
-    pub(super) fn sha256(self) -> String {
-        self.hasher.finish()
     }
 
     /// Bytes that the header may still have.
@@ -69,7 +62,6 @@ impl<'a> Scan<'a> {
                 "the file is damaged or cut short: download it again",
             )
         })?;
-        self.hasher.update(out);
         self.at += out.len() as u64;
         Ok(())
     }

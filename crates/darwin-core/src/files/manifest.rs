@@ -1,6 +1,7 @@
 //! `manifest.json` in a merged checkpoint: what was done to each tensor, from where and why
 //! (method 4).
 
+use crate::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -38,6 +39,19 @@ pub struct SourceRef {
     pub parameters: BTreeMap<String, Setting>,
 }
 
+/// An input model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRef {
+    /// What it is in the recipe: `father`, `mother`, `base`, else `model1`, `model2`, ... in the
+    /// order of mention.
+    pub role: String,
+    /// Weights, config and tokenizer, those of an adapter on it included; absent in a dry run.
+    pub fingerprint: Option<Fingerprint>,
+    /// `owner/name@commit`, where it lies in the Hub's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+}
+
 /// One output tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ManifestLine {
@@ -71,13 +85,16 @@ pub struct MergeManifest {
     pub schema: u32,
     /// Name and version of the program.
     pub darwin: String,
-    /// SHA-256 of the canonical recipe.
+    /// [`crate::ARITHMETIC`] of the program.
+    pub arithmetic: u32,
+    /// The recipe: its canonical form with logical parents (`father`, `mother`, `base`) and their
+    /// fingerprints; empty in a dry run, which reads no weights.
     pub recipe_sha256: String,
     /// How it was computed: `native` (f32, rounded once) or `mergekit` (its rounding and masks).
     #[serde(default = "native")]
     pub numerics: String,
-    /// SHA-256 over config and headers of each input model, by name.
-    pub inputs: BTreeMap<String, String>,
+    /// The input models, by the names that the recipe has for them.
+    pub inputs: BTreeMap<String, InputRef>,
     /// One line for every output tensor.
     pub tensors: Vec<ManifestLine>,
     /// Input tensors that are not in the output, with the reason; nothing is dropped silently.

@@ -5,13 +5,15 @@ mod hashes;
 mod health;
 mod journal;
 mod manifest;
+mod origin;
 mod profile;
 mod scores;
 
-pub use hashes::{FileHash, FileHashes};
+pub use hashes::{FileHash, FileHashes, FileStamp};
 pub use health::{Finding, Health, LayerHealth, Severity, Verdict};
-pub use journal::{JournalLine, Phase, RunHeader, Status};
-pub use manifest::{Action, ManifestLine, MergeManifest, Setting, SourceRef};
+pub use journal::{Chain, JournalLine, JournalText, Phase, RunHeader, Status};
+pub use manifest::{Action, InputRef, ManifestLine, MergeManifest, Setting, SourceRef};
+pub use origin::Origin;
 pub use profile::{
     Advantage, CalibrationRef, Comparison, ComponentDelta, Estimate, ExpertLoads, LayerComparison,
     LayerProfile, LiteralLoad, ModelRef, ProbeDistance, Profile, Routing,
@@ -19,4 +21,4 @@ pub use profile::{
 pub use scores::{DomainScore, ModelScores, Scored, Scores};
 
 /// The schema version of every file type in this module; raised when a field changes meaning.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;

@@ -1,7 +1,8 @@
 //! `profile.json` and `comparison.json` (method 1). Per-sample counters lie beside them in
 //! `samples.safetensors`, so that profiles of shards add up exactly.
 
-use crate::{Domain, Split};
+use super::Origin;
+use crate::{Domain, Fingerprint, Split};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -17,14 +18,14 @@ pub struct Estimate {
 }
 
 /// Which model a file speaks of.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelRef {
     /// The name it was given on the command line or in the configuration.
     pub name: String,
     /// The `architectures` entry of its config.
     pub architecture: String,
-    /// SHA-256 over config and tensor headers.
-    pub headers_sha256: String,
+    /// Weights, config and tokenizer.
+    pub fingerprint: Fingerprint,
     /// SHA-256 of `tokenizer.json`, empty where there is none.
     pub tokenizer_sha256: String,
     /// SHA-256 of the chat template, empty where there is none.
@@ -34,7 +35,7 @@ pub struct ModelRef {
 /// Which samples a profile was measured on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationRef {
-    /// SHA-256 over the ordered sample ids.
+    /// SHA-256 over the split and the samples' domains and tokens, in order.
     pub items_sha256: String,
     /// The split they come from.
     pub split: Split,
@@ -53,6 +54,8 @@ pub struct Profile {
     pub schema: u32,
     /// The model.
     pub model: ModelRef,
+    /// What it was made from; a profile of another origin is made anew.
+    pub origin: Origin,
     /// What it was measured on.
     pub calibration: CalibrationRef,
     /// Name and version of the engine, and its arithmetic.
@@ -193,6 +196,8 @@ pub struct Comparison {
     pub father: ModelRef,
     /// The mother.
     pub mother: ModelRef,
+    /// What it was made from; a comparison of another origin is made anew.
+    pub origin: Origin,
     /// What it was measured on.
     pub calibration: CalibrationRef,
     /// Domain weights of the goal.
@@ -262,6 +267,46 @@ pub struct Advantage {
     pub into_mother: Estimate,
     /// Per component, only where the layer's |A| > 2 se.
     pub components: BTreeMap<String, Estimate>,
+}
+
+impl Profile {
+    /// Whether the profile can be of a model of so many layers: a kept file is read from a disk.
+    ///
+    /// # Errors
+    /// What does not fit, as a sentence without a subject.
+    pub fn check(&self, layers: usize) -> Result<(), String> {
+        in_order(layers, self.layers.iter().map(|layer| layer.layer))?;
+        match self.golden_layers.iter().find(|(_, layer)| **layer >= layers) {
+            Some((probe, layer)) => Err(format!("its golden layer of `{probe}` is {layer}")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Comparison {
+    /// Whether the comparison can be of models of so many layers, and its prior of shares.
+    ///
+    /// # Errors
+    /// What does not fit, as a sentence without a subject.
+    pub fn check(&self, layers: usize) -> Result<(), String> {
+        in_order(layers, self.layers.iter().map(|layer| layer.layer))?;
+        for layer in &self.layers {
+            let share = |value: &f64| (0.0..=1.0).contains(value);
+            let spread = |value: &f64| value.is_finite() && *value >= 0.0;
+            if !layer.r_mri.values().all(share) || !layer.r_sd.values().all(spread) {
+                return Err(format!("its prior of layer {} is no share", layer.layer));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_order(layers: usize, found: impl ExactSizeIterator<Item = usize>) -> Result<(), String> {
+    let number = found.len();
+    if number == layers && found.enumerate().all(|(i, layer)| i == layer) {
+        return Ok(());
+    }
+    Err(format!("its {number} layers are not the model's {layers} in order"))
 }
 
 #[cfg(test)]

@@ -290,7 +290,6 @@ impl<'r> Binding<'r> {
         let mut notes = self.recipe.notes.clone();
         notes.extend(check::unused_filters(self.recipe, &lines));
         notes.extend(child.notes);
-        let identities = self.used_models().map(|s| (s.model.clone(), s.identity()));
         let read: BTreeSet<(usize, usize)> = lines
             .iter()
             .flat_map(|line| line.operation.inputs())
@@ -304,8 +303,8 @@ impl<'r> Binding<'r> {
             left_out,
             aligned: BTreeMap::new(),
             notes,
-            inputs: identities.collect(),
-            recipe_sha256: self.recipe.sha256(),
+            inputs: BTreeMap::new(),
+            recipe_sha256: String::new(),
             seed: self.recipe.darwin.seed,
             numerics: self.recipe.numerics(),
             numerics_given: self.recipe.darwin.numerics.is_some(),

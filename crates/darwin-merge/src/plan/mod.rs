@@ -18,7 +18,8 @@ use crate::methods::Sparsifier;
 use crate::methods::formula::Formula;
 use crate::numerics::Rounding;
 use darwin_checkpoint::{Dtype, Layout, TensorId, TensorInfo, Unit};
-use darwin_core::files::{ManifestLine, MergeManifest, SCHEMA};
+use darwin_core::ARITHMETIC;
+use darwin_core::files::{InputRef, ManifestLine, MergeManifest, SCHEMA};
 use std::collections::BTreeMap;
 
 pub(crate) use bind::plan;
@@ -114,7 +115,7 @@ pub struct Plan {
     /// Orders of experts that are not the models' own, by model and block.
     pub(crate) aligned: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
     pub(crate) notes: Vec<String>,
-    pub(crate) inputs: BTreeMap<String, String>,
+    pub(crate) inputs: BTreeMap<String, InputRef>,
     pub(crate) recipe_sha256: String,
     pub(crate) seed: Option<u64>,
     pub(crate) numerics: Numerics,
@@ -134,6 +135,7 @@ impl Plan {
         MergeManifest {
             schema: SCHEMA,
             darwin: concat!("darwin ", env!("CARGO_PKG_VERSION")).to_owned(),
+            arithmetic: ARITHMETIC,
             recipe_sha256: self.recipe_sha256.clone(),
             numerics: self.numerics.name().to_owned(),
             inputs: self.inputs.clone(),

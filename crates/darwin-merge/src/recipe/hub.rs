@@ -24,6 +24,20 @@ impl HubRef {
         format!("{}@{}", self.name, self.revision)
     }
 
+    /// The model and commit behind a snapshot's folder in a cache of the Hub:
+    /// `models--OWNER--NAME/snapshots/COMMIT`, links followed.
+    #[must_use]
+    pub fn of_snapshot(folder: &Path) -> Option<Self> {
+        let whole = folder.canonicalize().ok()?;
+        let part = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+        let snapshots = whole.parent()?;
+        let model = part(snapshots.parent()?)?;
+        let name = model.strip_prefix("models--")?.replace("--", "/");
+        let plain = is_plain(&name) && name.split('/').count() <= 2;
+        (plain && part(snapshots)? == "snapshots").then_some(())?;
+        Some(Self { name, revision: part(&whole)? })
+    }
+
     /// The reference in YAML, as what stands behind `model:`.
     pub(super) fn emit(&self) -> String {
         format!("{{path: {}, revision: {}}}", quote(&self.name), quote(&self.revision))
@@ -89,6 +103,10 @@ mod tests {
         for revision in [None, Some("main"), Some("pr/1"), Some("0a1b")] {
             assert_eq!(hub.snapshot("owner/name", revision), found, "{revision:?}");
         }
+        let hub_ref = HubRef::of_snapshot(found.as_deref().unwrap()).unwrap();
+        assert_eq!(hub_ref.full_name(), "owner/name@0a1b");
+        assert_eq!(HubRef::of_snapshot(&model), None);
+        assert_eq!(HubRef::of_snapshot(cache.path()), None);
         for revision in ["gone", "out", "2", "", "../snapshots/0a1b"] {
             assert_eq!(hub.snapshot("owner/name", Some(revision)), None, "{revision}");
         }

@@ -9,6 +9,7 @@ mod darwin;
 mod describe;
 mod emit;
 mod hub;
+mod identity;
 mod layers;
 mod missing;
 mod parameters;
@@ -39,7 +40,6 @@ pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 use crate::{Error, Method, Numerics};
 use darwin_checkpoint::Dtype;
 use darwin_core::fs::{MAX_TEXT_BYTES, read_text_bounded};
-use darwin_core::hash::sha256_hex;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -104,7 +104,7 @@ pub enum Inputs {
 ///
 /// It comes from a file ([`Recipe::load`], [`Recipe::parse`]) or from code ([`Recipe::blend`],
 /// which gives a [`RecipeBuilder`]). [`Recipe::to_yaml`] writes the canonical form, which reads
-/// back equal; [`Recipe::sha256`] is taken over it.
+/// back equal; [`Recipe::fingerprint`] is its identity.
 ///
 /// ```
 /// # use darwin_merge::{Recipe, RouterMode, LayerShares, LayerSpec, Part};
@@ -348,12 +348,6 @@ impl Recipe {
     #[must_use]
     pub fn text(&self) -> String {
         self.text.clone().unwrap_or_else(|| self.to_yaml())
-    }
-
-    /// SHA-256 of the canonical YAML, 64 hex digits.
-    #[must_use]
-    pub fn sha256(&self) -> String {
-        sha256_hex(self.to_yaml().as_bytes())
     }
 }
 

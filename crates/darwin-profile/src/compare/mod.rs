@@ -13,16 +13,16 @@ mod weights;
 
 use crate::estimate::mean;
 use crate::pass::{Meter, stop_if};
-use crate::sample::{Sample, samples_of, set_sha256};
+use crate::sample::{Sample, samples_fingerprint, samples_of};
 use crate::subject::same_shape;
 use crate::{Error, Subject};
 use advantage::{ComponentSwaps, Passes, Swaps};
 use darwin_checkpoint::TensorSource;
 use darwin_core::files::{
-    CalibrationRef, Comparison, ComponentDelta, Estimate, LayerComparison, ModelRef, Profile,
-    SCHEMA,
+    CalibrationRef, Comparison, ComponentDelta, Estimate, LayerComparison, ModelRef, Origin,
+    Profile, SCHEMA,
 };
-use darwin_core::{Cancel, Domain, Progress};
+use darwin_core::{Cancel, Domain, Fingerprint, Progress};
 use darwin_engine::{LayerSource, Room};
 use darwin_eval::Encoded;
 use goal::Goal;
@@ -159,6 +159,7 @@ pub(crate) fn run(
         schema: SCHEMA,
         father: father.reference.clone(),
         mother: mother.reference.clone(),
+        origin: compare_origin([father.reference, mother.reference], encoded, options),
         calibration: calibration(&samples, encoded),
         weights: goal.weights().clone(),
         father_nll: goal.by_domain(&swaps.nll[0]),
@@ -173,13 +174,34 @@ pub(crate) fn run(
     Ok(comparison)
 }
 
+/// The origin that a comparison will have, without comparing anything.
+#[must_use]
+pub fn compare_origin(
+    parents: [&ModelRef; 2],
+    encoded: &Encoded,
+    options: &CompareOptions,
+) -> Origin {
+    let items = items_of(&samples_of(encoded, options.per_domain), encoded);
+    let [father, mother] = parents.map(|parent| &parent.fingerprint);
+    let options = Fingerprint::of("compare options", [("options", format!("{options:?}"))]);
+    Origin::now(
+        [("father", father), ("mother", mother)],
+        [(encoded.split().name(), &items)],
+        options,
+    )
+}
+
+fn items_of(samples: &[Sample], encoded: &Encoded) -> Fingerprint {
+    samples_fingerprint(encoded.split(), samples.iter().map(|s| s.id.as_str()))
+}
+
 fn calibration(samples: &[Sample], encoded: &Encoded) -> CalibrationRef {
     let mut domains = BTreeMap::new();
     for sample in samples {
         *domains.entry(sample.domain.clone()).or_insert(0) += 1;
     }
     CalibrationRef {
-        items_sha256: set_sha256(encoded.split(), samples.iter().map(|s| s.id.as_str())),
+        items_sha256: items_of(samples, encoded).into(),
         split: encoded.split(),
         samples: samples.len(),
         tokens: samples.iter().map(|s| s.ids.len() as u64).sum(),

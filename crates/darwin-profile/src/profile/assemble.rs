@@ -1,13 +1,15 @@
 //! From per-sample counters to `profile.json`.
 
 use crate::estimate::mean;
-use crate::profile::counters::{IMPORTANCE, Samples, Sum, has_experts};
+use crate::profile::counters::{IMPORTANCE, Samples, Setting, Sum, has_experts};
 use crate::profile::loads::expert_loads;
 use crate::profile::probes::distances;
 use crate::profile::routing::{mean_of, routing};
-use crate::sample::set_sha256;
-use darwin_core::Domain;
-use darwin_core::files::{CalibrationRef, Estimate, LayerProfile, ProbeDistance, Profile, SCHEMA};
+use crate::sample::samples_fingerprint;
+use darwin_core::files::{
+    CalibrationRef, Estimate, LayerProfile, Origin, ProbeDistance, Profile, SCHEMA,
+};
+use darwin_core::{Domain, Fingerprint};
 use std::collections::BTreeMap;
 
 impl Samples {
@@ -20,6 +22,7 @@ impl Samples {
         Profile {
             schema: SCHEMA,
             model: self.setting.model.clone(),
+            origin: self.origin(),
             calibration: self.calibration(),
             engine: self.setting.engine.clone(),
             dtype: self.setting.dtype.clone(),
@@ -32,6 +35,24 @@ impl Samples {
         }
     }
 
+    /// What the counters were made from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        let Setting { model, split, arithmetic, options, .. } = &self.setting;
+        Origin {
+            arithmetic: *arithmetic,
+            ..Origin::now(
+                [("model", &model.fingerprint)],
+                [(split.name(), &self.items())],
+                options.clone(),
+            )
+        }
+    }
+
+    fn items(&self) -> Fingerprint {
+        samples_fingerprint(self.setting.split, self.rows.iter().map(|r| r.id.as_str()))
+    }
+
     /// What was measured on.
     pub(crate) fn calibration(&self) -> CalibrationRef {
         let mut domains = BTreeMap::new();
@@ -39,7 +60,7 @@ impl Samples {
             *domains.entry(row.domain.clone()).or_insert(0) += 1;
         }
         CalibrationRef {
-            items_sha256: set_sha256(self.setting.split, self.rows.iter().map(|r| r.id.as_str())),
+            items_sha256: self.items().into(),
             split: self.setting.split,
             samples: self.rows.len(),
             tokens: self.rows.iter().map(|r| u64::from(r.tokens)).sum(),

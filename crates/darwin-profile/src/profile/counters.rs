@@ -4,7 +4,7 @@
 use crate::Error;
 use crate::profile::probes::ProbeRow;
 use darwin_core::files::ModelRef;
-use darwin_core::{Domain, Split};
+use darwin_core::{Domain, Fingerprint, Split};
 use serde::{Deserialize, Serialize};
 
 /// Bins of the router-margin histogram.
@@ -90,6 +90,10 @@ pub(crate) struct SampleRow {
 pub(crate) struct Setting {
     pub(crate) model: ModelRef,
     pub(crate) split: Split,
+    /// Of the program that measured.
+    pub(crate) arithmetic: u32,
+    /// How it was measured.
+    pub(crate) options: Fingerprint,
     pub(crate) engine: String,
     pub(crate) dtype: String,
     pub(crate) num_experts: usize,
@@ -135,8 +139,16 @@ impl Samples {
                 first: "one shard".to_owned(),
                 second: "the other".to_owned(),
                 what: "the model",
-                a: format!("{} ({})", self.setting.model.name, self.setting.model.headers_sha256),
-                b: format!("{} ({})", other.setting.model.name, other.setting.model.headers_sha256),
+                a: format!(
+                    "{} ({})",
+                    self.setting.model.name,
+                    self.setting.model.fingerprint.short()
+                ),
+                b: format!(
+                    "{} ({})",
+                    other.setting.model.name,
+                    other.setting.model.fingerprint.short()
+                ),
             });
         }
         self.rows.extend(other.rows);

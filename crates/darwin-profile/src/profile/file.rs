@@ -5,6 +5,7 @@ use crate::Error;
 use crate::profile::counters::{LayerRow, MARGIN_BINS, SUMS, SampleRow, Samples, Setting};
 use crate::profile::probes::ProbeRow;
 use darwin_core::Domain;
+use darwin_core::files::Origin;
 use darwin_core::fs::write_atomic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -49,6 +50,13 @@ impl Samples {
         })?;
         decode(&bytes)
             .map_err(|what| Error::Counters { path: path.to_owned(), what: what.to_owned() })
+    }
+
+    /// What the counters in a file were made from; `None` where the file is missing, damaged or of
+    /// another version.
+    #[must_use]
+    pub fn origin_of(path: &Path) -> Option<Origin> {
+        Self::load(path).ok().map(|samples| samples.origin())
     }
 
     fn encode(&self) -> Vec<u8> {

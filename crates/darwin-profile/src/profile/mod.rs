@@ -16,11 +16,11 @@ use crate::profile::probes::{Pooling, ProbeSet};
 use crate::profile::statics::Statics;
 use crate::profile::tap::CounterTap;
 use crate::profile::work::Work;
-use crate::sample::Sample;
+use crate::sample::{Sample, samples_fingerprint, samples_of};
 use crate::{Error, Subject};
 use darwin_checkpoint::TensorSource;
-use darwin_core::files::{ModelRef, Profile};
-use darwin_core::{Cancel, Progress, Split};
+use darwin_core::files::{ModelRef, Origin, Profile};
+use darwin_core::{ARITHMETIC, Cancel, Fingerprint, Progress, Split};
 use darwin_engine::{Config, Room};
 use darwin_eval::Encoded;
 
@@ -63,7 +63,7 @@ pub fn profile(
     let work = Work::new(encoded, options)?;
     let layers = subject.model.config().num_hidden_layers;
     let statics = Statics::new(subject.source).finish(layers)?;
-    let setting = Setting { statics, ..setting_without_statics(subject, encoded) };
+    let setting = Setting { statics, ..setting_without_statics(subject, encoded, options) };
     let samples = work.run(subject.model, &Room::default(), setting, progress, cancel)?;
     Ok((samples.profile(), samples))
 }
@@ -98,8 +98,32 @@ impl Samples {
 }
 
 /// As the profile has them, without reading the weights.
-pub(crate) fn setting_without_statics(subject: &Subject<'_>, encoded: &Encoded) -> Setting {
-    setting(subject.model.config(), subject.source, subject.reference, encoded.split())
+pub(crate) fn setting_without_statics(
+    subject: &Subject<'_>,
+    encoded: &Encoded,
+    options: &ProfileOptions,
+) -> Setting {
+    let Subject { model, source, reference } = subject;
+    setting(model.config(), *source, reference, encoded.split(), options)
+}
+
+/// The origin that a profile will have, without measuring anything.
+#[must_use]
+pub fn profile_origin(reference: &ModelRef, encoded: &Encoded, options: &ProfileOptions) -> Origin {
+    let samples = samples_of(encoded, options.per_domain);
+    let items = samples_fingerprint(encoded.split(), samples.iter().map(|s| s.id.as_str()));
+    Origin::now(
+        [("model", &reference.fingerprint)],
+        [(encoded.split().name(), &items)],
+        options.fingerprint(),
+    )
+}
+
+impl ProfileOptions {
+    /// What of the options decides the numbers.
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of("profile options", [("options", format!("{self:?}"))])
+    }
 }
 
 /// What all samples share, without the statistics of weights.
@@ -108,10 +132,13 @@ pub(crate) fn setting(
     source: &dyn TensorSource,
     reference: &ModelRef,
     split: Split,
+    options: &ProfileOptions,
 ) -> Setting {
     Setting {
         model: reference.clone(),
         split,
+        arithmetic: ARITHMETIC,
+        options: options.fingerprint(),
         engine: format!("darwin-engine {}, float32", env!("CARGO_PKG_VERSION")),
         dtype: main_dtype(source),
         num_experts: config.num_experts,

@@ -127,7 +127,8 @@ pub fn profile_streamed(
         let watched = statics.source();
         let stream = Stream::open(&watched)?;
         let config = stream.config();
-        let setting = setting(config, subject.source, subject.reference, encoded.split());
+        let (source, reference) = (subject.source, subject.reference);
+        let setting = setting(config, source, reference, encoded.split(), options);
         work.run(&stream, &plan.room, setting, progress, cancel)?
     };
     let layers = samples.setting.layer_kinds.len();

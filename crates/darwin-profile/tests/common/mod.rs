@@ -2,12 +2,12 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part")]
 
 use darwin_checkpoint::MemorySource;
-use darwin_core::Split;
 use darwin_core::files::ModelRef;
 use darwin_core::keyed::{Key, Rng};
+use darwin_core::{Fingerprint, Split};
 use darwin_engine::Model;
 use darwin_eval::{Encoded, EncodedItem, Prompted};
-use darwin_profile::{Loaded, Subject, Weights, source_ref};
+use darwin_profile::{Loaded, Subject, Weights, model_ref};
 
 /// A loaded tiny model.
 pub(crate) struct Tiny {
@@ -20,13 +20,18 @@ pub(crate) struct Tiny {
 impl Tiny {
     pub(crate) fn new(name: &str, source: MemorySource) -> Self {
         let Loaded { model, weights } = Loaded::open(&source).unwrap();
-        let reference = source_ref(name, &source, None);
+        let reference = model_ref(name, &source, None, fingerprint(name));
         Self { source, model, weights, reference }
     }
 
     pub(crate) fn subject(&self) -> Subject<'_> {
         Subject { model: &self.model, source: &self.source, reference: &self.reference }
     }
+}
+
+/// A fingerprint for a model that has no files.
+pub(crate) fn fingerprint(name: &str) -> Fingerprint {
+    Fingerprint::of("test", [("name", name)])
 }
 
 /// Three items, one of each domain, for every number.

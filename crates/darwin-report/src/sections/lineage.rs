@@ -83,12 +83,13 @@ pub(crate) fn hashes(run: &Run) -> Vec<Hash> {
         }
     };
     for (title, model) in family(run) {
-        add(title, &format!("{}: config and tensor headers", model.name), &model.headers_sha256);
+        let of = format!("{}: weights, config and tokenizer", model.name);
+        add(title, &of, model.fingerprint.as_str());
         add(title, "tokenizer", &model.tokenizer_sha256);
         add(title, "chat template", &model.template_sha256);
     }
     if let Ok(manifest) = &run.manifest {
-        add("recipe", "canonical form", &manifest.recipe_sha256);
+        add("recipe", "canonical form and the parents", &manifest.recipe_sha256);
     }
     if let Ok(comparison) = &run.comparison {
         let c = &comparison.calibration;
@@ -99,7 +100,7 @@ pub(crate) fn hashes(run: &Run) -> Vec<Hash> {
         add("items", &format!("split {}", scores.split), &scores.items_sha256);
     }
     if let Ok(journal) = &run.journal {
-        add("run", "configuration, parents, items", &journal.header.run_sha256);
+        add("run", "configuration, parents, items, seeds", journal.header.run.as_str());
     }
     hashes
 }

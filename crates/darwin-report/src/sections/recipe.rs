@@ -59,7 +59,7 @@ pub(crate) fn recipe(run: &Run) -> super::Section<Recipe> {
             |yaml| Recipe { group: None, outside: vec![], left_out: vec![], yaml: Some(yaml) };
         return super::Section { missing, body: yaml.map(text_only) };
     };
-    let names = Names::of(run, manifest);
+    let names = Names::of(manifest);
     let group = picture(manifest, &names, experts(run)).map(|figure| Group {
         scale: Some(Scale {
             gradient: cividis_css(),

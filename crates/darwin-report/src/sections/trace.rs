@@ -284,11 +284,8 @@ fn notes(run: &Run, journal: &Journal) -> Vec<String> {
             "{failed} candidates failed; each counts as an evaluation all the same."
         ));
     }
-    if journal.unread > 0 {
-        notes.push(format!(
-            "{} lines of the journal could not be read, as after a run that was cut off.",
-            journal.unread
-        ));
+    if let Some(why) = &journal.unread {
+        notes.push(format!("The journal was read as far as it is whole: {why}."));
     }
     notes
 }

@@ -1,7 +1,7 @@
 //! The model card beside a merge.
 
 use darwin_core::Failure;
-use darwin_merge::{Merge, Recipe, Sources};
+use darwin_merge::{HubRef, Merge, Recipe, Sources};
 use darwin_report::{CardModel, MergeCard, merge_card};
 use std::path::Path;
 
@@ -29,6 +29,8 @@ fn about(recipe: &Recipe, sources: &Sources, model: &str) -> Result<CardModel, F
         Some(checkpoint) => (checkpoint.hub_name()?, checkpoint.license()?),
         None => (None, None),
     };
+    // The cache of the Hub says more surely than the model's files which model it is.
+    let hub = checkpoint.and_then(|checkpoint| HubRef::of_snapshot(checkpoint.folder()));
     let mut parts = Vec::new();
     if recipe.base() == Some(model) {
         parts.push("base model");
@@ -41,7 +43,11 @@ fn about(recipe: &Recipe, sources: &Sources, model: &str) -> Result<CardModel, F
     }
     Ok(CardModel {
         name: model.to_owned(),
-        title: title.unwrap_or_else(|| name(&recipe.resolve(model))),
+        title: match &hub {
+            Some(hub) => hub.name.clone(),
+            None => title.unwrap_or_else(|| name(&recipe.resolve(model))),
+        },
+        revision: hub.map(|hub| hub.revision),
         license,
         part: parts.join(", "),
     })
@@ -52,7 +58,11 @@ fn tell_apart(recipe: &Recipe, models: &mut [CardModel]) {
     let titles: Vec<String> = models.iter().map(|model| model.title.clone()).collect();
     for model in models.iter_mut() {
         if titles.iter().filter(|title| **title == model.title).count() > 1 {
-            model.title = name(&recipe.resolve(&model.name));
+            let folder = recipe.resolve(&model.name);
+            model.title = match HubRef::of_snapshot(&folder) {
+                Some(hub) => hub.full_name(),
+                None => name(&folder),
+            };
         }
     }
 }

@@ -3,9 +3,9 @@
 use super::profile::checkpoint_name;
 use crate::cli::CheckArgs;
 use crate::ui::Ui;
-use darwin_checkpoint::Checkpoint;
-use darwin_core::Failure;
+use darwin_checkpoint::{Checkpoint, HasFiles};
 use darwin_core::files::{Severity, Verdict};
+use darwin_core::{Failure, Fingerprint};
 use darwin_engine::Text;
 use darwin_profile::{
     CheckOptions, Family, Loaded, Subject, check, health_summary, model_ref, preflight,
@@ -30,7 +30,13 @@ pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let items = super::calibration(&arguments.items, &text)?;
     let load = |i: usize| Loaded::open(&checkpoints[i]);
     let models = [child, load(1)?, load(2)?];
-    let refs = checkpoints.each_ref().map(|c| model_ref(checkpoint_name(c), c, Some(&text)));
+    let [child_is, father_is, mother_is] =
+        super::fingerprints(checkpoints.each_ref().map(|c| c as &dyn HasFiles), ui)?;
+    let named = |i: usize, fingerprint: Fingerprint| {
+        let checkpoint: &Checkpoint = &checkpoints[i];
+        model_ref(checkpoint_name(checkpoint), checkpoint, Some(&text), fingerprint)
+    };
+    let refs = [named(0, child_is), named(1, father_is), named(2, mother_is)];
     let subject = |i: usize| Subject {
         model: &models[i].model,
         source: &checkpoints[i],

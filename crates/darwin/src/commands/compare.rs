@@ -5,6 +5,7 @@ use crate::cli::CompareArgs;
 use crate::ui::Ui;
 use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
+use darwin_core::files::ModelRef;
 use darwin_engine::Text;
 use darwin_profile::{
     CompareOptions, Error, ProfileOptions, ProfilePlan, Unloaded, compare_streamed,
@@ -18,9 +19,9 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
     let checkpoints = [Checkpoint::open(&arguments.father)?, Checkpoint::open(&arguments.mother)?];
     let text = Text::open(&arguments.father)?;
     let items = super::calibration(&arguments.items, &text)?;
-    let refs = checkpoints.each_ref().map(|c| model_ref(checkpoint_name(c), c, Some(&text)));
-    let parent = |i: usize| Unloaded { source: &checkpoints[i], reference: &refs[i] };
-    let (father, mother) = (parent(0), parent(1));
+    let named = |c: &Checkpoint| model_ref(checkpoint_name(c), c, Some(&text), super::unread());
+    let mut refs = checkpoints.each_ref().map(named);
+    let [father, mother] = parents(&checkpoints, &refs);
     let (options, profiling) = (CompareOptions::default(), ProfileOptions::default());
     let (budget, held) = (super::stream::budget(&arguments.stream)?, super::stream::held());
     let mut refused = Vec::new();
@@ -47,6 +48,9 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         ui.say(super::stream::describe_compare(&plan, &forecast));
         return Ok(ExitCode::SUCCESS);
     }
+    let found = super::fingerprints([&checkpoints[0], &checkpoints[1]], ui)?;
+    refs.iter_mut().zip(found).for_each(|(model, found)| model.fingerprint = found);
+    let [father, mother] = parents(&checkpoints, &refs);
     let profiled = |parent, plan: &ProfilePlan| {
         let (progress, cancel) = (ui.progress(), ui.cancel());
         profile_streamed(parent, &items, &profiling, &plan.plan, progress, cancel)
@@ -67,6 +71,10 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         super::save_json(out, &comparison)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn parents<'a>(checkpoints: &'a [Checkpoint; 2], refs: &'a [ModelRef; 2]) -> [Unloaded<'a>; 2] {
+    [0, 1].map(|i| Unloaded { source: &checkpoints[i], reference: &refs[i] })
 }
 
 /// The memory that would have been enough; what memory does not help comes first.

@@ -19,12 +19,16 @@ pub(crate) fn run(arguments: &EvolveArgs, ui: &Ui) -> Result<ExitCode, Failure> 
     }
     let created = super::now();
     let command = command(std::env::args_os().skip(1));
+    let hashes = super::hash_cache();
+    let note = |text: &str| ui.note(text);
     let run_ui = RunUi {
         progress: ui.progress(),
         cancel: ui.cancel(),
         created: &created,
         program: concat!("darwin ", env!("CARGO_PKG_VERSION")),
         command: &command,
+        hashes: &hashes,
+        note: &note,
     };
     let outcome = evolve(&config, run_ui)?;
     super::report::write(&config.out, &config.out.join("report.html"))?;

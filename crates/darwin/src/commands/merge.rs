@@ -3,7 +3,7 @@
 use crate::cli::MergeArgs;
 use crate::table::human_bytes;
 use crate::ui::Ui;
-use darwin_core::Failure;
+use darwin_core::{Failure, Fault};
 use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sequence, Sources, merge_to};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,26 +58,46 @@ fn intermediate(arguments: &MergeArgs) -> PathBuf {
     arguments.intermediate_dir.clone().unwrap_or_else(beside)
 }
 
-/// Whether a folder holds just what is planned: a step of an earlier run.
-fn is_there(merge: &Merge, out: &Path) -> Result<bool, Failure> {
+/// Whether a folder holds just what is planned, every shard as it was written: a step of an earlier
+/// run. A step of another document or of other parents is removed, to be made anew.
+fn is_there(merge: &Merge, out: &Path, ui: &Ui) -> Result<bool, Failure> {
     if !out.exists() {
         return Ok(false);
     }
     let manifest = std::fs::read(out.join("manifest.json")).ok();
     let found: Option<serde_json::Value> =
         manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let Some(found) = found.filter(|found| found["darwin"].is_string()) else {
+        let text = format!("{} is there and no merge of Darwin's", out.display());
+        return Err(
+            Failure::user(text).with_hint("remove it, or name another `--intermediate-dir`")
+        );
+    };
     let planned = serde_json::to_value(merge.plan().manifest()).ok();
-    if found.is_some() && found == planned {
-        return Ok(true);
-    }
-    let text = format!("{} is there and was not made of this document", out.display());
-    Err(Failure::user(text).with_hint("remove it, or name another `--intermediate-dir`"))
+    let why = if Some(&found) == planned.as_ref() {
+        let hashes = super::hash_cache();
+        let damaged = hashes.check_sums(out, ui.progress(), ui.cancel())?;
+        hashes.save();
+        match damaged {
+            None => return Ok(true),
+            Some(file) => format!("{} is not what was written", file.display()),
+        }
+    } else if Some(&found["inputs"]) != planned.as_ref().map(|planned| &planned["inputs"]) {
+        "it was made of other parents".to_owned()
+    } else {
+        "it was made of another document or by another Darwin".to_owned()
+    };
+    ui.note(format!("{} is made anew: {why}", out.display()));
+    std::fs::remove_dir_all(out).map_err(|e| {
+        Failure::new(Fault::Environment, format!("cannot remove {}: {e}", out.display()))
+    })?;
+    Ok(false)
 }
 
 /// Plans and writes one recipe.
 fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> Result<(), Failure> {
-    let sources = Sources::open(recipe)?;
-    let merge = merge(arguments, recipe, &sources)?;
+    let mut sources = Sources::open(recipe)?;
+    let mut merge = merge(arguments, recipe, &sources)?;
     for note in merge.plan().notes() {
         ui.warn(note);
     }
@@ -87,6 +107,12 @@ fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> R
     if arguments.no_copy_tokenizer && recipe.vocabulary().is_some() {
         ui.warn("the tokenizer that the recipe asks for is not written, the rows follow it");
     }
+    if !arguments.dry_run {
+        let hashes = super::hash_cache();
+        sources.identify(&hashes, ui.progress(), ui.cancel())?;
+        hashes.save();
+        merge.name_inputs(recipe, &sources);
+    }
     if arguments.json {
         let json = serde_json::to_string_pretty(&merge.plan().manifest())
             .map_err(|e| Failure::user(format!("cannot print JSON: {e}")))?;
@@ -95,7 +121,7 @@ fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> R
         ui.say(merge.plan().describe().join("\n"));
     }
     let Some(out) = out.filter(|_| !arguments.dry_run) else { return Ok(()) };
-    if arguments.out.as_deref() != Some(out) && is_there(&merge, out)? {
+    if arguments.out.as_deref() != Some(out) && is_there(&merge, out, ui)? {
         ui.say(format!("{}: there from an earlier run", out.display()));
         return Ok(());
     }
@@ -107,6 +133,9 @@ fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> R
         cancel: ui.cancel(),
     };
     let written = merge_to(&merge, out, &options)?;
+    let hashes = super::hash_cache();
+    hashes.learn(out);
+    hashes.save();
     ui.say(format!(
         "{}: {} tensors, {} in {} shard{}; manifest.json says what was done to each",
         out.display(),

@@ -17,7 +17,8 @@ mod validate;
 
 use crate::cli::{Command, ItemArgs};
 use crate::ui::Ui;
-use darwin_core::{Failure, Fault, Split};
+use darwin_checkpoint::{HasFiles, HashCache};
+use darwin_core::{Failure, Fault, Fingerprint, Split};
 use darwin_engine::Text;
 use darwin_eval::{Encoded, ItemSet};
 use darwin_merge::HubCache;
@@ -76,6 +77,30 @@ fn hub_cache(named: Option<&Path>) -> Option<HubCache> {
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
         .or_else(|| variable("HOME").map(|home| home.join(".cache/huggingface/hub")))?;
     Some(HubCache::new(folder))
+}
+
+/// Where hashes of large files are remembered: `darwin/hashes.json` in the user's cache.
+fn hash_cache() -> HashCache {
+    let variable =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    HashCache::open(cache.map(|cache| cache.join("darwin/hashes.json")))
+}
+
+/// Which models these are; files that are not known are read, with progress.
+fn fingerprints<const N: usize>(
+    models: [&dyn HasFiles; N],
+    ui: &Ui,
+) -> Result<[Fingerprint; N], Failure> {
+    let hashes = hash_cache();
+    let found = hashes.fingerprints(&models, ui.progress(), ui.cancel())?;
+    hashes.save();
+    Ok(found.try_into().expect("a fingerprint for each model"))
+}
+
+/// What stands for a model's fingerprint in a plan, for which no weight is read.
+fn unread() -> Fingerprint {
+    Fingerprint::of("unread", [("model", "")])
 }
 
 fn save_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {

@@ -3,12 +3,11 @@
 use crate::cli::ProfileArgs;
 use crate::ui::Ui;
 use darwin_checkpoint::{AnyModel, Checkpoint};
-use darwin_core::files::ModelRef;
 use darwin_core::{Failure, Fault};
 use darwin_engine::Text;
 use darwin_profile::{
-    ProfileOptions, Unloaded, forecast_profile, plan_profile, profile_streamed, profile_summary,
-    source_ref,
+    ProfileOptions, Unloaded, forecast_profile, model_ref, plan_profile, profile_streamed,
+    profile_summary,
 };
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,10 +17,7 @@ pub(crate) fn run(arguments: &ProfileArgs, ui: &Ui) -> Result<ExitCode, Failure>
     let source = AnyModel::open(&arguments.model)?;
     let text = Text::open(&arguments.model)?;
     let items = super::calibration(&arguments.items, &text)?;
-    let reference = ModelRef {
-        headers_sha256: source.headers_sha256().to_owned(),
-        ..source_ref(last_part(source.path()), &source, Some(&text))
-    };
+    let mut reference = model_ref(last_part(source.path()), &source, Some(&text), super::unread());
     let subject = Unloaded { source: &source, reference: &reference };
     let options = ProfileOptions::default();
     let budget = super::stream::budget(&arguments.stream)?;
@@ -37,6 +33,8 @@ pub(crate) fn run(arguments: &ProfileArgs, ui: &Ui) -> Result<ExitCode, Failure>
         })?;
     }
     let (plan, progress, cancel) = (&plan.plan, ui.progress(), ui.cancel());
+    [reference.fingerprint] = super::fingerprints([&source], ui)?;
+    let subject = Unloaded { source: &source, reference: &reference };
     let (profile, samples) = profile_streamed(&subject, &items, &options, plan, progress, cancel)?;
     ui.say(profile_summary(&profile));
     if let Some(out) = &arguments.out {

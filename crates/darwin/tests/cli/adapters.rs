@@ -44,7 +44,7 @@ fn an_adapter_is_extracted_and_merged() {
     let manifest: serde_json::Value =
         serde_json::from_str(&manifest.expect("reads")).expect("JSON");
     assert_ne!(manifest["inputs"]["father+adapter"], manifest["inputs"]["father"]);
-    assert!(manifest["inputs"]["father+adapter"].is_string());
+    assert!(manifest["inputs"]["father+adapter"]["fingerprint"].is_string());
 
     let (code, _, stderr) = darwin(folder.path(), &["validate", "both.yaml", "--models"]);
     assert_eq!(code, 0, "{stderr}");

@@ -1,6 +1,7 @@
 //! Command lines of `mergekit-yaml`, and `darwin validate`.
 
 use super::{RECIPE, darwin, siblings};
+use darwin_core::files::MergeManifest;
 
 #[test]
 fn flags_without_a_meaning_get_one_warning() {
@@ -113,7 +114,10 @@ fn a_model_card_is_written_unless_the_last_flag_says_no() {
     assert_eq!(yaml["base_model_relation"], "merge");
     assert_eq!(yaml["library_name"], "transformers");
     assert_eq!(yaml["tags"], serde_json::json!(["merge", "darwin"]));
-    let sha256 = darwin_merge::Recipe::load(&at("merge.yaml")).expect("a recipe").sha256();
+    let manifest = std::fs::read(at("named").join("manifest.json")).expect("a manifest");
+    let manifest: MergeManifest = serde_json::from_slice(&manifest).expect("it is JSON");
+    let sha256 = manifest.recipe_sha256;
+    assert_eq!(sha256.len(), 64);
     for words in [
         "# Merge of us/father, mother\n",
         "no score is claimed",

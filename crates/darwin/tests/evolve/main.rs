@@ -3,8 +3,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]
 
-use darwin_checkpoint::{Checkpoint, TensorSource, read_tensor};
+use darwin_checkpoint::{Checkpoint, HashCache, TensorSource, read_tensor};
 use darwin_core::keyed::{Key, Rng};
+use darwin_core::{Cancel, NoProgress};
 use darwin_merge::{Merge, Recipe, Sources};
 use darwin_testkit::{ExpertLayout, sibling, tiny_qwen35, write_model};
 use std::collections::BTreeMap;
@@ -134,7 +135,9 @@ fn what_was_evaluated_in_memory_is_what_was_written() {
     // The recipe names the parents relative to where the command ran.
     std::fs::write(folder.path().join("best.yaml"), text).expect("write");
     let recipe = Recipe::load(&folder.path().join("best.yaml")).expect("reads back");
-    let sources = Sources::open(&recipe).expect("opens");
+    let mut sources = Sources::open(&recipe).expect("opens");
+    let hashes = HashCache::default();
+    sources.identify(&hashes, &NoProgress, &Cancel::default()).expect("identified");
     let merge = Merge::new(&recipe, &sources).expect("plans");
     let child = Checkpoint::open(run.join("child")).expect("opens");
     for info in merge.manifest().tensors() {
@@ -145,7 +148,8 @@ fn what_was_evaluated_in_memory_is_what_was_written() {
         assert_eq!(bits(a.expect("reads")), bits(b.expect("reads")), "{}", info.name);
     }
     let manifest = std::fs::read_to_string(run.join("child/manifest.json")).expect("read");
-    assert!(manifest.contains(&recipe.sha256()), "the child's manifest names the recipe's hash");
+    let recipe = sources.fingerprint_of(&recipe).expect("identified");
+    assert!(manifest.contains(recipe.as_str()), "the child's manifest names the recipe's hash");
 }
 
 #[test]
