@@ -4,10 +4,11 @@ mod unpack;
 
 use crate::any::{StoredTensor, no_checkpoint};
 use crate::dtype::all_finite;
+use crate::error::Problems;
 use crate::layout::{Layout, Place, assemble};
-use crate::resume::SUMS;
-use crate::shards::{INDEX, no_config, open_shards, shard_files};
-use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource};
+use crate::shards::{no_config, open_shards, shard_files};
+use crate::{Dtype, Error, Manifest, Problem, Role, SideFiles, TensorId, TensorPlan, TensorSource};
+use darwin_core::fs::read_bounded;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,10 +21,8 @@ use std::sync::{Arc, Mutex};
 /// the whole model.
 const KNOWN_FAMILIES: [&str; 2] = ["qwen3_5_moe", "qwen3_5_moe_text"];
 
-/// Files of a checkpoint folder that are not carried over to a child: they are written anew, or
-/// speak of the parent alone.
-const NOT_CARRIED: [&str; 6] =
-    ["README.md", SUMS, "config.json", "manifest.json", "mergekit_config.yml", INDEX];
+/// The largest `config.json` that is read; those of the largest models have some 100 KiB.
+const MAX_CONFIG_BYTES: u64 = 8 << 20;
 
 /// A checkpoint: config, shards, logical tensors, side files.
 #[derive(Debug)]
@@ -55,19 +54,18 @@ impl Checkpoint {
         let folder = folder.as_ref();
         no_checkpoint(folder)?;
         let config_path = folder.join("config.json");
-        let config_bytes = std::fs::read(&config_path).map_err(|e| no_config(folder, e))?;
+        let config_bytes =
+            read_bounded(&config_path, MAX_CONFIG_BYTES).map_err(|e| no_config(folder, e))?;
         let config: Value = serde_json::from_slice(&config_bytes).map_err(|e| {
             Error::one(
                 format!("{}: not valid JSON: {e}", config_path.display()),
                 "restore the file from the model's source",
             )
         })?;
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         let files = shard_files(folder, &mut problems)?;
-        let (shards, entries, _) = open_shards(folder, &files, &mut problems);
-        if let Some(error) = invalid(problems) {
-            return Err(error);
-        }
+        let (shards, entries) = open_shards(folder, &files, &mut problems)?;
+        problems.into_result(()).map_err(Error::Invalid)?;
         let (manifest, layout, places) =
             assemble(&folder.display().to_string(), &config, entries).map_err(Error::Invalid)?;
         let mut pieces = vec![Vec::new(); manifest.tensors().len()];
@@ -141,49 +139,29 @@ impl Checkpoint {
         if !KNOWN_FAMILIES.contains(&family) {
             return Ok(());
         }
-        let unknown = self
-            .layout
-            .stored
-            .iter()
-            .enumerate()
-            .filter(|(_, stored)| self.manifest.get(stored.id).role == Role::Other);
-        let problems: Vec<Problem> = unknown
-            .map(|(i, stored)| {
-                Problem::new(
+        let mut problems = Problems::default();
+        for (stored, place) in self.layout.stored.iter().zip(&self.places) {
+            if self.manifest.get(stored.id).role == Role::Other {
+                problems.push(Problem::new(
                     format!(
                         "{}: unknown tensor `{}` for a model of type {family}",
-                        self.shards[self.places[i].shard].0.display(),
+                        self.shards[place.shard].0.display(),
                         stored.name
                     ),
                     "remove the tensor from the file, or say what it is in an issue",
-                )
-            })
-            .collect();
-        invalid(problems).map_or(Ok(()), Err)
+                ));
+            }
+        }
+        problems.into_result(()).map_err(Error::Invalid)
     }
 
     /// Files that belong to the model but are not weights or config (tokenizer, generation
-    /// config, chat template, preprocessors, licences), sorted by name.
+    /// config, chat template, preprocessors, licences), and what is not carried with them.
     ///
     /// # Errors
     /// [`Error::Io`] where the folder cannot be listed.
-    pub fn side_files(&self) -> Result<Vec<PathBuf>, Error> {
-        let listing =
-            std::fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
-        let mut files = Vec::new();
-        for entry in listing {
-            let path = entry.map_err(|e| Error::io("read", &self.folder, e))?.path();
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-            let weights = [".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json"]
-                .iter()
-                .any(|end| name.ends_with(end));
-            if path.is_file() && !weights && !name.starts_with('.') && !NOT_CARRIED.contains(&name)
-            {
-                files.push(path);
-            }
-        }
-        files.sort();
-        Ok(files)
+    pub fn side_files(&self) -> Result<SideFiles, Error> {
+        crate::side::of_folder(&self.folder, &self.config)
     }
 
     /// The licence that the model's README or licence file states, as Hugging Face names it.
@@ -358,10 +336,6 @@ impl TensorSource for Checkpoint {
         })?;
         Ok(true)
     }
-}
-
-fn invalid(problems: Vec<Problem>) -> Option<Error> {
-    (!problems.is_empty()).then_some(Error::Invalid(problems))
 }
 
 /// The dtype that most of a model's bytes have.

@@ -26,6 +26,49 @@ impl fmt::Display for Problem {
     }
 }
 
+/// As many problems are kept as a person may want to read.
+const MAX_PROBLEMS: usize = 100;
+
+/// Problems as they are found: a file can have millions, and those beyond [`MAX_PROBLEMS`] are
+/// dropped, which the last one says.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn push(&mut self, problem: Problem) {
+        match self.0.len() {
+            MAX_PROBLEMS.. => {}
+            n if n + 1 == MAX_PROBLEMS => {
+                let text = format!("there are more problems, {n} are shown");
+                self.0.push(Problem::new(text, "begin with the first"));
+            }
+            _ => self.0.push(problem),
+        }
+    }
+
+    pub(crate) fn extend(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        problems.into_iter().for_each(|problem| self.push(problem));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All problems, else what was found to be right.
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Vec<Problem>> {
+        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    }
+}
+
+/// The beginning of a name from a file, for messages.
+pub(crate) fn cut(name: &str) -> String {
+    const SHOWN: usize = 120;
+    match name.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &name[..at]),
+        None => name.to_owned(),
+    }
+}
+
 /// What can go wrong with a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -119,7 +162,13 @@ impl Diagnose for Error {
                 Some("check that the model is complete (`darwin inspect`)".to_owned())
             }
             Self::Source { hint, .. } => hint.clone(),
-            _ => None,
+            Self::Io { source, .. } => match source.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => {
+                    Some("allow the process more open files (`ulimit -n`)".to_owned())
+                }
+                _ => None,
+            },
+            Self::Cancelled => None,
         }
     }
 }

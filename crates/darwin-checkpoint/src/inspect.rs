@@ -5,7 +5,6 @@ use crate::{AnyModel, Dtype, Role, StoredTensor, TensorSource};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// One role's share of a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -103,8 +102,7 @@ pub fn inspect(model: &AnyModel) -> Result<Inspection, crate::Error> {
 
 fn side_files(model: &AnyModel) -> Result<Vec<String>, crate::Error> {
     let AnyModel::Checkpoint(model) = model else { return Ok(Vec::new()) };
-    let name = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());
-    Ok(model.side_files()?.iter().filter_map(name).collect())
+    Ok(model.side_files()?.files.iter().map(|file| file.name().to_owned()).collect())
 }
 
 fn string(config: &Value, key: &str) -> String {
@@ -145,11 +143,12 @@ fn active(model: &AnyModel, experts: Option<(usize, usize)>) -> u64 {
         .map(|t| match t.role {
             Role::Vision | Role::Mtp => 0,
             Role::Embedding => t.cols() as u64,
-            Role::RoutedExpert => experts
-                .map_or(t.elements() as u64, |(all, k)| (t.elements() / all.max(1) * k) as u64),
+            Role::RoutedExpert => experts.map_or(t.elements() as u64, |(all, k)| {
+                (t.elements() / all.max(1)).saturating_mul(k) as u64
+            }),
             _ => t.elements() as u64,
         })
-        .sum()
+        .fold(0, u64::saturating_add)
 }
 
 fn unknown(model: &AnyModel, stored: &[StoredTensor<'_>]) -> Vec<String> {

@@ -1,9 +1,12 @@
 //! How logical tensors lie on disk: names and pieces.
 
+use crate::error::{Problems, cut};
 use crate::families::ExpertNaming;
 use crate::header::Entry;
 use crate::mxfp4::{Packed, pair_up};
-use crate::names::{BLOCK, ExpertPart, MIXTRAL_BLOCK, canonical_name, expert_piece, role_of};
+use crate::names::{
+    BLOCK, ExpertPart, MAX_NUMBER, MIXTRAL_BLOCK, beyond, canonical_name, expert_piece, role_of,
+};
 use crate::quantised::{Scale, Scales};
 use crate::{Dtype, Manifest, Problem, Role, TensorId, TensorInfo};
 use serde_json::Value;
@@ -180,9 +183,7 @@ pub(crate) fn assemble(
         builder.claim(entry);
     }
     builder.check_groups();
-    if !builder.problems.is_empty() {
-        return Err(builder.problems);
-    }
+    std::mem::take(&mut builder.problems).into_result(())?;
     let stored = entries.iter().map(|(_, e)| builder.stored(e)).collect();
     let places = entries
         .iter()
@@ -226,6 +227,32 @@ struct Group {
     halves: usize,
 }
 
+impl Group {
+    /// Which pieces are not there, as one sentence: there may be as many as numbers.
+    fn missing(&self, fused: &str, experts: usize) -> Option<String> {
+        let all = experts * self.halves;
+        let missing = all.checked_sub(self.found.len()).filter(|missing| *missing > 0)?;
+        let at = |(expert, up): &(usize, bool)| expert * self.halves + usize::from(*up);
+        let first = self.found.keys().zip(0..).find(|(piece, i)| at(piece) != *i);
+        let first = first.map_or(self.found.len(), |(_, i)| i);
+        let last = self.found.keys().rev().zip((0..all).rev()).find(|(piece, i)| at(piece) != *i);
+        let last = last.map_or(missing - 1, |(_, i)| i);
+        let base = fused.rsplit_once('.').map_or("", |(base, _)| base);
+        let name = |i: usize| {
+            let part = match (self.halves, i % self.halves) {
+                (1, _) => "down_proj",
+                (_, 0) => "gate_proj",
+                _ => "up_proj",
+            };
+            format!("`{base}.{}.{part}.weight`", i / self.halves)
+        };
+        if missing == 1 {
+            return Some(format!("{} is missing", name(first)));
+        }
+        Some(format!("{missing} tensors from {} to {} are missing", name(first), name(last)))
+    }
+}
+
 #[derive(Default)]
 struct Builder<'a> {
     folder: &'a str,
@@ -233,7 +260,7 @@ struct Builder<'a> {
     tensors: Vec<TensorInfo>,
     groups: BTreeMap<String, Group>,
     plain: BTreeMap<String, usize>,
-    problems: Vec<Problem>,
+    problems: Problems,
 }
 
 fn fused_name(base: &str, part: ExpertPart) -> String {
@@ -243,6 +270,17 @@ fn fused_name(base: &str, part: ExpertPart) -> String {
 impl Builder<'_> {
     fn claim(&mut self, entry: &Entry) {
         let canonical = canonical_name(&entry.name);
+        if let Some((what, number)) = beyond(&canonical) {
+            let (name, number) = (cut(&entry.name), cut(number));
+            self.problems.push(Problem::new(
+                format!(
+                    "{}: tensor `{name}` belongs to {what} {number}, allowed are 0 to {}",
+                    self.folder,
+                    MAX_NUMBER - 1
+                ),
+                "the file was written by a broken program: get it from its source again",
+            ));
+        }
         let Some((base, expert, part)) = expert_piece(&canonical) else {
             self.plain.insert(entry.name.clone(), self.tensors.len());
             self.push(canonical, entry.dtype, entry.shape.clone());
@@ -276,7 +314,13 @@ impl Builder<'_> {
                 "all experts of a layer need one shape and dtype",
             ));
         }
-        group.found.insert((expert.0, part == ExpertPart::Up), entry.name.clone());
+        let piece = (expert.0, part == ExpertPart::Up);
+        if let Some(other) = group.found.insert(piece, entry.name.clone()) {
+            self.problems.push(Problem::new(
+                format!("{}: `{other}` and `{}` are the same tensor", self.folder, entry.name),
+                "remove one of the two copies",
+            ));
+        }
     }
 
     fn push(&mut self, name: String, dtype: Dtype, shape: Vec<usize>) {
@@ -284,27 +328,28 @@ impl Builder<'_> {
         if layer.is_some_and(|layer| self.mtp_layers.contains(&layer.0)) {
             (role, layer) = (Role::Mtp, None);
         }
-        self.tensors.push(TensorInfo { name, role, layer, dtype: read_as(dtype), shape });
+        let info = TensorInfo { name, role, layer, dtype: read_as(dtype), shape };
+        if let Some(experts) = info.experts().filter(|experts| *experts > MAX_NUMBER) {
+            self.problems.push(Problem::new(
+                format!(
+                    "{}: tensor `{}` holds {experts} experts, allowed are {MAX_NUMBER}",
+                    self.folder, info.name
+                ),
+                "the file was written by a broken program: get it from its source again",
+            ));
+        }
+        self.tensors.push(info);
     }
 
     fn check_groups(&mut self) {
         for (fused, group) in &self.groups {
-            let experts = group.found.keys().map(|(e, _)| e + 1).max().unwrap_or(0);
-            for expert in 0..experts {
-                for up in [false, true].into_iter().take(group.halves) {
-                    if !group.found.contains_key(&(expert, up)) {
-                        let part = match (group.halves, up) {
-                            (1, _) => "down_proj",
-                            (_, false) => "gate_proj",
-                            (_, true) => "up_proj",
-                        };
-                        let base = fused.rsplit_once('.').map_or("", |(b, _)| b);
-                        self.problems.push(Problem::new(
-                            format!("{}: `{base}.{expert}.{part}.weight` is missing", self.folder),
-                            "the checkpoint is incomplete: download it again",
-                        ));
-                    }
-                }
+            // Numbers are below MAX_NUMBER.
+            let experts = group.found.last_key_value().map_or(0, |((e, _), _)| e + 1);
+            if let Some(missing) = group.missing(fused, experts) {
+                self.problems.push(Problem::new(
+                    format!("{}: {missing}", self.folder),
+                    "the checkpoint is incomplete: download it again",
+                ));
             }
             let piece = &group.piece_shape;
             if let [rows, cols] = piece[..] {

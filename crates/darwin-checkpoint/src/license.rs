@@ -1,8 +1,10 @@
 //! The licence that a model's folder states, and the name it gives itself.
 
 use crate::Error;
+use darwin_core::Fault;
+use darwin_core::fs::open_regular;
 use serde_json::Value;
-use std::io::ErrorKind;
+use std::io::Read;
 use std::path::Path;
 
 /// Words that a licence's text begins with, and its name on Hugging Face; the first that fits.
@@ -15,6 +17,8 @@ const TEXTS: [(&str, &str); 7] = [
     ("MIT License", "mit"),
     ("The MIT License", "mit"),
 ];
+/// Bytes of a README that its front matter lies within, and of a licence file that are read.
+const READ_BYTES: u64 = 1 << 20;
 /// Characters of a licence file that its name lies within.
 const HEAD: usize = 400;
 
@@ -55,12 +59,13 @@ fn is_hub_name(name: &str) -> bool {
     name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
 }
 
+/// The beginning of a file, where it is one.
 fn read(path: &Path) -> Result<Option<String>, Error> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => {
-            Ok(None)
-        }
+    let mut bytes = Vec::new();
+    let read = open_regular(path).and_then(|file| file.take(READ_BYTES).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if Fault::of_io(&error) == Fault::User => Ok(None),
         Err(error) => Err(Error::io("read", path, error)),
     }
 }

@@ -64,6 +64,7 @@ impl TensorInfo {
 pub struct Manifest {
     tensors: Vec<TensorInfo>,
     by_name: BTreeMap<String, TensorId>,
+    num_layers: usize,
 }
 
 impl Manifest {
@@ -78,7 +79,9 @@ impl Manifest {
                 return Err(tensor.name.clone());
             }
         }
-        Ok(Self { tensors, by_name })
+        let last = tensors.iter().filter_map(|t| t.layer).max();
+        let num_layers = last.map_or(0, |layer| layer.0.saturating_add(1));
+        Ok(Self { tensors, by_name, num_layers })
     }
 
     /// All tensors; [`TensorId::index`] points into it.
@@ -107,6 +110,6 @@ impl Manifest {
     /// Number of decoder layers: one more than the largest layer index.
     #[must_use]
     pub fn num_layers(&self) -> usize {
-        self.tensors.iter().filter_map(|t| t.layer).map(|l| l.0 + 1).max().unwrap_or(0)
+        self.num_layers
     }
 }

@@ -2,6 +2,7 @@
 //! numbers a byte, `…_scales` (E, out, in/32) a power of two for each 32. They are read as the
 //! bfloat16 tensor (E, in, out) that they stand for, which holds every such number exactly.
 
+use crate::error::Problems;
 use crate::header::Entry;
 use crate::{Dtype, Problem};
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ pub(crate) struct Packed {
 pub(crate) fn pair_up(
     folder: &str,
     entries: Vec<(usize, Entry)>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) -> (Vec<(usize, Entry)>, BTreeMap<String, Packed>) {
     let scales: BTreeMap<String, (usize, Entry)> = entries
         .iter()

@@ -106,7 +106,33 @@ pub fn text_only_name(name: &str) -> String {
     }
 }
 
-/// Role and decoder layer of a canonical name.
+/// Layers and experts of a model at most: numbers in names are smaller.
+pub const MAX_NUMBER: usize = 1 << 16;
+
+/// The number of a layer or an expert, in its one spelling.
+fn number(digits: &str) -> Option<usize> {
+    let spelled = is_number(digits) && (digits == "0" || !digits.starts_with('0'));
+    digits.parse().ok().filter(|number| spelled && *number < MAX_NUMBER)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What a canonical name numbers higher than any model has layers or experts, and the number.
+pub(crate) fn beyond(canonical: &str) -> Option<(&'static str, &str)> {
+    let layer = canonical.strip_prefix("layers.").map(|rest| ("layer", rest));
+    let expert = canonical.split_once(".experts.").map(|(_, rest)| ("expert", rest));
+    let numbers = [layer, expert]
+        .into_iter()
+        .flatten()
+        .map(|(what, rest)| (what, rest.split_once('.').map_or(rest, |(number, _)| number)));
+    numbers.into_iter().find(|(_, digits)| {
+        is_number(digits) && !digits.starts_with('0') && number(digits).is_none()
+    })
+}
+
+/// Role and decoder layer of a canonical name. Numbers from 65,536 on are no layer's.
 #[must_use]
 pub fn role_of(canonical: &str) -> (Role, Option<LayerIdx>) {
     match canonical {
@@ -124,7 +150,7 @@ pub fn role_of(canonical: &str) -> (Role, Option<LayerIdx>) {
     let Some((layer, rest)) = canonical
         .strip_prefix("layers.")
         .and_then(|r| r.split_once('.'))
-        .and_then(|(n, rest)| n.parse().ok().map(|n| (LayerIdx(n), rest)))
+        .and_then(|(n, rest)| number(n).map(|n| (LayerIdx(n), rest)))
     else {
         return (Role::Other, None);
     };
@@ -183,7 +209,7 @@ pub(crate) fn expert_piece(canonical: &str) -> Option<(&str, ExpertIdx, ExpertPa
         "down_proj.weight" | "w2.weight" => ExpertPart::Down,
         _ => return None,
     };
-    Some((base, ExpertIdx(index.parse().ok()?), part))
+    Some((base, ExpertIdx(number(index)?), part))
 }
 
 #[cfg(test)]
@@ -218,5 +244,29 @@ mod tests {
             Some(("layers.0.mlp.experts.", ExpertIdx(17), ExpertPart::Up))
         );
         assert_eq!(expert_piece("layers.0.mlp.experts.gate_up_proj"), None);
+    }
+
+    #[test]
+    fn numbers_have_one_spelling_and_a_limit() {
+        for (number, layer) in [
+            ("0", Some(0)),
+            ("65535", Some(65_535)),
+            ("65536", None),
+            ("18446744073709551615", None),
+            ("99999999999999999999999", None),
+            ("+1", None),
+            ("01", None),
+            ("", None),
+        ] {
+            let name = format!("layers.{number}.mlp.up_proj.weight");
+            assert_eq!(role_of(&name).1, layer.map(LayerIdx), "{name}");
+            let piece = format!("layers.0.mlp.experts.{number}.up_proj.weight");
+            assert_eq!(expert_piece(&piece).map(|(_, e, _)| e), layer.map(ExpertIdx), "{piece}");
+            let large = number.len() > 4 && layer.is_none();
+            assert_eq!(beyond(&name), large.then_some(("layer", number)));
+            assert_eq!(beyond(&piece), large.then_some(("expert", number)));
+        }
+        assert_eq!(beyond("layers.0.mlp.experts.99999999"), Some(("expert", "99999999")));
+        assert_eq!(beyond("layers.0.mlp.experts.gate_up_proj"), None);
     }
 }

@@ -2,6 +2,7 @@
 //! for: value times the scale of its block, rounded once. Scales may be for blocks (DeepSeek's
 //! `weight_scale_inv`, 128 x 128), for rows, or for a whole matrix (`weight_scale`).
 
+use crate::error::Problems;
 use crate::header::Entry;
 use crate::{Dtype, Problem};
 use serde_json::Value;
@@ -51,7 +52,7 @@ impl Scales {
         folder: &str,
         config: &Value,
         entries: &[(usize, Entry)],
-        problems: &mut Vec<Problem>,
+        problems: &mut Problems,
     ) -> Self {
         let weights: BTreeMap<&str, &Entry> = entries
             .iter()
@@ -146,7 +147,7 @@ fn scale(shard: usize, entry: &Entry, weight: &Entry, stated: Option<[usize; 2]>
         1 => Some(length.max(1)),
         _ if scales == length => Some(1),
         _ if length.div_ceil(block) == scales => Some(block),
-        _ if scales > 0 && length.is_multiple_of(scales) => Some(length / scales),
+        _ if scales > 0 && length.is_multiple_of(scales) => Some((length / scales).max(1)),
         _ => None,
     };
     let block = [size(grid[0], rows, block[0])?, size(grid[1], cols, block[1])?];

@@ -224,6 +224,13 @@ fn configurations_are_refused_with_a_sentence() {
         ("target_parameters", json!("x"), "a list of names"),
         ("r", json!(3), "has rank 3 by adapter_config.json, its A is [4, 8] and its B [8, 4]"),
         ("rank_pattern", json!({"v_proj": 2}), "has rank 2"),
+        ("r", json!(u64::MAX), "has rank 18446744073709551615 by"),
+        ("r", json!(4.0), "`r` is 4.0"),
+        ("lora_alpha", json!(1e39), "allowed is a number that float32 holds"),
+        ("alpha_pattern", json!({"q_proj": -1e300}), "`alpha_pattern: q_proj` is -1e+300"),
+        ("rank_pattern", json!({"(a{1000}){1000}": 3}), "no expression"),
+        ("rank_pattern", json!(vec!["x"; 3]), "a mapping of names"),
+        ("target_parameters", json!(vec!["x"; 5000]), "a list of names, at most 4096"),
     ];
     for (key, value, expected) in settings {
         let text = refusal("plain", |config, _| config[key] = value.clone());
@@ -234,6 +241,15 @@ fn configurations_are_refused_with_a_sentence() {
         config["peft_type"] = json!("VERA");
     });
     assert_eq!(text.lines().count(), 2, "all at once: {text}");
+}
+
+/// The rank of fused experts times their number must not wrap round to what the file has.
+#[test]
+fn a_rank_that_wraps_is_refused() {
+    for rank in [(1_u64 << 62) + 2, (1 << 63) + 2, u64::MAX / 2 + 3] {
+        let text = refusal("experts", |config, _| config["r"] = json!(rank));
+        assert!(text.contains(&format!("has rank {rank} times")), "{text}");
+    }
 }
 
 #[test]

@@ -13,9 +13,9 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// SHA-256 of a file's bytes, 64 hex digits.
 ///
 /// # Errors
-/// Any error of opening or reading the file.
+/// Any error of opening or reading the file; what is no regular file is refused.
 pub fn sha256_file(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
+    let mut file = crate::fs::open_regular(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -1,10 +1,14 @@
 //! The configuration of a run: one YAML file (`examples/first-light.yaml` shows every key).
 
 use crate::Error;
+use darwin_core::fs::read_text_bounded;
 use darwin_core::{Domain, Split, nearest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The largest configuration that is read.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// A run: two parents, items, a goal, budgets and arms. Unknown keys are errors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -181,7 +185,7 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`] naming file, line, column and key.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
+        let text = read_text_bounded(path, MAX_BYTES)
             .map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let config: Self =
             serde_saphyr::from_str(&text).map_err(|e| unreadable(path, &e.to_string()))?;
@@ -261,5 +265,58 @@ fn unreadable(path: &Path, message: &str) -> Error {
         path: path.to_owned(),
         text: first,
         hint: hint.unwrap_or_else(|| "examples/first-light.yaml shows every key".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use darwin_core::Diagnose;
+
+    fn refused(text: &str) -> String {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("run.yaml");
+        darwin_core::fs::write_atomic(&path, text.as_bytes()).expect("written");
+        let error = RunConfig::read(&path).expect_err("no configuration");
+        assert_eq!(error.fault(), darwin_core::Fault::User);
+        darwin_core::Failure::from(error).to_string()
+    }
+
+    /// Depth, aliases and size of a file that is no configuration cost neither stack nor memory.
+    #[test]
+    fn hostile_yaml_gets_an_answer() {
+        let chain: String = (1..30)
+            .map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(",")))
+            .collect();
+        let start = std::time::Instant::now();
+        for text in [
+            format!("title:\n  {}x\n", "- ".repeat(100_000)),
+            format!("title: {}", "[".repeat(100_000)),
+            format!("title: {}", "{a: ".repeat(100_000)),
+            format!("{}a\n", "? ".repeat(100_000)),
+            format!("{}a\n", "- ? ".repeat(50_000)),
+            format!("a0: &a0 [x]\n{chain}"),
+            format!("goal: {{weights: &a {{x: 1, y: *a}}}}\n{chain}"),
+            (0..100_000).map(|i| format!("k{i}: 1\n")).collect(),
+            format!("goal:\n  weights:\n{}", "    a: 1\n".repeat(50_000)),
+            "&a ".repeat(100_000),
+            "!t ".repeat(100_000),
+            "--- a\n".repeat(100_000),
+            String::new(),
+        ] {
+            let found = refused(&text);
+            assert!(found.len() < 2000 && found.contains("run.yaml"), "{found}");
+        }
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+        let large = "#".repeat(MAX_BYTES as usize + 1);
+        assert!(refused(&large).contains("allowed are 1048576"));
+    }
+
+    #[test]
+    fn a_folder_and_a_device_are_no_configurations() {
+        for path in ["/", "/dev/zero"] {
+            let error = RunConfig::read(Path::new(path)).expect_err("no file");
+            assert_eq!(error.fault(), darwin_core::Fault::User, "{error}");
+        }
     }
 }

@@ -56,13 +56,20 @@ impl Error {
     }
 }
 
+/// As many problems are shown as a person may want to read.
+const SHOWN: usize = 100;
+
 /// One sentence a line; where there are several, each with its hint.
 fn join<T: fmt::Display>(problems: &[T], hint: impl Fn(&T) -> &String) -> String {
     match problems {
         [one] => one.to_string(),
         _ => {
-            let lines: Vec<String> =
-                problems.iter().map(|problem| format!("{problem} ({})", hint(problem))).collect();
+            let shown = problems.iter().take(SHOWN);
+            let mut lines: Vec<String> =
+                shown.map(|problem| format!("{problem} ({})", hint(problem))).collect();
+            if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+                lines.push(format!("and {more} more problems"));
+            }
             lines.join("\n       ")
         }
     }

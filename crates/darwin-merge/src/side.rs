@@ -3,30 +3,14 @@
 use crate::recipe::ChatTemplate;
 use crate::vocabulary::{Files, Vocabulary};
 use crate::{Error, Recipe, Sources};
-use darwin_checkpoint::Checkpoint;
+use darwin_checkpoint::{Checkpoint, SideFile, SideKind};
+use darwin_core::fs::{MAX_JSON_BYTES, read_bounded};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const TEMPLATE: &str = "chat_template.jinja";
-const GENERATION: &str = "generation_config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-
-/// What belongs to a tokenizer.
-const TOKENIZER_FILES: [&str; 12] = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    TEMPLATE,
-    "chat_template.json",
-];
 
 /// Where the side files come from.
 #[derive(Clone, Default)]
@@ -38,6 +22,8 @@ pub(crate) struct Side {
     /// Names that vocabulary.
     vocabulary: String,
     template: Option<ChatTemplate>,
+    /// The structural parent, for what of its files is not carried.
+    structure: Option<Arc<Checkpoint>>,
     /// All models of the recipe, for the template that most of them have.
     models: Vec<Arc<Checkpoint>>,
     /// The child gets no tokenizer.
@@ -46,9 +32,8 @@ pub(crate) struct Side {
     text_only: bool,
 }
 
-/// What prepares images, sound and video for a model.
-const PROCESSOR_FILES: [&str; 3] =
-    ["preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"];
+/// Names of a line that says what is left out.
+const NAMED: usize = 12;
 
 /// Files to copy and files to write.
 pub(crate) struct SideFiles {
@@ -65,6 +50,7 @@ impl Side {
             files: vocabulary.map(|of| of.files.clone()).unwrap_or_default(),
             vocabulary: vocabulary.map(|of| of.digest.clone()).unwrap_or_default(),
             template: recipe.chat_template.clone(),
+            structure: sources.checkpoint(recipe.structure()).cloned(),
             models: match recipe.chat_template {
                 Some(ChatTemplate::Auto) => {
                     recipe.models().iter().filter_map(|m| sources.checkpoint(m).cloned()).collect()
@@ -81,30 +67,80 @@ impl Side {
         &self.vocabulary
     }
 
-    /// What has no effect.
-    pub(crate) fn note(&self) -> Result<Option<String>, Error> {
-        let nothing = self.template == Some(ChatTemplate::Auto) && self.template()?.is_none();
-        Ok(nothing.then(|| "no model has a chat template for `chat_template: auto`".to_owned()))
+    /// What has no effect, what is left out, what needs a look.
+    pub(crate) fn note(&self) -> Result<Vec<String>, Error> {
+        let mut notes = Vec::new();
+        if self.template == Some(ChatTemplate::Auto) && self.template()?.is_none() {
+            notes.push("no model has a chat template for `chat_template: auto`".to_owned());
+        }
+        let Some(structure) = &self.structure else { return Ok(notes) };
+        let (files, left_out) = self.carried(structure)?;
+        if !left_out.is_empty() {
+            let shown: Vec<String> = left_out.iter().take(NAMED).cloned().collect();
+            let more = match left_out.len() - shown.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            notes.push(format!(
+                "files beside the weights that are left out: {}{more}",
+                shown.join(", ")
+            ));
+        }
+        let code: Vec<String> = files
+            .iter()
+            .filter(|file| file.kind == SideKind::Code)
+            .map(|file| format!("`{}`", file.name()))
+            .collect();
+        if !code.is_empty() {
+            notes.push(format!(
+                "code that loaders run where they are told to trust it goes with the child, for its \
+                 configuration names it: {}",
+                code.join(", ")
+            ));
+        }
+        Ok(notes)
+    }
+
+    /// The files of the structural parent and of the model that gives the tokenizer, and the names
+    /// of what is left out.
+    fn carried(&self, parent: &Checkpoint) -> Result<(Vec<SideFile>, Vec<String>), Error> {
+        let of = |model: &Checkpoint| model.side_files();
+        let found = of(parent)?;
+        let (mut files, mut left_out) = (found.files, found.left_out);
+        if self.text_only {
+            files.retain(|file| file.kind != SideKind::Processor);
+        }
+        let is_tokenizer = |name: &str| SideKind::of(name) == Some(SideKind::Tokenizer);
+        if self.bare || self.tokenizer.is_some() {
+            files.retain(|file| file.kind != SideKind::Tokenizer);
+            left_out.retain(|(name, _)| !is_tokenizer(name));
+        }
+        if let (Some(donor), false) = (&self.tokenizer, self.bare) {
+            let theirs = of(donor)?;
+            let names: Vec<String> = files.iter().map(|file| file.name().to_owned()).collect();
+            files.extend(theirs.files.into_iter().filter(|file| {
+                let code =
+                    file.kind == SideKind::Code && !names.iter().any(|name| name == file.name());
+                file.kind == SideKind::Tokenizer || code
+            }));
+            left_out.extend(theirs.left_out.into_iter().filter(|(name, _)| is_tokenizer(name)));
+        }
+        let named = |(name, why): (String, Option<&str>)| match why {
+            Some(why) => format!("`{name}` ({why})"),
+            None => format!("`{name}`"),
+        };
+        Ok((files, left_out.into_iter().map(named).collect()))
     }
 
     /// The side files of a child of this structural parent.
     pub(crate) fn files(&self, parent: &Checkpoint) -> Result<SideFiles, Error> {
-        let mut files = parent.side_files()?;
+        let mut files: Vec<PathBuf> =
+            self.carried(parent)?.0.into_iter().map(|file| file.path).collect();
         let mut documents = Vec::new();
-        if self.text_only {
-            files.retain(|path| !is_one_of(path, &PROCESSOR_FILES));
-        }
+        self.replace(&mut files, &mut documents)?;
         if self.bare {
-            files.retain(|path| !is_one_of(path, &TOKENIZER_FILES));
-            self.replace(&mut files, &mut documents)?;
             return Ok(SideFiles { files, documents });
         }
-        if let Some(donor) = &self.tokenizer {
-            files.retain(|path| !is_one_of(path, &TOKENIZER_FILES));
-            let theirs = donor.side_files()?;
-            files.extend(theirs.into_iter().filter(|path| is_one_of(path, &TOKENIZER_FILES)));
-        }
-        self.replace(&mut files, &mut documents)?;
         if let Some(text) = self.template()? {
             files.retain(|path| !is_one_of(path, &[TEMPLATE, "chat_template.json"]));
             // The child has one template, not two.
@@ -140,7 +176,7 @@ impl Side {
             Some(ChatTemplate::Auto) => {
                 let mut found = Vec::new();
                 for model in &self.models {
-                    found.extend(template_of(model.folder())?);
+                    found.extend(template_of(model)?);
                 }
                 most_common(&found)
             }
@@ -163,7 +199,8 @@ fn replace(
     let mut kept = Vec::new();
     for path in std::mem::take(files) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("").to_owned();
-        let known = TOKENIZER_FILES.contains(&name.as_str()) || name == GENERATION;
+        let kind = SideKind::of(&name);
+        let known = matches!(kind, Some(SideKind::Tokenizer | SideKind::Generation));
         match if known { other(&name, &read(&path)?) } else { None } {
             Some(new) => documents.push((name, new)),
             None => kept.push(path),
@@ -178,7 +215,8 @@ fn is_one_of(path: &Path, names: &[&str]) -> bool {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|source| Error::Io { file: path.display().to_string(), source })
+    read_bounded(path, MAX_JSON_BYTES)
+        .map_err(|source| Error::Io { file: path.display().to_string(), source })
 }
 
 /// The most frequent text, the first where several are.
@@ -190,13 +228,16 @@ fn most_common(texts: &[String]) -> Option<String> {
 
 /// A model's template without blanks around it: its own file, else in its tokenizer's
 /// configuration, where several may have names.
-fn template_of(folder: &Path) -> Result<Option<String>, Error> {
-    let path = folder.join(TEMPLATE);
-    let text = if path.exists() {
-        Some(String::from_utf8_lossy(&read(&path)?).into_owned())
+fn template_of(model: &Checkpoint) -> Result<Option<String>, Error> {
+    let files = model.side_files()?.files;
+    let read_one = |name: &str| {
+        let file = files.iter().find(|file| file.name() == name);
+        file.map(|file| read(&file.path)).transpose()
+    };
+    let text = if let Some(bytes) = read_one(TEMPLATE)? {
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     } else {
-        let path = folder.join(TOKENIZER_CONFIG);
-        let config = if path.exists() { read(&path)? } else { Vec::new() };
+        let config = read_one(TOKENIZER_CONFIG)?.unwrap_or_default();
         let config: Value = serde_json::from_slice(&config).unwrap_or_default();
         match &config["chat_template"] {
             Value::String(text) => Some(text.clone()),

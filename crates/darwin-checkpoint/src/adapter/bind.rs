@@ -2,6 +2,7 @@
 
 use super::config::AdapterConfig;
 use super::factors::{Edit, Product};
+use crate::error::{Problems, cut};
 use crate::header::Entry;
 use crate::names::{ExpertPart, expert_piece};
 use crate::{Checkpoint, Problem, TensorId, TensorInfo, TensorSource, canonical_name};
@@ -17,6 +18,9 @@ const CONV1D: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transform
 
 /// Families that keep fused experts as (E, in, out): `is_transposed` in Transformers.
 const TRANSPOSED_EXPERTS: [&str; 3] = ["gpt_oss", "openai_privacy_filter", "aria"];
+
+/// Tensors that match none of the base and are named.
+const NAMED: usize = 20;
 
 pub(super) type Edits = BTreeMap<TensorId, Vec<Edit>>;
 
@@ -50,7 +54,7 @@ pub(super) fn bind(
         file,
         family: base.config().get("model_type").and_then(|v| v.as_str()).unwrap_or(""),
         edits: Edits::new(),
-        problems: Vec::new(),
+        problems: Problems::default(),
         lost: Vec::new(),
     };
     if entries.is_empty() {
@@ -61,7 +65,7 @@ pub(super) fn bind(
         binder.module(&module, halves);
     }
     binder.name_lost();
-    if binder.problems.is_empty() { Ok(binder.edits) } else { Err(binder.problems) }
+    binder.problems.into_result(binder.edits)
 }
 
 struct Binder<'a> {
@@ -70,7 +74,7 @@ struct Binder<'a> {
     file: &'a str,
     family: &'a str,
     edits: Edits,
-    problems: Vec<Problem>,
+    problems: Problems,
     /// Tensors that match none of the base.
     lost: Vec<String>,
 }
@@ -84,8 +88,13 @@ impl Binder<'_> {
         if self.lost.is_empty() {
             return;
         }
-        let names = self.lost.join("`, `");
-        let text = format!("no tensor of {} belongs to `{names}`", self.base.name());
+        let names: Vec<String> = self.lost.iter().take(NAMED).map(|name| cut(name)).collect();
+        let names = names.join("`, `");
+        let more = match self.lost.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let text = format!("no tensor of {} belongs to `{names}`{more}", self.base.name());
         let tied = self.lost.iter().any(|name| name.contains("lm_head"))
             && self.base.manifest().find("lm_head.weight").is_none();
         let hint = if tied {
@@ -268,7 +277,7 @@ impl Binder<'_> {
         let units = if let [experts, _, _] = place.shape[..] { experts } else { 1 };
         let rank = self.config.rank(key);
         let (width, other) = (a.shape[0], b.shape[1]);
-        if width != rank * units || other != width {
+        if Some(width) != rank.checked_mul(units) || other != width {
             let experts = if units > 1 { format!(" times {units} experts") } else { String::new() };
             let text = format!("`{key}` has rank {rank}{experts} by adapter_config.json, its A");
             let text = format!("{text} is {:?} and its B {:?}", a.shape, b.shape);
@@ -295,6 +304,10 @@ impl Binder<'_> {
             }
         };
         let (a, b, scale) = (a.clone(), b.clone(), self.config.scale(key));
+        if !scale.is_finite() {
+            let text = format!("`{key}` is scaled by `lora_alpha` over its rank, which is {scale}");
+            return self.problem(text, "the adapter is damaged: get it from its source again");
+        }
         let rows = place.rows.clone();
         let product = Product { rows, a, b, rank, scale, units, transposed };
         self.edits.entry(place.id).or_default().push(Edit::Product(product));

@@ -1,7 +1,9 @@
 //! `adapter_config.json`: rank, alpha, and what is refused.
 
+use crate::error::{Problems, cut};
 use crate::{Error, Problem};
-use regex::Regex;
+use darwin_core::fs::read_bounded;
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -43,6 +45,15 @@ impl Version {
     }
 }
 
+/// The largest `adapter_config.json` that is read.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// The most patterns or names of a list: more than the layers of a model times their modules.
+const MAX_NAMES: usize = 4096;
+
+/// Memory of a compiled pattern at most.
+const MAX_PATTERN: usize = 1 << 16;
+
 /// Keys that change the arithmetic, with what they stand for.
 const VARIANTS: [(&str, &str); 9] = [
     ("use_dora", "DoRA scales every row by a magnitude of its own"),
@@ -65,7 +76,7 @@ const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 impl AdapterConfig {
     /// Reads and checks the file; all problems at once.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let bytes = read_bounded(path, MAX_BYTES).map_err(|e| Error::io("read", path, e))?;
         let restore = "restore the file from the adapter's source";
         let file = path.display().to_string();
         let value: Value = serde_json::from_slice(&bytes)
@@ -73,19 +84,18 @@ impl AdapterConfig {
         let Some(object) = value.as_object() else {
             return Err(Error::one(format!("{file}: not a JSON object"), restore));
         };
-        let mut reader = Reader { file, object, problems: Vec::new() };
+        let mut reader = Reader { file, object, problems: Problems::default() };
         reader.refuse();
         let config = Self {
             r: reader.whole("r").unwrap_or(8),
             alpha: reader.number("lora_alpha").unwrap_or(8.0),
             use_rslora: reader.truth("use_rslora"),
             rank_pattern: reader.pattern("rank_pattern", whole),
-            alpha_pattern: reader.pattern("alpha_pattern", Value::as_f64),
+            alpha_pattern: reader.pattern("alpha_pattern", number),
             target_parameters: reader.names("target_parameters"),
             version: object.get("peft_version").and_then(Value::as_str).and_then(Version::parse),
         };
-        let problems = reader.problems;
-        if problems.is_empty() { Ok(config) } else { Err(Error::Invalid(problems)) }
+        reader.problems.into_result(config).map_err(Error::Invalid)
     }
 
     /// The rank of a module: the first pattern that matches it, else `r`.
@@ -105,6 +115,11 @@ fn first<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
     patterns.iter().find(|(pattern, _)| pattern.is_match(module)).map(|(_, value)| *value)
 }
 
+/// A number that a float32 holds.
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|number| (*number as f32).is_finite())
+}
+
 fn whole(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)
 }
@@ -112,7 +127,7 @@ fn whole(value: &Value) -> Option<usize> {
 struct Reader<'a> {
     file: String,
     object: &'a Map<String, Value>,
-    problems: Vec<Problem>,
+    problems: Problems,
 }
 
 impl<'a> Reader<'a> {
@@ -167,6 +182,7 @@ impl<'a> Reader<'a> {
     }
 
     fn wrong(&mut self, key: &str, value: &Value, allowed: &str) {
+        let (key, value) = (cut(key), cut(&value.to_string()));
         self.problem(&format!("`{key}` is {value}, allowed is {allowed}"), "correct the file");
     }
 
@@ -181,9 +197,9 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self, key: &str) -> Option<f64> {
         let value = self.given(key)?;
-        let number = value.as_f64();
+        let number = number(value);
         if number.is_none() {
-            self.wrong(key, value, "a number");
+            self.wrong(key, value, "a number that float32 holds");
         }
         number
     }
@@ -196,9 +212,10 @@ impl<'a> Reader<'a> {
         let Some(value) = self.given(key) else { return Vec::new() };
         let names: Option<Vec<String>> = value
             .as_array()
+            .filter(|items| items.len() <= MAX_NAMES)
             .and_then(|items| items.iter().map(|i| i.as_str().map(str::to_owned)).collect());
         if names.is_none() {
-            self.wrong(key, value, "a list of names");
+            self.wrong(key, value, &format!("a list of names, at most {MAX_NAMES}"));
         }
         names.unwrap_or_default()
     }
@@ -207,15 +224,20 @@ impl<'a> Reader<'a> {
     /// `get_pattern_key`).
     fn pattern<T>(&mut self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Vec<(Regex, T)> {
         let Some(value) = self.given(key) else { return Vec::new() };
-        let Some(fields) = value.as_object() else {
-            self.wrong(key, value, "a mapping");
+        let Some(fields) = value.as_object().filter(|fields| fields.len() <= MAX_NAMES) else {
+            self.wrong(key, value, &format!("a mapping of names, at most {MAX_NAMES}"));
             return Vec::new();
         };
         let mut patterns = Vec::new();
         for (pattern, value) in fields {
-            match (Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
+            let compiled = RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
+                .size_limit(MAX_PATTERN)
+                .dfa_size_limit(MAX_PATTERN)
+                .build();
+            match (compiled, read(value)) {
                 (Ok(regex), Some(value)) => patterns.push((regex, value)),
                 (Err(_), _) => {
+                    let pattern = cut(pattern);
                     let text =
                         format!("the key `{pattern}` of `{key}` is no expression we can read");
                     self.problem(&text, "write module names, without lookaround");

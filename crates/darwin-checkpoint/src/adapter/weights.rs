@@ -1,7 +1,9 @@
 //! `adapter_model.safetensors`, opened.
 
+use crate::error::Problems;
 use crate::header::{Entry, read_header};
 use crate::{Error, Problem};
+use darwin_core::fs::open_regular;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -31,24 +33,17 @@ impl Weights {
                 )
             });
         }
-        let mut file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        let mut entries = read_header(&path, &mut file).map_err(Error::Invalid)?.entries;
+        let mut file = open_regular(&path).map_err(|e| Error::io("open", &path, e))?;
+        let mut entries = read_header(&path, &mut file).map_err(Error::Invalid)?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let problems: Vec<Problem> = entries
-            .iter()
-            .filter(|entry| !entry.dtype.is_mergeable())
-            .map(|entry| {
-                Problem::new(
-                    format!("{}: tensor `{}` is {}", path.display(), entry.name, entry.dtype),
-                    "only float32, float16 and bfloat16 adapters can be computed with",
-                )
-            })
-            .collect();
-        if problems.is_empty() {
-            Ok((Self { path, file }, entries))
-        } else {
-            Err(Error::Invalid(problems))
+        let mut problems = Problems::default();
+        for entry in entries.iter().filter(|entry| !entry.dtype.is_mergeable()) {
+            problems.push(Problem::new(
+                format!("{}: tensor `{}` is {}", path.display(), entry.name, entry.dtype),
+                "only float32, float16 and bfloat16 adapters can be computed with",
+            ));
         }
+        problems.into_result((Self { path, file }, entries)).map_err(Error::Invalid)
     }
 
     /// A whole tensor.

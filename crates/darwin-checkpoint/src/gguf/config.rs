@@ -3,6 +3,7 @@
 use super::keys::Keys;
 use super::names::{ATTENTION, MLP};
 use super::rope;
+use crate::names::MAX_NUMBER;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -76,6 +77,9 @@ pub(super) fn config(keys: &mut Keys<'_>, found: &Found<'_>) -> Value {
     let head_dim = head_dim(keys, hidden, heads);
     let vocab_size = vocab_size(keys, found.embedding_rows);
     let layers = keys.size("llama.block_count", None);
+    if layers > MAX_NUMBER as u64 {
+        keys.wrong("llama.block_count", &format!("at most {MAX_NUMBER}"));
+    }
     let key_value_heads = keys.size("llama.attention.head_count_kv", Some(heads));
     if !heads.is_multiple_of(key_value_heads) {
         keys.wrong("llama.attention.head_count_kv", &format!("a divisor of {heads}"));

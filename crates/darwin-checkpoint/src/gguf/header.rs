@@ -4,6 +4,9 @@
 use super::kind::{Kind, SUPPORTED, type_name};
 use super::scan::Scan;
 use super::values::Value;
+use crate::error::Problems;
+use crate::header::MAX_TENSORS;
+use crate::shards::MAX_BYTES;
 use crate::{Error, MAX_HEADER_BYTES, Problem};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,6 +24,9 @@ const ALIGNMENT: u64 = 32;
 
 /// As many dimensions as ggml has.
 const MAX_DIMS: u32 = 4;
+
+/// The most keys of the metadata; files have some dozens.
+const MAX_KEYS: u64 = 1 << 16;
 
 const DAMAGED: &str = "the file is damaged or cut short: download it again";
 const BROKEN: &str = "the file was written by a broken program: get it from its source again";
@@ -54,6 +60,7 @@ struct Stated {
 pub(super) fn read_header(path: &Path, file: &File) -> Result<Header, Error> {
     let name = path.display().to_string();
     let length = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+    at_most(&name, "bytes", length, MAX_BYTES)?;
     let mut scan = Scan::new(&name, file, length, MAX_HEADER_BYTES);
     start(&mut scan)?;
     let (tensors, pairs) = (scan.u64("the number of tensors")?, scan.u64("the number of keys")?);
@@ -62,7 +69,8 @@ pub(super) fn read_header(path: &Path, file: &File) -> Result<Header, Error> {
         (0..tensors).map(|i| tensor(&mut scan, i)).collect::<Result<_, _>>()?;
     let alignment = alignment(&name, &metadata)?;
     let data_start = scan.position().next_multiple_of(alignment);
-    let mut problems = unreadable(&name, &stated);
+    let mut problems = Problems::default();
+    problems.extend(unreadable(&name, &stated));
     let mut entries = Vec::new();
     for stated in &stated {
         let Some(kind) = Kind::from_number(stated.kind) else { continue };
@@ -73,9 +81,10 @@ pub(super) fn read_header(path: &Path, file: &File) -> Result<Header, Error> {
         }
     }
     check_disjoint(&name, &entries, &mut problems);
-    if !problems.is_empty() {
-        return Err(Error::Invalid(problems));
+    if problems.is_empty() {
+        check_gaps(&name, &entries, alignment, data_start..length, &mut problems);
     }
+    problems.into_result(()).map_err(Error::Invalid)?;
     Ok(Header { metadata, entries })
 }
 
@@ -104,6 +113,7 @@ fn start(scan: &mut Scan<'_>) -> Result<(), Error> {
 fn metadata(scan: &mut Scan<'_>, pairs: u64) -> Result<BTreeMap<String, Value>, Error> {
     let mut metadata = BTreeMap::new();
     for i in 0..pairs {
+        at_most(scan.file(), "keys", i + 1, MAX_KEYS)?;
         let key = scan.text(&format!("the name of key {i}"))?;
         let value = Value::read(scan, &key)?;
         if metadata.contains_key(&key) {
@@ -115,6 +125,7 @@ fn metadata(scan: &mut Scan<'_>, pairs: u64) -> Result<BTreeMap<String, Value>, 
 }
 
 fn tensor(scan: &mut Scan<'_>, i: u64) -> Result<Stated, Error> {
+    at_most(scan.file(), "tensors", i + 1, MAX_TENSORS as u64)?;
     let name = scan.text(&format!("the name of tensor {i}"))?;
     let what = format!("the header entry of tensor `{name}`");
     let dims = scan.u32(&what)?;
@@ -209,7 +220,35 @@ fn place(
     })
 }
 
-fn check_disjoint(file: &str, entries: &[Entry], problems: &mut Vec<Problem>) {
+fn at_most(file: &str, what: &str, found: u64, allowed: u64) -> Result<(), Error> {
+    if found <= allowed {
+        return Ok(());
+    }
+    Err(Error::one(format!("{file}: has {found} {what} or more, allowed are {allowed}"), DAMAGED))
+}
+
+/// Between tensors there is nothing but what aligns the next, as ggml demands.
+fn check_gaps(
+    file: &str,
+    entries: &[Entry],
+    alignment: u64,
+    data: Range<u64>,
+    problems: &mut Problems,
+) {
+    let mut sorted: Vec<&Range<u64>> = entries.iter().map(|entry| &entry.bytes).collect();
+    sorted.sort_by_key(|bytes| bytes.start);
+    let ends = sorted.iter().map(|bytes| bytes.end);
+    let starts = sorted.iter().map(|bytes| bytes.start).chain([data.end]);
+    for (end, start) in std::iter::once(data.start).chain(ends).zip(starts) {
+        let hidden = start.saturating_sub(end);
+        if hidden >= alignment {
+            let text = format!("{file}: {hidden} bytes from byte {end} on belong to no tensor");
+            problems.push(Problem::new(text, BROKEN));
+        }
+    }
+}
+
+fn check_disjoint(file: &str, entries: &[Entry], problems: &mut Problems) {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
     sorted.sort_by_key(|e| (e.bytes.start, e.bytes.end));
     for pair in sorted.windows(2) {

@@ -2,19 +2,20 @@
 
 use super::values::Value;
 use crate::Problem;
+use crate::error::Problems;
 use std::collections::BTreeMap;
 
 /// The metadata under reading.
 pub(super) struct Keys<'a> {
     file: &'a str,
     values: &'a BTreeMap<String, Value>,
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Problems,
 }
 
 impl<'a> Keys<'a> {
     /// Reads the metadata of a file.
     pub(super) fn new(file: &'a str, values: &'a BTreeMap<String, Value>) -> Self {
-        Self { file, values, problems: Vec::new() }
+        Self { file, values, problems: Problems::default() }
     }
 
     /// Notes what is wrong with a key.

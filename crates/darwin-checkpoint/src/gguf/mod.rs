@@ -18,9 +18,11 @@ mod values;
 
 use crate::checkpoint::main_dtype;
 use crate::dtype::all_finite;
+use crate::error::Problems;
 use crate::names::role_of;
-use crate::{Error, Manifest, Problem, TensorId, TensorInfo, TensorPlan, TensorSource};
+use crate::{Error, Manifest, TensorId, TensorInfo, TensorPlan, TensorSource};
 use config::Found;
+use darwin_core::fs::open_regular;
 use header::{Entry, Header, read_header};
 use keys::Keys;
 use kind::Kind;
@@ -68,7 +70,7 @@ impl Gguf {
     /// read, or is no whole model; [`Error::Io`] where it cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
         let Header { metadata, entries } = read_header(path, &file)?;
         let name = path.display().to_string();
         let mut keys = Keys::new(&name, &metadata);
@@ -189,8 +191,8 @@ impl TensorSource for Gguf {
     }
 }
 
-fn fail_with(problems: Vec<Problem>) -> Result<(), Error> {
-    if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+fn fail_with(problems: Problems) -> Result<(), Error> {
+    problems.into_result(()).map_err(Error::Invalid)
 }
 
 /// The tensors of a file, by what they mean.

@@ -36,6 +36,9 @@ mod types {
     pub(super) const F64: u32 = 12;
 }
 
+/// The longest list that is kept: many times the tokens or merges of a vocabulary.
+const MAX_LIST: u64 = 1 << 22;
+
 impl Value {
     /// Reads the type and the value of a key.
     pub(super) fn read(scan: &mut Scan<'_>, key: &str) -> Result<Self, Error> {
@@ -102,6 +105,10 @@ fn list(scan: &mut Scan<'_>, key: &str, what: &str) -> Result<Value, Error> {
         _ => return Err(unknown(scan, key, kind)),
     };
     scan.expect(count.saturating_mul(size), what)?;
+    if count > MAX_LIST && matches!(kind, types::TEXT | types::I32) {
+        let text = format!("is a list of {count} values, allowed are {MAX_LIST}");
+        return Err(damaged(scan, key, &text));
+    }
     match kind {
         types::TEXT => {
             (0..count).map(|_| scan.text(what)).collect::<Result<_, _>>().map(Value::Texts)

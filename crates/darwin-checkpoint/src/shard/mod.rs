@@ -126,7 +126,8 @@ impl Filling<'_> {
         let memory = self.memory - self.memory / DISK_SHARE;
         let elements = (memory / threads.max(1) / PER_ELEMENT).clamp(1 << 10, TILE) as usize;
         let mut tiles = Vec::new();
-        for slot in &shard.slots {
+        // A tensor without elements has no tiles, however many rows it has.
+        for slot in shard.slots.iter().filter(|slot| slot.bytes > 0) {
             let cols = self.source.manifest().get(slot.stored.id).cols();
             let step = (elements / cols.max(1)).max(1);
             let held = &slot.stored.rows;

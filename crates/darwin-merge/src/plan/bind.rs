@@ -4,12 +4,12 @@ use super::check::{self, Problems};
 use super::depth::{Kinds, Origin};
 use super::extent::{Extent, is_tied};
 use super::lower::{Lowering, Target};
-use super::scope::{Scope, block_position, position, scopes};
+use super::scope::{Blocks, Scope, position, scopes};
 use super::{Input, Line, Plan, child, order};
 use crate::recipe::Inputs;
 use crate::sources::Source;
 use crate::{Error, Numerics, Recipe, Sources};
-use darwin_checkpoint::{Manifest, Problem, Role, TensorId, TensorInfo};
+use darwin_checkpoint::{MAX_NUMBER, MAX_TENSORS, Manifest, Problem, Role, TensorId, TensorInfo};
 use darwin_core::LayerIdx;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,7 +71,7 @@ impl<'r> Binding<'r> {
         let scopes = scopes(recipe, list, &at);
         let num_layers = match &recipe.inputs {
             Inputs::Models(_) => list[structure].tensors.manifest().num_layers(),
-            Inputs::Slices(_) => scopes.iter().map(Scope::len).sum(),
+            Inputs::Slices(_) => scopes.iter().map(Scope::len).fold(0, usize::saturating_add),
         };
         let parents = recipe.father().map(at).zip(recipe.mother().map(at));
         let lowering = Lowering::new(recipe, list, structure, parents, num_layers);
@@ -103,6 +103,12 @@ impl<'r> Binding<'r> {
         self.extent.check_heads(&used, &self.sources[self.structure], problems);
         for source in used {
             check::depth(source, problems);
+        }
+        if self.num_layers > MAX_NUMBER {
+            problems.push(Problem::new(
+                format!("the child has {} layers, allowed are {MAX_NUMBER}", self.num_layers),
+                "stack fewer layers",
+            ));
         }
         for source in self.scopes.iter().flat_map(|scope| &scope.sources) {
             let has = self.manifest(source.source).num_layers();
@@ -145,6 +151,7 @@ impl<'r> Binding<'r> {
         };
         let mut targets = Vec::new();
         let mut stacked = false;
+        let blocks = Blocks::of(self.manifest(self.structure));
         for info in self.manifest(self.structure).tensors() {
             if self.extent.leaves_out(info).is_some() {
                 continue;
@@ -161,8 +168,7 @@ impl<'r> Binding<'r> {
                 }
                 None => {
                     let scope = if info.role == Role::Embedding { first } else { last };
-                    let position = block_position(info, self.manifest(self.structure));
-                    targets.push(self.target(info.clone(), scope, position, None));
+                    targets.push(self.target(info.clone(), scope, blocks.position(info), None));
                 }
             }
         }
@@ -171,13 +177,35 @@ impl<'r> Binding<'r> {
 
     /// The layers of `slices`, numbered through.
     fn stack<'b>(&'b self, targets: &mut Vec<Target<'b>>, problems: &mut Problems) {
+        let mut of_layers: BTreeMap<usize, Vec<Vec<usize>>> = BTreeMap::new();
         let mut out = 0;
         for scope in &self.scopes {
+            let Some(lead) = scope.sources.first() else { continue };
+            let layers =
+                of_layers.entry(lead.source).or_insert_with(|| self.of_layers(lead.source));
             for i in 0..scope.len() {
-                self.stack_layer(scope, i, out, targets, problems);
+                let tensors = layers.get(lead.layers.start + i).map_or(&[][..], Vec::as_slice);
+                if targets.len() + tensors.len() > MAX_TENSORS {
+                    let text = format!("the child has more than {MAX_TENSORS} tensors");
+                    problems.push(Problem::new(text, "stack fewer layers"));
+                    return;
+                }
+                self.stack_layer(scope, i, out, tensors, targets, problems);
                 out += 1;
             }
         }
+    }
+
+    /// The tensors of each layer of a source.
+    fn of_layers(&self, source: usize) -> Vec<Vec<usize>> {
+        let manifest = self.manifest(source);
+        let mut layers = vec![Vec::new(); manifest.num_layers()];
+        for (i, info) in manifest.tensors().iter().enumerate() {
+            if let Some(layer) = info.layer {
+                layers[layer.0].push(i);
+            }
+        }
+        layers
     }
 
     fn stack_layer<'b>(
@@ -185,6 +213,7 @@ impl<'r> Binding<'r> {
         scope: &'b Scope<'r>,
         i: usize,
         out: usize,
+        tensors: &[usize],
         targets: &mut Vec<Target<'b>>,
         problems: &mut Problems,
     ) {
@@ -215,13 +244,11 @@ impl<'r> Binding<'r> {
         let lead = &scope.sources[0];
         let from = format!("layers.{}.", lead.layers.start + i);
         let to = format!("layers.{out}.");
-        for info in self.manifest(lead.source).tensors() {
-            if info.layer == Some(LayerIdx(lead.layers.start + i)) {
-                let mut info = info.clone();
-                info.name = info.name.replacen(&from, &to, 1);
-                info.layer = Some(LayerIdx(out));
-                targets.push(self.target(info, scope, position(i, scope.len()), Some((i, &to))));
-            }
+        for tensor in tensors {
+            let mut info = self.manifest(lead.source).tensors()[*tensor].clone();
+            info.name = info.name.replacen(&from, &to, 1);
+            info.layer = Some(LayerIdx(out));
+            targets.push(self.target(info, scope, position(i, scope.len()), Some((i, &to))));
         }
     }
 

@@ -10,6 +10,7 @@ use darwin_checkpoint::{
     text_only_name,
 };
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Layout and config of the child.
 pub(super) struct Child {
@@ -43,10 +44,11 @@ fn layout(binding: &Binding<'_>, lines: &mut [Line], problems: &mut Problems) ->
     for stored in &parent.layout().stored {
         pieces[stored.id.index()].push(stored);
     }
+    let alike = alike(of_parent);
     let mut layout = Layout::default();
     let ids: Vec<_> = manifest.ids().collect();
     for (line, id) in lines.iter().zip(ids) {
-        let Some((template, rename)) = template(&line.info, of_parent) else {
+        let Some((template, rename)) = template(&line.info, of_parent, &alike) else {
             problems.push(Problem::new(
                 format!("the structural parent has no tensor like `{}`", line.info.name),
                 "choose another structural parent under `darwin: {structure: MODEL}`",
@@ -108,7 +110,11 @@ fn arranged(
 
 /// The parent's tensor whose pieces and names the child's tensor takes, with the layer's prefix
 /// to exchange where it is of another layer.
-fn template(info: &TensorInfo, parent: &Manifest) -> Option<(usize, Option<(String, String)>)> {
+fn template(
+    info: &TensorInfo,
+    parent: &Manifest,
+    alike: &BTreeMap<String, Vec<usize>>,
+) -> Option<(usize, Option<(String, String)>)> {
     if let Some(id) = parent.find(&info.name)
         && (parent.get(id).shape == info.shape || is_of_tokens(info))
     {
@@ -116,14 +122,25 @@ fn template(info: &TensorInfo, parent: &Manifest) -> Option<(usize, Option<(Stri
     }
     let layer = info.layer?;
     let to = format!("layers.{layer}.");
-    let like = parent.tensors().iter().position(|other| {
-        other.layer.is_some_and(|from| {
-            other.shape == info.shape
-                && other.name.replacen(&format!("layers.{from}."), &to, 1) == info.name
-        })
-    })?;
+    let same = alike.get(&without_layer(info)?)?;
+    let like = *same.iter().find(|other| parent.tensors()[**other].shape == info.shape)?;
     let from = parent.tensors()[like].layer?;
     Some((like, Some((format!("layers.{from}."), to))))
+}
+
+/// The tensors of all layers by their names without the layer.
+fn alike(parent: &Manifest) -> BTreeMap<String, Vec<usize>> {
+    let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (i, info) in parent.tensors().iter().enumerate() {
+        if let Some(name) = without_layer(info) {
+            alike.entry(name).or_default().push(i);
+        }
+    }
+    alike
+}
+
+fn without_layer(info: &TensorInfo) -> Option<String> {
+    Some(info.name.replacen(&format!("layers.{}.", info.layer?), "layers.", 1))
 }
 
 /// The name in the files; experts that lie one by one are one line.

@@ -87,12 +87,25 @@ pub(super) fn position(index: usize, count: usize) -> f64 {
     if count <= 1 { 1.0 } else { index as f64 / (count - 1) as f64 }
 }
 
-/// The same for blocks outside the decoder, such as the vision tower's; 0 for single tensors.
-pub(super) fn block_position(info: &TensorInfo, manifest: &Manifest) -> f64 {
-    let Some((prefix, index)) = block(&info.name) else { return 0.0 };
-    let same = manifest.tensors().iter().filter_map(|other| block(&other.name));
-    let count = same.filter(|(p, _)| *p == prefix).map(|(_, i)| i + 1).max().unwrap_or(1);
-    position(index, count)
+/// How many blocks there are of each kind outside the decoder, such as the vision tower's, by what
+/// stands before their numbers.
+pub(super) struct Blocks<'m>(BTreeMap<&'m str, usize>);
+
+impl<'m> Blocks<'m> {
+    pub(super) fn of(manifest: &'m Manifest) -> Self {
+        let mut counts = BTreeMap::new();
+        for (prefix, index) in manifest.tensors().iter().filter_map(|info| block(&info.name)) {
+            let count: &mut usize = counts.entry(prefix).or_default();
+            *count = index.saturating_add(1).max(*count);
+        }
+        Self(counts)
+    }
+
+    /// The position of a tensor's block for gradients; 0 for single tensors.
+    pub(super) fn position(&self, info: &TensorInfo) -> f64 {
+        let Some((prefix, index)) = block(&info.name) else { return 0.0 };
+        position(index, self.0.get(prefix).copied().unwrap_or(1))
+    }
 }
 
 fn block(name: &str) -> Option<(&str, usize)> {

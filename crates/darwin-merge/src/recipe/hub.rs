@@ -2,7 +2,11 @@
 //! this disk. Nothing is downloaded.
 
 use super::emit::quote;
+use darwin_core::fs::read_text_bounded;
 use std::path::{Component, Path, PathBuf};
+
+/// The largest file with the name of a commit.
+const MAX_REF_BYTES: u64 = 1 << 10;
 
 /// A revision of a model on the Hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +67,7 @@ impl HubCache {
             return None;
         }
         let model = self.0.join(format!("models--{}", name.replace('/', "--")));
-        let commit = std::fs::read_to_string(model.join("refs").join(revision)).ok();
+        let commit = read_text_bounded(&model.join("refs").join(revision), MAX_REF_BYTES).ok();
         let commit = commit.as_deref().map_or(revision, str::trim);
         let folder = model.join("snapshots").join(commit);
         (is_plain(commit) && folder.is_dir()).then_some(folder)

@@ -16,7 +16,7 @@ impl LayerPosition {
     fn resolve(self, num_layers: usize) -> Option<usize> {
         match self {
             Self::Front(i) => Some(i),
-            Self::Back(n) => num_layers.checked_sub(n + 1),
+            Self::Back(n) => num_layers.checked_sub(n.checked_add(1)?),
         }
     }
 }
@@ -154,7 +154,11 @@ mod tests {
         assert_eq!(members("0,2-3", 5), [0, 2, 3]);
         assert_eq!(members("all", 3), [0, 1, 2]);
         assert_eq!(members("0-last-2", 1), [0_usize; 0]);
-        for wrong in ["", "x", "3-", "-1", "last+1", "1..2"] {
+        let largest = usize::MAX;
+        assert_eq!(members(&format!("2-{largest}"), 4), [2, 3]);
+        assert_eq!(members(&format!("{largest},last-{largest}"), 4), [0_usize; 0]);
+        assert_eq!(members(&format!("last-{largest}-last"), 2), [0, 1]);
+        for wrong in ["", "x", "3-", "-1", "last+1", "1..2", "0-99999999999999999999"] {
             assert!(LayerSpec::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -39,9 +39,26 @@ pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 
 use crate::{Error, Method, Numerics};
 use darwin_checkpoint::Dtype;
+use darwin_core::fs::{MAX_TEXT_BYTES, read_text_bounded};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// A recipe's file.
+fn read_text(file: &str, path: &Path) -> Result<String, Error> {
+    read_text_bounded(path, MAX_TEXT_BYTES)
+        .map_err(|source| Error::Io { file: file.to_owned(), source })
+}
+
+/// The beginning of a text from a recipe, for messages.
+fn shortened(text: &str) -> Cow<'_, str> {
+    const SHOWN: usize = 200;
+    match text.char_indices().nth(SHOWN) {
+        Some((at, _)) => Cow::Owned(format!("{}…", &text[..at])),
+        None => Cow::Borrowed(text),
+    }
+}
 
 /// A model in `models:`, with parameters of its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,8 +174,7 @@ impl Recipe {
     /// [`Error::Io`]; [`Error::Recipe`] with every problem, each with line and column.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Io { file: file.clone(), source })?;
+        let text = read_text(&file, path)?;
         let mut recipe = parse::parse(&file, &text)?;
         recipe.folder = path.parent().map(Path::to_owned);
         Ok(recipe)

@@ -25,6 +25,9 @@ const TOP: [&str; 12] = [
     "darwin",
 ];
 
+/// As many problems are kept as a person may want to read; the last says so.
+const MAX_PROBLEMS: usize = 100;
+
 /// Collects what is wrong on the way.
 pub(super) struct Reader<'a> {
     file: &'a str,
@@ -53,7 +56,14 @@ impl<'a> Reader<'a> {
 
     pub(super) fn problem(&mut self, at: Mark, text: impl Into<String>, hint: impl Into<String>) {
         let (file, at) = (self.file.to_owned(), Some(at));
-        self.problems.push(RecipeProblem { file, at, text: text.into(), hint: hint.into() });
+        let (text, hint) = match self.problems.len() {
+            MAX_PROBLEMS.. => return,
+            n if n + 1 == MAX_PROBLEMS => {
+                (format!("there are more problems, {n} are shown"), "begin with the first".into())
+            }
+            _ => (bounded(text.into()), bounded(hint.into())),
+        };
+        self.problems.push(RecipeProblem { file, at, text, hint });
     }
 
     pub(super) fn note(&mut self, at: Mark, text: &str) {
@@ -85,7 +95,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn unknown_key(&mut self, at: Mark, key: &str, place: &str, known: &[&str]) {
-        let hint = match nearest(key, known.iter().copied()) {
+        if self.problems.len() >= MAX_PROBLEMS {
+            return;
+        }
+        let key = super::shortened(key);
+        let hint = match nearest(&key, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known keys are {}", known.join(", ")),
         };
@@ -132,6 +146,16 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// A sentence with no more of a recipe's text in it than a person reads.
+fn bounded(mut text: String) -> String {
+    const LONGEST: usize = 1000;
+    if let Some((at, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
+}
+
 /// Reads a recipe.
 pub(super) fn parse(file: &str, text: &str) -> Result<Recipe, Error> {
     match yaml::parse(text) {
@@ -158,7 +182,7 @@ pub(super) fn root(file: &str, root: &Node, text: &str) -> Result<Recipe, Error>
     if let (Some(mut recipe), true) = (recipe, reader.problems.is_empty()) {
         recipe.text = Some(text.to_owned());
         recipe.notes.append(&mut reader.notes);
-        for finding in validate::validate(&mut recipe) {
+        for finding in validate::validate(&mut recipe).into_iter().take(MAX_PROBLEMS) {
             let at = reader.marks.get(&finding.key).copied().unwrap_or(root.mark);
             reader.problems.push(finding.problem(file, Some(at)));
         }

@@ -4,6 +4,7 @@
 use super::yaml::{self, Mark, Node, NodeKind};
 use super::{Recipe, parse};
 use crate::{Error, RecipeProblem};
+use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 /// One document.
@@ -32,8 +33,7 @@ impl Sequence {
     /// column.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Io { file: file.clone(), source })?;
+        let text = super::read_text(&file, path)?;
         let mut sequence = Self::read(&file, &text)?;
         for step in &mut sequence.steps {
             step.recipe.folder = path.parent().map(Path::to_owned);
@@ -153,18 +153,25 @@ fn sorted(mut left: Vec<(Mark, Step)>) -> (Vec<Step>, Vec<Found>) {
         let text = "every document has a `name`".to_owned();
         found.push((*at, text, "the result has none: remove its name"));
     }
+    let used = |step: &Step| -> BTreeSet<String> {
+        step.recipe.models().into_iter().map(str::to_owned).collect()
+    };
+    let mut uses: Vec<BTreeSet<String>> = left.iter().map(|(_, step)| used(step)).collect();
+    let all: BTreeSet<String> = uses.iter().flatten().cloned().collect();
     let mut steps: Vec<Step> = Vec::new();
     while found.is_empty() && !left.is_empty() {
-        let ready = left.iter().position(|(_, step)| {
+        let ready = left.iter().zip(&uses).position(|((_, step), used)| {
             let waits = |(_, other): &(Mark, Step)| {
-                let name = other.name.as_deref();
-                name.is_some_and(|name| step.recipe.models().contains(&name))
+                other.name.as_ref().is_some_and(|name| used.contains(name))
             };
             // The result comes last, whatever it uses.
             !left.iter().any(waits) && (step.name.is_some() || left.len() == 1)
         });
         match ready {
-            Some(at) => steps.push(left.remove(at).1),
+            Some(at) => {
+                uses.remove(at);
+                steps.push(left.remove(at).1);
+            }
             None => {
                 let (at, step) = left.iter().find(|(_, s)| s.name.is_some()).unwrap_or(&left[0]);
                 let name = step.name.as_deref().unwrap_or("the result");
@@ -176,7 +183,7 @@ fn sorted(mut left: Vec<(Mark, Step)>) -> (Vec<Step>, Vec<Found>) {
     let unused: Vec<String> = steps
         .iter()
         .filter_map(|step| step.name.clone())
-        .filter(|name| !steps.iter().any(|step| step.recipe.models().contains(&name.as_str())))
+        .filter(|name| !all.contains(name))
         .collect();
     if let Some(result) = steps.last_mut() {
         let note = |name: String| format!("no document uses `{name}`");

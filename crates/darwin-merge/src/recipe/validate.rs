@@ -3,6 +3,7 @@
 use super::{Inputs, Parameters, Recipe, Slice, missing};
 use crate::methods::{Kind, Rule, Sparsifier};
 use crate::{METHODS, RecipeProblem};
+use std::collections::BTreeSet;
 
 /// A problem before its place is known; `key` is the path that the reader remembers.
 pub(super) struct Finding {
@@ -28,6 +29,10 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
     let mut find = |key: &str, text: String, hint: &str| {
         findings.push(Finding { key: key.to_owned(), text, hint: hint.to_owned() });
     };
+    if let Some(found) = too_many(recipe) {
+        find("the recipe/models", found, "merge fewer models at a time");
+        return findings;
+    }
     inputs(recipe, &mut find);
     if recipe.darwin.t.is_some() {
         blend(recipe, &mut find);
@@ -49,8 +54,9 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
         find("the recipe/darwin", text, "write `father:` and `mother:` under `darwin`");
     }
     base(recipe, &mut find);
+    let models: BTreeSet<&str> = recipe.models().into_iter().collect();
     for model in recipe.tokenizer.iter().flat_map(|tokenizer| tokenizer.models()) {
-        if !recipe.models().contains(&model) {
+        if !models.contains(model) {
             let key = "the recipe/tokenizer_source";
             let text = format!("`{model}` gives tokens and is no model of the merge");
             find(key, text, "name one of the models, `base` or `union`");
@@ -62,6 +68,25 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
     recipe.notes.extend(notes(recipe));
     recipe.notes.extend(cancelled(recipe));
     findings
+}
+
+/// The most models of a recipe, and of a slice.
+const MAX_MODELS: usize = 1000;
+
+fn too_many(recipe: &Recipe) -> Option<String> {
+    let (found, most): (BTreeSet<&str>, usize) = match &recipe.inputs {
+        Inputs::Models(entries) => {
+            (entries.iter().map(|entry| entry.model.as_str()).collect(), entries.len())
+        }
+        Inputs::Slices(slices) => {
+            let sources = slices.iter().flat_map(|slice| &slice.sources);
+            let bases = slices.iter().filter_map(|slice| slice.base.as_deref());
+            let models = sources.map(|source| source.model.as_str()).chain(bases).collect();
+            (models, slices.iter().map(|slice| slice.sources.len()).max().unwrap_or(0))
+        }
+    };
+    let found = found.len().max(most);
+    (found > MAX_MODELS).then(|| format!("{found} models are named, allowed are {MAX_MODELS}"))
 }
 
 fn inputs(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {

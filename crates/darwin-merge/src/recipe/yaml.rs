@@ -2,9 +2,15 @@
 //!
 //! Scalars are kept as text and read by what the schema expects, so that YAML 1.1 and 1.2 spell
 //! the same recipe: `1e-5` is a number, `yes` and `on` are true where a switch is expected.
+//!
+//! A text may come from a stranger: its size, its depth, its nodes and its letters are bounded, and
+//! what an alias stands for counts each time.
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
-use std::collections::BTreeMap;
+mod tree;
+
+pub(super) use tree::{parse, parse_all};
+
+use super::shortened;
 
 /// Line and column, both from 1.
 pub(super) type Mark = (usize, usize);
@@ -88,7 +94,7 @@ impl Node {
     pub(super) fn describe(&self) -> String {
         match &self.kind {
             NodeKind::Scalar(..) if self.is_null() => "nothing".to_owned(),
-            NodeKind::Scalar(text, _) => format!("`{text}`"),
+            NodeKind::Scalar(text, _) => format!("`{}`", shortened(text)),
             NodeKind::Sequence(_) => "a list".to_owned(),
             NodeKind::Mapping(_) => "a mapping".to_owned(),
         }
@@ -125,139 +131,4 @@ fn base_60(digits: &str) -> Option<f64> {
         value = value * 60.0 + part.parse::<f64>().ok().filter(|_| plain)?;
     }
     Some(value)
-}
-
-/// Reads the only document of a text.
-pub(super) fn parse(text: &str) -> Result<Node, Wrong> {
-    let mut tree = Tree { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0 };
-    loop {
-        let (event, span) = tree.next()?;
-        match event {
-            Event::StreamStart | Event::DocumentStart(_) => {}
-            Event::StreamEnd => {
-                return Err(wrong(mark(&span), "the recipe is empty"));
-            }
-            event => {
-                let root = tree.node(event, &span)?;
-                return tree.end().map(|()| root);
-            }
-        }
-    }
-}
-
-/// Reads all documents of a text; empty ones are none.
-pub(super) fn parse_all(text: &str) -> Result<Vec<Node>, Wrong> {
-    let mut tree = Tree { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0 };
-    let mut documents = Vec::new();
-    loop {
-        let (event, span) = tree.next()?;
-        match event {
-            Event::StreamStart | Event::DocumentEnd => {}
-            Event::DocumentStart(_) => tree.anchors.clear(),
-            Event::StreamEnd if documents.is_empty() => {
-                return Err(wrong(mark(&span), "the recipe is empty"));
-            }
-            Event::StreamEnd => return Ok(documents),
-            event => {
-                let node = tree.node(event, &span)?;
-                documents.extend((!node.is_null()).then_some(node));
-            }
-        }
-    }
-}
-
-/// A document with more nodes is an attack by aliases, not a recipe.
-const MAX_NODES: usize = 1 << 20;
-
-struct Tree<'a> {
-    parser: Parser<'a, StrInput<'a>>,
-    anchors: BTreeMap<usize, Node>,
-    nodes: usize,
-}
-
-fn mark(span: &Span) -> Mark {
-    (span.start.line(), span.start.col() + 1)
-}
-
-impl<'a> Tree<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Span), Wrong> {
-        match self.parser.next_event() {
-            Some(Ok(found)) => Ok(found),
-            Some(Err(error)) => {
-                let at = (error.marker().line(), error.marker().col() + 1);
-                Err(wrong(at, format!("not valid YAML: {}", error.info())))
-            }
-            None => Err(wrong((1, 1), "not valid YAML: it ends too early")),
-        }
-    }
-
-    fn end(&mut self) -> Result<(), Wrong> {
-        loop {
-            match self.next()? {
-                (Event::StreamEnd, _) => return Ok(()),
-                (Event::DocumentStart(_), span) => {
-                    let text = "document 2 begins here; a recipe is one document";
-                    let hint = "write each document into a file of its own and merge in order";
-                    return Err((mark(&span), text.to_owned(), hint.to_owned()));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn node(&mut self, event: Event<'a>, span: &Span) -> Result<Node, Wrong> {
-        let at = mark(span);
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(wrong(at, "the document is too large for a recipe"));
-        }
-        let (anchor, kind) = match event {
-            Event::Scalar(text, style, anchor, _) => {
-                let quoted = style != ScalarStyle::Plain;
-                (anchor, NodeKind::Scalar(text.into_owned(), quoted))
-            }
-            Event::SequenceStart(anchor, ..) => (anchor, NodeKind::Sequence(self.sequence()?)),
-            Event::MappingStart(anchor, ..) => (anchor, NodeKind::Mapping(self.mapping()?)),
-            Event::Alias(anchor) => {
-                let node = self.anchors.get(&anchor).cloned();
-                return node.ok_or_else(|| wrong(at, "an alias to nothing"));
-            }
-            _ => return Err(wrong(at, "not valid YAML: a value was expected")),
-        };
-        let node = Node { mark: at, kind };
-        if anchor > 0 {
-            self.anchors.insert(anchor, node.clone());
-        }
-        Ok(node)
-    }
-
-    fn sequence(&mut self) -> Result<Vec<Node>, Wrong> {
-        let mut items = Vec::new();
-        loop {
-            match self.next()? {
-                (Event::SequenceEnd, _) => return Ok(items),
-                (event, span) => items.push(self.node(event, &span)?),
-            }
-        }
-    }
-
-    fn mapping(&mut self) -> Result<Vec<Entry>, Wrong> {
-        let mut entries: Vec<Entry> = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::MappingEnd) {
-                return Ok(entries);
-            }
-            let key = self.node(event, &span)?;
-            let Some(name) = key.text().map(str::to_owned) else {
-                return Err(wrong(key.mark, "a key must be text"));
-            };
-            if entries.iter().any(|(other, ..)| *other == name) {
-                return Err(wrong(key.mark, format!("the key `{name}` comes twice")));
-            }
-            let (event, span) = self.next()?;
-            let value = self.node(event, &span)?;
-            entries.push((name, key.mark, value));
-        }
-    }
 }

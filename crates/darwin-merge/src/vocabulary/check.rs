@@ -22,7 +22,7 @@ pub(super) fn readable(
         || !block.tokens.is_empty()
         || block.pad_to_multiple_of.is_some();
     if let Some(checkpoint) = &part.source.checkpoint {
-        problems.push(match Tokenizer::read(checkpoint.folder()) {
+        problems.push(match Tokenizer::read(checkpoint) {
             Err(Error::Plan(mut found)) if !found.is_empty() => found.remove(0),
             _ => Problem::new(
                 format!("`{}` is to give its tokenizer and has no tokenizer.json", part.name()),
@@ -62,7 +62,7 @@ pub(super) fn read(parts: &mut [Part<'_>], giver: usize, problems: &mut Vec<Prob
     for part in parts.iter_mut() {
         let Some(checkpoint) = &part.source.checkpoint else { continue };
         let file = part.source.tokenizer.is_some();
-        match Tokenizer::read(checkpoint.folder()) {
+        match Tokenizer::read(checkpoint) {
             Ok(tokenizer) => part.tokenizer = Some(tokenizer),
             Err(Error::Plan(found)) => problems.extend(found),
             // Without a file it is taken to have the same tokens as the one that gives them.

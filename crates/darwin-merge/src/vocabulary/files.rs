@@ -1,11 +1,19 @@
 //! The files of a tokenizer that was changed: all of them agree with the new `tokenizer.json`.
 
 use super::ids::Ids;
-use super::tokenizer::{SENTENCEPIECE, Tokenizer};
+use super::tokenizer::Tokenizer;
+use darwin_checkpoint::SideKind;
 use serde_json::{Map, Value, json};
 
-/// Files that hold the tokens once more, for tools older than `tokenizer.json`.
-const COPIES: [&str; 3] = ["vocab.json", "merges.txt", "vocab.txt"];
+/// Files of a tokenizer that are right beside another vocabulary, too. All others hold the tokens
+/// once more, for tools that do not read `tokenizer.json`.
+const STAY: [&str; 2] = ["special_tokens_map.json", "normalizer.json"];
+
+/// Whether a file holds the tokens once more.
+fn is_copy(name: &str) -> bool {
+    let template = name.ends_with(".jinja") || name.ends_with("chat_template.json");
+    SideKind::of(name) == Some(SideKind::Tokenizer) && !template && !STAY.contains(&name)
+}
 
 /// What is written where the vocabulary was changed.
 #[derive(Clone, Default)]
@@ -32,14 +40,11 @@ impl Files {
             return Some(pretty(&config));
         }
         let tokenizer = self.tokenizer.as_ref()?;
-        if COPIES.contains(&name) || SENTENCEPIECE.contains(&name) {
-            return Some(Vec::new());
-        }
         match name {
             "tokenizer.json" => Some(tokenizer.clone()),
             "tokenizer_config.json" => self.config(bytes),
             "added_tokens.json" => Some(pretty(&self.ids())),
-            _ => None,
+            name => is_copy(name).then(Vec::new),
         }
     }
 

@@ -7,6 +7,7 @@
 use super::Part;
 use super::tokenizer::Tokenizer;
 use crate::Recipe;
+use darwin_core::fs::{MAX_JSON_BYTES, read_bounded};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -43,7 +44,8 @@ impl Ids {
         let source = parts[giver].source;
         let mut given = vec![source.tensors.config().clone()];
         if let Some(checkpoint) = &source.checkpoint
-            && let Ok(bytes) = std::fs::read(checkpoint.folder().join("generation_config.json"))
+            && let Ok(bytes) =
+                read_bounded(&checkpoint.folder().join("generation_config.json"), MAX_JSON_BYTES)
         {
             given.extend(serde_json::from_slice(&bytes).ok());
         }

@@ -1,9 +1,10 @@
 //! A model's `tokenizer.json`: which token has which id.
 
 use crate::Error;
+use darwin_checkpoint::Checkpoint;
+use darwin_core::fs::{MAX_JSON_BYTES, read_bounded};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 const FILE: &str = "tokenizer.json";
 
@@ -83,7 +84,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Plan`] where it is not a tokenizer, or not the only vocabulary.
-    pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(model: &Checkpoint) -> Result<Self, Error> {
+        let folder = model.folder();
         let path = folder.join(FILE);
         let file = path.display().to_string();
         if !path.exists()
@@ -94,8 +96,13 @@ impl Tokenizer {
                 "load the tokenizer with transformers and save it: that writes tokenizer.json",
             ));
         }
-        let bytes =
-            std::fs::read(&path).map_err(|source| Error::Io { file: file.clone(), source })?;
+        // Its tokens go into the child.
+        let left_out = model.side_files()?.left_out;
+        if let Some((_, Some(why))) = left_out.iter().find(|(name, _)| name == FILE) {
+            return Err(Error::plan(format!("{file}: {why}"), "put the file itself there"));
+        }
+        let bytes = read_bounded(&path, MAX_JSON_BYTES)
+            .map_err(|source| Error::Io { file: file.clone(), source })?;
         let json = serde_json::from_slice(&bytes).map_err(|e| format!("not JSON: {e}"));
         json.and_then(Self::new).map_err(|why| {
             Error::plan(
