@@ -87,6 +87,7 @@ impl Statistics {
             _ => &[],
         };
         let collect = Collect { work, vectors };
+        let _wakes = WakesOthers(self); // before the lock is taken, so that it outlives it
         let mut scratch = Scratch::default();
         let mut state = self.lock();
         loop {
@@ -127,6 +128,18 @@ impl Statistics {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the waiting of others when the thread panics: the block that it took would never be done.
+struct WakesOthers<'a>(&'a Statistics);
+
+impl Drop for WakesOthers<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().failed = true;
+            self.0.changed.notify_all();
+        }
     }
 }
 
