@@ -344,7 +344,7 @@ fn run(weights: &Layers, layer: usize, state: &mut State) -> Result<(), Error> {
 
 /// A token of an answer.
 struct Asked {
-    /// The row of the batch that foretells it.
+    /// Batch row whose logits predict this token.
     row: usize,
     item: usize,
     target: u32,

@@ -1,5 +1,5 @@
-//! The head that predicts the token after the next, multi-token prediction (qwen35-moe.md, "Tensors
-//! of one layer": `mtp.*`).
+//! The head that predicts the token after the next, multi-token prediction
+//! (tensors `mtp.*`).
 
 use crate::cache::Caches;
 use crate::kernels::{Matrix, multiply, rms_norm};

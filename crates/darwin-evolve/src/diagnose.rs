@@ -77,6 +77,7 @@ pub(crate) fn comparison(
             .keys()
             .map(|d| (d.clone(), config.weight(d)))
             .collect(),
+        protected: config.goal.protected.keys().cloned().collect(),
         ..CompareOptions::default()
     };
     let comparison = compare(

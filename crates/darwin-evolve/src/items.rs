@@ -17,7 +17,7 @@ pub(crate) struct Items {
     pub(crate) search: ExactMatch,
     /// The choice of each arm's child.
     pub(crate) selection: ExactMatch,
-    /// The one look.
+    /// Held-out test split, evaluated once.
     pub(crate) test: ExactMatch,
     /// SHA-256 over all splits' hashes.
     pub(crate) sha256: String,

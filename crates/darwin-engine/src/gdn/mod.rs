@@ -1,4 +1,4 @@
-//! Gated DeltaNet, the linear attention of the family (arXiv 2412.06464).
+//! Gated DeltaNet, the linear attention of Qwen3-Next and Qwen3.5 (arXiv 2412.06464).
 
 #[cfg(test)]
 mod chunked;
