@@ -156,7 +156,7 @@ class Model:
         return seen[f"{at}.mlp_out"]
 
     def mtp(self, ids, hidden):
-        """The MTP head (qwen35-moe.md, "Tensors of one layer": `mtp.*`): from the final-normed states (T, hidden)
+        """The MTP head (tensors `mtp.*`): from the final-normed states (T, hidden)
         of the model, at position t the state after the head's own norm and the logits of token t + 2."""
         embedded = self.norm(self.w["embed_tokens.weight"][ids[1:]], "mtp.pre_fc_norm_embedding.weight")
         carried = self.norm(hidden[:-1], "mtp.pre_fc_norm_hidden.weight")

@@ -59,7 +59,7 @@ EXPLAINED = {
     "its last bit. Accepted only within 1e-6 relative (float32), one unit in the last place (bfloat16).",
     "e": "native: mergekit's float32 is itself off. Accepted only within the limits of mergekit's run of the same "
     "recipe and values in float64.",
-    "f": "native: mergekit writes float32 whatever it read (mergekit.md 2.8); we write the dtype of the models.",
+    "f": "native: mergekit writes float32 whatever it read; we write the dtype of the models.",
     "g": "mergekit, experts one by one on disk: mergekit draws their masks in the order in which a Python set gives up its "
     "tasks (layers 6 to 11, then 0 to 5, of twelve). Accepted only where mergekit's masks give the same bits.",
 }

@@ -1,4 +1,4 @@
-"""What mergekit 0.1.5 loses of a Qwen3.5-MoE with MTP in each layout of experts (mergekit.md 3.6).
+"""What mergekit 0.1.5 loses of a Qwen3.5-MoE with MTP in each layout of experts.
 
     python tools/parity/dropped.py
 

@@ -1,5 +1,5 @@
 //! Canonical names and roles of tensors: what a name means, whatever prefix and expert layout the
-//! files use (qwen35-moe.md, "Tensors of one layer").
+//! files use (transformers' `models/qwen3_5_moe`).
 
 use darwin_core::{Component, ExpertIdx, LayerIdx};
 use serde::{Deserialize, Serialize};

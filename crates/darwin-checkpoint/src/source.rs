@@ -26,8 +26,8 @@ impl Unit {
     }
 }
 
-/// What [`TensorSource::prepare`] found out about a tensor in its one pass: norms, angles,
-/// thresholds. Small; computed once, cached by the source where that is dear.
+/// What [`TensorSource::prepare`] computed about a tensor: norms, angles, thresholds. Small;
+/// computed once, cached by the source if expensive.
 #[derive(Clone, Debug)]
 pub struct TensorPlan {
     /// The tensor.
@@ -75,7 +75,7 @@ pub trait TensorSource: Send + Sync {
     /// The raw `config.json`.
     fn config(&self) -> &serde_json::Value;
 
-    /// The one pass over a tensor for what needs the whole unit.
+    /// The pass over a tensor for what needs the whole unit.
     ///
     /// # Errors
     /// Whatever reading the inputs can bring.

@@ -96,25 +96,20 @@ pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
 }
 
 impl Weights {
-    pub(crate) fn load(
-        loader: &Loader<'_>,
-        config: &Config,
-        prefix: &str,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn load(loader: &Loader<'_>, config: &Config, prefix: &str) -> Result<Self, Error> {
         let AttentionForm { qkv_bias, o_bias, qk_norm, .. } = config.attention;
         let name = |tensor: &str| format!("{prefix}self_attn.{tensor}");
-        let norm = |tensor: &str, old: Option<&Arc<[f32]>>| match qk_norm {
+        let norm = |tensor: &str| match qk_norm {
             QkNorm::None => Ok(Arc::default()),
-            QkNorm::Head | QkNorm::Whole => loader.norm(config, &name(tensor), old),
+            QkNorm::Head | QkNorm::Whole => loader.norm(config, &name(tensor)),
         };
         Ok(Self {
-            q_proj: Projection::load(loader, &name("q_proj"), qkv_bias, old.map(|o| &o.q_proj))?,
-            k_proj: Projection::load(loader, &name("k_proj"), qkv_bias, old.map(|o| &o.k_proj))?,
-            v_proj: Projection::load(loader, &name("v_proj"), qkv_bias, old.map(|o| &o.v_proj))?,
-            o_proj: Projection::load(loader, &name("o_proj"), o_bias, old.map(|o| &o.o_proj))?,
-            q_norm: norm("q_norm", old.map(|o| &o.q_norm))?,
-            k_norm: norm("k_norm", old.map(|o| &o.k_norm))?,
+            q_proj: Projection::load(loader, &name("q_proj"), qkv_bias)?,
+            k_proj: Projection::load(loader, &name("k_proj"), qkv_bias)?,
+            v_proj: Projection::load(loader, &name("v_proj"), qkv_bias)?,
+            o_proj: Projection::load(loader, &name("o_proj"), o_bias)?,
+            q_norm: norm("q_norm")?,
+            k_norm: norm("k_norm")?,
         })
     }
 

@@ -10,8 +10,8 @@ use crate::states::States;
 use crate::sweep::{Room, ahead};
 use crate::team::all_of;
 use crate::{
-    Batch, Config, Cost, Device, Error, Head, Interventions, ItemScore, LayerSource, NoTap,
-    NonFinite, ScoreItem, State, Stream,
+    Batch, Config, Cost, Error, Head, Interventions, ItemScore, LayerSource, NoTap, NonFinite,
+    ScoreItem, State, Stream,
 };
 use darwin_checkpoint::TensorSource;
 use darwin_core::{Cancel, Progress};
@@ -107,9 +107,9 @@ impl<'a> Pass<'a> {
         cancel: &'a Cancel,
     ) -> Result<Self, Error> {
         // What one candidate's layer leaves behind is the next one's.
-        let (pool, device) = (Arc::<Pool>::default(), Device::default());
+        let pool = Arc::<Pool>::default();
         let opened: Vec<Result<Stream<'a>, Error>> =
-            sources.iter().map(|source| Stream::open_with(source, &device, pool.clone())).collect();
+            sources.iter().map(|source| Stream::open_with(source, pool.clone())).collect();
         let config = opened.iter().find_map(|s| s.as_ref().ok()).map(|s| s.config().clone());
         if let Some(config) = &config {
             check_items(config, items)?;

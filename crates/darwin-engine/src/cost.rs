@@ -3,7 +3,7 @@
 use crate::{Batch, Config, Error, Interventions, LayerSource, NoTap, Stream, Tap};
 use std::time::Instant;
 
-/// Layers that are run in less time are run again, when buffers are there.
+/// Layers faster than this (seconds) are timed again once buffers are warm.
 const SHORT: f64 = 0.3;
 
 /// What was measured.

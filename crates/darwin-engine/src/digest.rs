@@ -1,4 +1,4 @@
-//! Whether two sources have the same values in a layer, from what is read of them anyway.
+//! Fingerprints layers while they are read, to detect identical ones.
 
 use darwin_checkpoint::{Tapped, TensorSource};
 use std::sync::{Mutex, PoisonError};

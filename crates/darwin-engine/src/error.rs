@@ -93,14 +93,6 @@ pub enum Error {
         /// Whose fault.
         fault: Fault,
     },
-    /// A device that is not there.
-    #[error("device `{name}`: {reason}")]
-    Device {
-        /// The device asked for.
-        name: String,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// A conversation that cannot be rendered as it was asked for, or that its template refuses.
     #[error("{}: {reason}", path.display())]
     Chat {
@@ -200,10 +192,6 @@ impl Diagnose for Error {
                     .to_owned(),
             ),
             Self::ContextTooLong { .. } => Some("shorten the prompt or the answer".to_owned()),
-            Self::Device { .. } => Some(
-                "use `cpu`, or build with `--features cuda` or `--features metal` where the toolkit is"
-                    .to_owned(),
-            ),
             Self::Scratch { .. } => {
                 Some("name a folder that exists, can be written to, and has room".to_owned())
             }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// Bytes that a thread reads, and packs, at once.
 const READING: u64 = 8 << 20;
 
-/// Of what memory is asked for, the part that the allocator keeps for itself.
+/// Allocator overhead as a fraction of the memory requested.
 const SLACK: f64 = 0.06;
 
 /// Fewest tokens of a batch: fewer leave threads without work.

@@ -80,8 +80,6 @@ impl HeadCache {
             depth: dim,
             row: PANEL,
             panel: dim * PANEL,
-            #[cfg(feature = "accelerator")]
-            elsewhere: None,
         };
         // (tokens x group, positions)
         multiply(Team::alone(), rows, queries, dim, keys, scores, width);
@@ -97,8 +95,6 @@ impl HeadCache {
             depth: seen,
             row: value_dim.next_multiple_of(PANEL),
             panel: PANEL,
-            #[cfg(feature = "accelerator")]
-            elsewhere: None,
         };
         multiply(Team::alone(), rows, scores, width, values, out, value_dim);
     }

@@ -116,17 +116,13 @@ impl Layer {
         config: &Config,
         layer: usize,
         prefix: &str,
-        old: Option<&Self>,
     ) -> Result<Self, Error> {
-        let norm = |tensor: &str, old: Option<&Arc<[f32]>>| {
-            loader.norm(config, &format!("{prefix}{tensor}"), old)
-        };
-        let post_norm = old.map(|o| &o.post_attention_layernorm);
+        let norm = |tensor: &str| loader.norm(config, &format!("{prefix}{tensor}"));
         Ok(Self {
-            input_layernorm: norm("input_layernorm", old.map(|o| &o.input_layernorm))?,
-            mixer: Mixer::load(loader, config, layer, prefix, old.map(|o| &o.mixer))?,
-            post_attention_layernorm: norm("post_attention_layernorm", post_norm)?,
-            mlp: Mlp::load(loader, config, layer, prefix, old.map(|o| &o.mlp))?,
+            input_layernorm: norm("input_layernorm")?,
+            mixer: Mixer::load(loader, config, layer, prefix)?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::load(loader, config, layer, prefix)?,
         })
     }
 
@@ -311,22 +307,14 @@ impl Mlp {
         config: &Config,
         layer: usize,
         prefix: &str,
-        old: Option<&Self>,
     ) -> Result<Self, Error> {
         if config.mlp_types[layer] == MlpKind::Dense {
-            let old = old.and_then(|o| if let Self::Dense(mlp) = o { Some(&**mlp) } else { None });
-            return Ok(Self::Dense(Arc::new(Dense::load(loader, config, prefix, old)?)));
+            return Ok(Self::Dense(Arc::new(Dense::load(loader, config, prefix)?)));
         }
-        let (old_router, old_routed, old_shared) = match old {
-            Some(Self::Sparse { router, routed, shared }) => {
-                (Some(&**router), Some(&**routed), shared.as_deref())
-            }
-            _ => (None, None, None),
-        };
         Ok(Self::Sparse {
-            router: Arc::new(Router::load(loader, config, prefix, old_router)?),
-            routed: Arc::new(Routed::load(loader, prefix, old_routed)?),
-            shared: Shared::load(loader, config, prefix, old_shared)?.map(Arc::new),
+            router: Arc::new(Router::load(loader, config, prefix)?),
+            routed: Arc::new(Routed::load(loader, prefix)?),
+            shared: Shared::load(loader, config, prefix)?.map(Arc::new),
         })
     }
 
@@ -356,26 +344,16 @@ impl Mixer {
         config: &Config,
         layer: usize,
         prefix: &str,
-        old: Option<&Self>,
     ) -> Result<Self, Error> {
-        let (mut linear, mut full, mut latent) = (None, None, None);
-        match old {
-            Some(Self::Linear(weights)) => linear = Some(&**weights),
-            Some(Self::Full(weights)) => full = Some(&**weights),
-            Some(Self::Latent(_, weights)) => latent = Some(&**weights),
-            None => {}
-        }
         Ok(match (config.layer_types[layer], &config.latent) {
             (LayerKind::LinearAttention, _) => {
-                Self::Linear(Arc::new(gdn::Weights::load(loader, config, prefix, linear)?))
+                Self::Linear(Arc::new(gdn::Weights::load(loader, config, prefix)?))
             }
             (_, Some(form)) => {
-                let weights = mla::Weights::load(loader, config, form, prefix, latent)?;
+                let weights = mla::Weights::load(loader, config, form, prefix)?;
                 Self::Latent(*form, Arc::new(weights))
             }
-            (_, None) => {
-                Self::Full(Arc::new(attention::Weights::load(loader, config, prefix, full)?))
-            }
+            (_, None) => Self::Full(Arc::new(attention::Weights::load(loader, config, prefix)?)),
         })
     }
 }

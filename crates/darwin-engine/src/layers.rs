@@ -87,11 +87,6 @@ impl Layers {
         Self { first: layer, weights: vec![self.get(layer).clone()], ..self.clone() }
     }
 
-    /// Buffers of the passes of these layers, to be used by others too.
-    pub(crate) fn workspaces(&self) -> &Arc<Workspaces> {
-        &self.workspaces
-    }
-
     /// These layers with one of `donor`'s, layers of a model of the same config.
     ///
     /// # Panics

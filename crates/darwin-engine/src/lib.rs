@@ -4,8 +4,7 @@
 //! (AMX, AVX-512, AVX2 with FMA, plain Rust). Each token's numbers are computed by the same operations
 //! in the same order whatever else is in the batch, so results do not depend on threads, on how
 //! sequences are grouped, or on whether a cache was used. Processors with AMX add up products with
-//! bfloat16 weights in another order than others do, at the same precision. Accelerators stand
-//! behind [`Device`].
+//! bfloat16 weights in another order than others do, at the same precision.
 //!
 //! A forward pass is a value: [`Model::embed`] makes a [`State`], [`Model::run`] takes it through
 //! layers, a [`Tap`] sees what is computed, [`Interventions`] change it. [`score`] and
@@ -38,7 +37,6 @@ mod cache;
 mod candidates;
 mod config;
 mod cost;
-mod device;
 mod digest;
 mod embedding;
 mod error;
@@ -81,7 +79,6 @@ pub use config::{
     RouterForm, RouterGroups, RouterScores, SharedForm,
 };
 pub use cost::Speed;
-pub use device::Device;
 pub use error::Error;
 pub use finite::NonFinite;
 pub use footprint::{Budget, Footprint, Plan, Workload};

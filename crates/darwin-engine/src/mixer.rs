@@ -1,4 +1,4 @@
-//! What both kinds of token mixer are handed: a block of tokens.
+//! The input of every token mixer (linear, full and latent attention): a block of tokens.
 
 use crate::Config;
 use crate::team::Team;

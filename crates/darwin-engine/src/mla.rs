@@ -95,18 +95,16 @@ impl Weights {
         config: &Config,
         form: &LatentForm,
         prefix: &str,
-        old: Option<&Self>,
     ) -> Result<Self, Error> {
         let biased = form.attention_bias;
         let name = |tensor: &str| format!("{prefix}self_attn.{tensor}");
-        let load = |tensor: &str, biased, old| Projection::load(loader, &name(tensor), biased, old);
-        let (kv_a, kv_norm) = (old.map(|o| &o.kv_a_proj_with_mqa), old.map(|o| &o.kv_a_layernorm));
+        let load = |tensor: &str, biased| Projection::load(loader, &name(tensor), biased);
         Ok(Self {
-            queries: Queries::load(loader, config, form, prefix, old.map(|o| &o.queries))?,
-            kv_a_proj_with_mqa: load("kv_a_proj_with_mqa", biased, kv_a)?,
-            kv_a_layernorm: loader.norm(config, &name("kv_a_layernorm"), kv_norm)?,
-            kv_b_proj: load("kv_b_proj", false, old.map(|o| &o.kv_b_proj))?,
-            o_proj: load("o_proj", biased, old.map(|o| &o.o_proj))?,
+            queries: Queries::load(loader, config, form, prefix)?,
+            kv_a_proj_with_mqa: load("kv_a_proj_with_mqa", biased)?,
+            kv_a_layernorm: loader.norm(config, &name("kv_a_layernorm"))?,
+            kv_b_proj: load("kv_b_proj", false)?,
+            o_proj: load("o_proj", biased)?,
         })
     }
 
@@ -164,27 +162,16 @@ impl Queries {
         config: &Config,
         form: &LatentForm,
         prefix: &str,
-        old: Option<&Self>,
     ) -> Result<Self, Error> {
         let name = |tensor: &str| format!("{prefix}self_attn.{tensor}");
-        let load = |tensor: &str, biased, old| Projection::load(loader, &name(tensor), biased, old);
+        let load = |tensor: &str, biased| Projection::load(loader, &name(tensor), biased);
         if form.q_lora_rank.is_none() {
-            let old = old.and_then(|o| match o {
-                Self::Direct { q_proj } => Some(q_proj),
-                Self::Latent { .. } => None,
-            });
-            return Ok(Self::Direct { q_proj: load("q_proj", false, old)? });
+            return Ok(Self::Direct { q_proj: load("q_proj", false)? });
         }
-        let (a, norm, b) = match old {
-            Some(Self::Latent { q_a_proj, q_a_layernorm, q_b_proj }) => {
-                (Some(q_a_proj), Some(q_a_layernorm), Some(q_b_proj))
-            }
-            _ => (None, None, None),
-        };
         Ok(Self::Latent {
-            q_a_proj: load("q_a_proj", form.attention_bias, a)?,
-            q_a_layernorm: loader.norm(config, &name("q_a_layernorm"), norm)?,
-            q_b_proj: load("q_b_proj", false, b)?,
+            q_a_proj: load("q_a_proj", form.attention_bias)?,
+            q_a_layernorm: loader.norm(config, &name("q_a_layernorm"))?,
+            q_b_proj: load("q_b_proj", false)?,
         })
     }
 

@@ -43,28 +43,17 @@ pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
 }
 
 impl Dense {
-    pub(crate) fn load(
-        loader: &Loader<'_>,
-        config: &Config,
-        prefix: &str,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
-        Self::load_named(loader, &format!("{prefix}mlp"), config.mlp_bias, old)
+    pub(crate) fn load(loader: &Loader<'_>, config: &Config, prefix: &str) -> Result<Self, Error> {
+        Self::load_named(loader, &format!("{prefix}mlp"), config.mlp_bias)
     }
 
     /// A block under any name.
-    pub(crate) fn load_named(
-        loader: &Loader<'_>,
-        name: &str,
-        biased: bool,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
-        let load =
-            |part: &str, old| Projection::load(loader, &format!("{name}.{part}"), biased, old);
+    pub(crate) fn load_named(loader: &Loader<'_>, name: &str, biased: bool) -> Result<Self, Error> {
+        let load = |part: &str| Projection::load(loader, &format!("{name}.{part}"), biased);
         Ok(Self {
-            gate_proj: load("gate_proj", old.map(|o| &o.gate_proj))?,
-            up_proj: load("up_proj", old.map(|o| &o.up_proj))?,
-            down_proj: load("down_proj", old.map(|o| &o.down_proj))?,
+            gate_proj: load("gate_proj")?,
+            up_proj: load("up_proj")?,
+            down_proj: load("down_proj")?,
         })
     }
 

@@ -8,8 +8,8 @@ use crate::probe::{Probe, Wanted};
 use crate::team::Team;
 use crate::weights::{Loader, check_tensors};
 use crate::workspaces::Borrowed;
-use crate::{Batch, Config, Device, Error, Interventions, Site, State, Tap};
-use darwin_checkpoint::{TensorInfo, TensorSource};
+use crate::{Batch, Config, Error, Interventions, Site, State, Tap};
+use darwin_checkpoint::TensorSource;
 use darwin_core::{Component, LayerIdx};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -18,7 +18,6 @@ use std::sync::Arc;
 /// The weights of a text model. Every part is behind an [`Arc`]: clones and swaps are cheap.
 #[derive(Clone, Debug)]
 pub struct Model {
-    device: Device,
     /// (vocab, hidden), row-major
     embed_tokens: Arc<[f32]>,
     layers: Layers,
@@ -32,52 +31,19 @@ impl Model {
     /// # Errors
     /// [`Error::Model`] with everything that does not fit; [`Error::Weights`] where reading fails.
     pub fn load(source: &dyn TensorSource) -> Result<Self, Error> {
-        Self::load_on(source, &Device::default())
-    }
-
-    /// [`Model::load`], with products computed on a device.
-    ///
-    /// # Errors
-    /// As [`Model::load`]; [`Error::Device`] where the weights do not fit.
-    pub fn load_on(source: &dyn TensorSource, device: &Device) -> Result<Self, Error> {
-        Self::read(source, device, &|_| true, None)
-    }
-
-    /// The model of another source of the same shape that differs from this one only in the
-    /// tensors for which `changed` is true: only those are read, the rest is shared.
-    ///
-    /// # Errors
-    /// As [`Model::load`]; a source of other sizes is read whole.
-    pub fn reload(
-        &self,
-        source: &dyn TensorSource,
-        changed: &dyn Fn(&TensorInfo) -> bool,
-    ) -> Result<Self, Error> {
-        Self::read(source, &self.device, changed, Some(self))
-    }
-
-    fn read(
-        source: &dyn TensorSource,
-        device: &Device,
-        changed: &dyn Fn(&TensorInfo) -> bool,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
         let config = read_config(source)?;
         check_tensors(source, &expected(&config))?;
-        let old = old.filter(|o| *o.config() == config);
-        let loader = Loader::new(source, device, changed);
-        let embedding = old.map(|o| &o.embed_tokens);
-        let embed_tokens = loader.vector("embed_tokens.weight", embedding, |w| w)?;
-        let norm = loader.norm(&config, "norm", old.map(|o| &o.head.norm))?;
-        let weight = loader.matrix(config.head(), old.map(|o| &o.head.weight))?;
-        let load = |i| Layer::load(&loader, &config, i, &prefix(i), old.map(|o| o.layers.get(i)));
+        let loader = Loader::new(source);
+        let embed_tokens = loader.vector("embed_tokens.weight", |w| w)?;
+        let norm = loader.norm(&config, "norm")?;
+        let weight = loader.matrix(config.head())?;
+        let load = |i| Layer::load(&loader, &config, i, &prefix(i));
         let layers: Vec<Layer> =
             (0..config.num_hidden_layers).into_par_iter().map(load).collect::<Result<_, _>>()?;
-        let workspaces = old.map_or_else(Arc::default, |o| o.layers.workspaces().clone());
         let (large, band, config) = (is_large(&config), 0..config.vocab_size, Arc::new(config));
-        let layers = Layers::new(config.clone(), 0, layers, workspaces, large);
+        let layers = Layers::new(config.clone(), 0, layers, Arc::default(), large);
         let head = Head { config, norm, weight, band, large };
-        Ok(Self { device: device.clone(), embed_tokens, layers, head })
+        Ok(Self { embed_tokens, layers, head })
     }
 
     /// The numbers.
@@ -95,11 +61,6 @@ impl Model {
     /// Its head.
     pub(crate) fn output(&self) -> &Head {
         &self.head
-    }
-
-    /// Where products are computed.
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
     }
 
     /// This model with one whole layer of `donor`, a model of the same config.

@@ -81,11 +81,11 @@ pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
 }
 
 impl Routed {
-    pub(crate) fn load(l: &Loader<'_>, prefix: &str, old: Option<&Self>) -> Result<Self, Error> {
+    pub(crate) fn load(l: &Loader<'_>, prefix: &str) -> Result<Self, Error> {
         let name = |tensor: &str| format!("{prefix}mlp.experts.{tensor}");
         Ok(Self {
-            gate_up_proj: l.experts(&name("gate_up_proj"), old.map(|o| &o.gate_up_proj))?,
-            down_proj: l.experts(&name("down_proj"), old.map(|o| &o.down_proj))?,
+            gate_up_proj: l.experts(&name("gate_up_proj"))?,
+            down_proj: l.experts(&name("down_proj"))?,
         })
     }
 
@@ -197,18 +197,17 @@ impl Shared {
         l: &Loader<'_>,
         config: &Config,
         prefix: &str,
-        old: Option<&Self>,
     ) -> Result<Option<Self>, Error> {
         let expert = |name: &str, biased: bool| {
             let name = format!("{prefix}mlp.{name}");
-            Dense::load_named(l, &name, biased, old.map(|o| &o.expert))
+            Dense::load_named(l, &name, biased)
         };
         let gate = format!("{prefix}mlp.shared_expert_gate.weight");
         Ok(match config.shared {
             SharedForm::None => None,
             SharedForm::Gated => Some(Self {
                 expert: expert("shared_expert", false)?,
-                gate: l.vector(&gate, old.map(|o| &o.gate), |w| w)?,
+                gate: l.vector(&gate, |w| w)?,
             }),
             SharedForm::Plain => Some(Self {
                 expert: expert("shared_experts", config.mlp_bias)?,

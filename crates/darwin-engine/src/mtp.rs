@@ -1,5 +1,5 @@
-//! The head that predicts the token after the next, multi-token prediction (qwen35-moe.md, "Tensors
-//! of one layer": `mtp.*`).
+//! The head that predicts the token after the next, multi-token prediction
+//! (tensors `mtp.*`).
 
 use crate::cache::Caches;
 use crate::finite::MTP;
@@ -62,14 +62,14 @@ impl MtpHead {
             ..model.config().clone()
         };
         check_tensors(source, &expected(&config))?;
-        let loader = Loader::new(source, model.device(), &|_| true);
-        let norm = |name: &str| loader.norm(&config, &format!("mtp.{name}"), None);
+        let loader = Loader::new(source);
+        let norm = |name: &str| loader.norm(&config, &format!("mtp.{name}"));
         Ok(Some(Self {
             pre_fc_norm_embedding: norm("pre_fc_norm_embedding")?,
             pre_fc_norm_hidden: norm("pre_fc_norm_hidden")?,
             norm: norm("norm")?,
-            fc: loader.matrix("mtp.fc.weight", None)?,
-            layer: Layer::load(&loader, &config, 0, PREFIX, None)?,
+            fc: loader.matrix("mtp.fc.weight")?,
+            layer: Layer::load(&loader, &config, 0, PREFIX)?,
             config,
         }))
     }

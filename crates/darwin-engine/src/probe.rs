@@ -1,5 +1,4 @@
-//! The layer's side of taps and interventions: it shows its values here, and takes back what it
-//! is to go on with.
+//! Reports a layer's activations to taps and applies interventions.
 
 use crate::{Batch, Error, Interventions, Record, Site, Tap};
 use std::ops::Range;

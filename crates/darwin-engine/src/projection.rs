@@ -15,18 +15,10 @@ pub(crate) struct Projection {
 }
 
 impl Projection {
-    pub(crate) fn load(
-        loader: &Loader<'_>,
-        name: &str,
-        biased: bool,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
-        let weight = loader.matrix(&format!("{name}.weight"), old.map(|o| &o.weight))?;
-        let bias = if biased {
-            loader.vector(&format!("{name}.bias"), old.map(|o| &o.bias), |b| b)?
-        } else {
-            Arc::default()
-        };
+    pub(crate) fn load(loader: &Loader<'_>, name: &str, biased: bool) -> Result<Self, Error> {
+        let weight = loader.matrix(&format!("{name}.weight"))?;
+        let bias =
+            if biased { loader.vector(&format!("{name}.bias"), |b| b)? } else { Arc::default() };
         Ok(Self { weight, bias })
     }
 

@@ -20,17 +20,11 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn load(
-        l: &Loader<'_>,
-        config: &Config,
-        prefix: &str,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn load(l: &Loader<'_>, config: &Config, prefix: &str) -> Result<Self, Error> {
         let name = |tensor: &str| format!("{prefix}mlp.gate.{tensor}");
-        let gate = l.matrix(&name("weight"), old.map(|o| &o.gate))?;
-        let old = old.map(|o| &o.e_score_correction_bias);
+        let gate = l.matrix(&name("weight"))?;
         let e_score_correction_bias = match config.router.bias {
-            true => l.vector(&name("e_score_correction_bias"), old, |b| b)?,
+            true => l.vector(&name("e_score_correction_bias"), |b| b)?,
             false => Arc::default(),
         };
         Ok(Self { gate, e_score_correction_bias })

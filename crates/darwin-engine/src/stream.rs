@@ -7,7 +7,7 @@ use crate::layer::{Layer, expected, prefix};
 use crate::layers::{Layers, is_large};
 use crate::weights::{Loader, check_tensors};
 use crate::workspaces::Workspaces;
-use crate::{Batch, Config, Device, Error, Head, LayerSource, State};
+use crate::{Batch, Config, Error, Head, LayerSource, State};
 use darwin_checkpoint::TensorSource;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -31,27 +31,15 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// [`Error::Model`] with everything that does not fit.
     pub fn open(source: &'a dyn TensorSource) -> Result<Self, Error> {
-        Self::open_on(source, &Device::default())
+        Self::open_with(source, Arc::default())
     }
 
-    /// [`Stream::open`], with products computed on a device.
-    ///
-    /// # Errors
-    /// As [`Stream::open`].
-    pub fn open_on(source: &'a dyn TensorSource, device: &Device) -> Result<Self, Error> {
-        Self::open_with(source, device, Arc::default())
-    }
-
-    /// [`Stream::open_on`], with memory that it shares with others.
-    pub(crate) fn open_with(
-        source: &'a dyn TensorSource,
-        device: &Device,
-        pool: Arc<Pool>,
-    ) -> Result<Self, Error> {
+    /// [`Stream::open`], with memory that it shares with others.
+    pub(crate) fn open_with(source: &'a dyn TensorSource, pool: Arc<Pool>) -> Result<Self, Error> {
         let config = read_config(source)?;
         check_tensors(source, &expected(&config))?;
         Ok(Self {
-            loader: Loader::new(source, device, &|_| true).pooled(pool.clone()),
+            loader: Loader::new(source).pooled(pool.clone()),
             pool,
             source,
             workspaces: Arc::default(),
@@ -75,7 +63,7 @@ impl<'a> Stream<'a> {
     }
 
     fn read(&self, layer: usize) -> Result<Layers, Error> {
-        let weights = Layer::load(&self.loader, &self.config, layer, &prefix(layer), None)?;
+        let weights = Layer::load(&self.loader, &self.config, layer, &prefix(layer))?;
         // what this layer had no use for
         self.pool.clear();
         let workspaces = self.workspaces.clone();
@@ -100,7 +88,7 @@ impl LayerSource for Stream<'_> {
     fn head(&self, band: Range<usize>) -> Result<Head, Error> {
         self.pool.clear();
         Ok(Head {
-            norm: self.loader.norm(&self.config, "norm", None)?,
+            norm: self.loader.norm(&self.config, "norm")?,
             weight: self.loader.band(self.config.head(), band.clone())?,
             config: self.config.clone(),
             band,

@@ -1,8 +1,8 @@
 //! Threads that work on one pass together.
 //!
 //! A decoded token goes through hundreds of products of some ten microseconds each. Waking a
-//! sleeping thread takes as long, so the threads of the pool are asked once for a whole pass and
-//! then wait for work awake. A part of the work is claimed by whoever is free; what a part computes
+//! sleeping thread takes as long, so helpers join once per forward pass and spin between kernels.
+//! A part of the work is claimed by whoever is free; what a part computes
 //! does not depend on who does it, nor on how many parts there are.
 
 use crate::finite::Report;

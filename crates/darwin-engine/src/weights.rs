@@ -1,11 +1,8 @@
-//! From a tensor source to packed weights: names and shapes first, then values, re-reading only
-//! what changed.
+//! From a tensor source to packed weights: names and shapes are checked before values are read.
 
 use crate::kernels::{Form, Matrix, Pool};
-use crate::{Config, Device, Error};
-use darwin_checkpoint::{
-    Dtype, Problem, TensorId, TensorInfo, TensorPlan, TensorSource, read_tensor,
-};
+use crate::{Config, Error};
+use darwin_checkpoint::{Dtype, Problem, TensorId, TensorPlan, TensorSource, read_tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,24 +53,16 @@ pub(crate) fn check_tensors(source: &dyn TensorSource, expected: &[Expected]) ->
     if problems.is_empty() { Ok(()) } else { Err(Error::Model(problems)) }
 }
 
-/// Reads weights. With an older model at hand, tensors that did not change are shared with it.
+/// Reads weights.
 pub(crate) struct Loader<'a> {
     source: &'a dyn TensorSource,
-    device: Device,
-    changed: Vec<bool>,
     /// Where memory of matrices comes from.
     pool: Option<Arc<Pool>>,
 }
 
 impl<'a> Loader<'a> {
-    /// A loader that re-reads the tensors for which `changed` is true.
-    pub(crate) fn new(
-        source: &'a dyn TensorSource,
-        device: &Device,
-        changed: &dyn Fn(&TensorInfo) -> bool,
-    ) -> Self {
-        let changed = source.manifest().tensors().iter().map(changed).collect();
-        Self { source, device: device.clone(), changed, pool: None }
+    pub(crate) fn new(source: &'a dyn TensorSource) -> Self {
+        Self { source, pool: None }
     }
 
     /// The loader with memory from a pool.
@@ -85,26 +74,16 @@ impl<'a> Loader<'a> {
     pub(crate) fn vector(
         &self,
         name: &str,
-        old: Option<&Arc<[f32]>>,
         map: impl Fn(Vec<f32>) -> Vec<f32>,
     ) -> Result<Arc<[f32]>, Error> {
-        let id = self.find(name)?;
-        if let Some(old) = self.unchanged(id, old) {
-            return Ok(old);
-        }
-        Ok(map(read_tensor(self.source, id)?).into())
+        Ok(map(read_tensor(self.source, self.find(name)?)?).into())
     }
 
     /// The scale of a norm.
-    pub(crate) fn norm(
-        &self,
-        config: &Config,
-        name: &str,
-        old: Option<&Arc<[f32]>>,
-    ) -> Result<Arc<[f32]>, Error> {
+    pub(crate) fn norm(&self, config: &Config, name: &str) -> Result<Arc<[f32]>, Error> {
         let offset = if config.centred_norms { 1.0 } else { 0.0 };
         let scale = |weight: Vec<f32>| weight.into_iter().map(|w| offset + w).collect();
-        self.vector(&format!("{name}.weight"), old, scale)
+        self.vector(&format!("{name}.weight"), scale)
     }
 
     /// Chosen rows of a weight (out, in), packed.
@@ -112,32 +91,23 @@ impl<'a> Loader<'a> {
         &self,
         name: &str,
         rows: impl Iterator<Item = usize>,
-        old: Option<&Matrix>,
     ) -> Result<Matrix, Error> {
-        let id = self.find(name)?;
-        if let Some(old) = self.unchanged(id, old) {
-            return Ok(old);
-        }
         let mut part = Rows::default();
-        let plan = part.plan(self.source, id)?;
+        let plan = part.plan(self.source, self.find(name)?)?;
         rows.for_each(|row| part.push(plan, row..row + 1));
         self.pack(&part)
     }
 
     /// A weight (out, in), packed.
-    pub(crate) fn matrix(&self, name: &str, old: Option<&Matrix>) -> Result<Matrix, Error> {
-        self.stacked(&[name], old)
+    pub(crate) fn matrix(&self, name: &str) -> Result<Matrix, Error> {
+        self.stacked(&[name])
     }
 
     /// Weights (out, in) of the same input, packed as one whose outputs follow one another.
-    pub(crate) fn stacked(&self, names: &[&str], old: Option<&Matrix>) -> Result<Matrix, Error> {
-        let ids = names.iter().map(|name| self.find(name)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(old) = old.filter(|_| !ids.iter().any(|id| self.changed[id.index()])) {
-            return Ok(old.clone());
-        }
+    pub(crate) fn stacked(&self, names: &[&str]) -> Result<Matrix, Error> {
         let mut part = Rows::default();
-        for id in ids {
-            let plan = part.plan(self.source, id)?;
+        for name in names {
+            let plan = part.plan(self.source, self.find(name)?)?;
             part.push(plan, 0..part.plans[plan].rows);
         }
         self.pack(&part)
@@ -152,15 +122,8 @@ impl<'a> Loader<'a> {
     }
 
     /// A fused weight (experts, out, in), each expert packed for itself.
-    pub(crate) fn experts(
-        &self,
-        name: &str,
-        old: Option<&Arc<[Matrix]>>,
-    ) -> Result<Arc<[Matrix]>, Error> {
+    pub(crate) fn experts(&self, name: &str) -> Result<Arc<[Matrix]>, Error> {
         let id = self.find(name)?;
-        if let Some(old) = self.unchanged(id, old) {
-            return Ok(old);
-        }
         let info = self.source.manifest().get(id);
         let (experts, rows) = (info.shape[0], info.rows() / info.shape[0]);
         let mut whole = Rows::default();
@@ -175,16 +138,10 @@ impl<'a> Loader<'a> {
         Ok(packed.into())
     }
 
-    /// Rows as an (out, in) weight where its products are computed.
+    /// Rows as an (out, in) weight.
     fn pack(&self, part: &Rows) -> Result<Matrix, Error> {
-        let (rows, cols) = (part.rows, part.cols());
-        if self.device.is_cpu() {
-            let read = |rows, out: &mut [f32]| part.read(self.source, rows, out);
-            return Matrix::read(rows, cols, part.form(), self.pool.as_ref(), read);
-        }
-        let mut values = vec![0.0; rows * cols];
-        part.read(self.source, 0..rows, &mut values)?;
-        Matrix::pack(&values, rows, cols).on(&self.device, &values)
+        let read = |rows, out: &mut [f32]| part.read(self.source, rows, out);
+        Matrix::read(part.rows, part.cols(), part.form(), self.pool.as_ref(), read)
     }
 
     fn find(&self, name: &str) -> Result<TensorId, Error> {
@@ -194,10 +151,6 @@ impl<'a> Loader<'a> {
                 tensor: name.to_owned(),
             })
         })
-    }
-
-    fn unchanged<T: Clone>(&self, id: TensorId, old: Option<&T>) -> Option<T> {
-        old.filter(|_| !self.changed[id.index()]).cloned()
     }
 }
 

@@ -39,14 +39,6 @@ pub fn by_domain(items: &ItemSet, e: &Evaluation) -> BTreeMap<Domain, DomainScor
     grouped(items, e).into_iter().map(|(domain, results)| (domain, score(results))).collect()
 }
 
-/// Every domain's mean NLL, nats per answer, with its standard error over items.
-#[must_use]
-pub fn mean_nll(items: &ItemSet, e: &Evaluation) -> BTreeMap<Domain, Estimate> {
-    let mean =
-        |results: Vec<&ItemResult>| estimate(&results.iter().map(|r| r.nll).collect::<Vec<_>>());
-    grouped(items, e).into_iter().map(|(domain, results)| (domain, mean(results))).collect()
-}
-
 /// Whether each item was answered exactly, in the order of the items.
 #[must_use]
 pub fn correct(e: &Evaluation) -> Vec<bool> {

@@ -2,7 +2,7 @@
 //!
 //! An [`ItemSet`] is one split's items; [`Encoded`] is the same, tokenised once. An [`Evaluator`]
 //! takes a batch of candidates (any tensor sources) and returns results item by item: [`Likelihood`]
-//! is the cheap proxy, [`ExactMatch`] the real benchmark, both a [`Scorer`] of loaded models. [`by_domain`], [`mean_nll`] and
+//! is the cheap proxy, [`ExactMatch`] the real benchmark, both a [`Scorer`] of loaded models. [`by_domain`] and
 //! [`model_scores`] aggregate; [`score_items`] reads the lines of `darwin score`.
 //!
 //! Every reasoning item exists in two prompt formats, direct and opened with `<think>`; an item's
@@ -19,7 +19,7 @@ mod item_line;
 mod likelihood;
 pub mod score_items;
 
-pub use aggregate::{by_domain, correct, estimate, mean_nll, model_scores};
+pub use aggregate::{by_domain, correct, estimate, model_scores};
 pub use encoded::{Encoded, EncodedItem, Prompted};
 pub use error::Error;
 pub use evaluator::{Candidate, Evaluation, Evaluator, ItemResult, Kind, Scorer};

@@ -41,7 +41,7 @@ pub struct RunConfig {
     pub real: PhaseBudget,
     /// The choice of each arm's child.
     pub selection: SelectionBudget,
-    /// The one look.
+    /// Held-out test split, evaluated once.
     pub test: PerDomain,
     /// Longest answer that is generated, tokens.
     #[serde(default = "default_max_new_tokens")]
@@ -116,7 +116,8 @@ pub enum UnitName {
 pub struct Goal {
     /// Weight of each domain in the fitness; absent domains weigh 1, protected ones 0.
     pub weights: BTreeMap<Domain, f64>,
-    /// Domains that may not fall below the father, with the margin allowed (accuracy, 0 to 1).
+    /// Domains that may not fall below the father, with the margin allowed (0 to 1, on the phase's
+    /// scale: accuracy in the real phase, mean probability of the reference answer in the proxy).
     pub protected: BTreeMap<Domain, f64>,
 }
 

@@ -74,6 +74,7 @@ pub(crate) fn comparison(
             .keys()
             .map(|d| (d.clone(), config.weight(d)))
             .collect(),
+        protected: config.goal.protected.keys().cloned().collect(),
         ..CompareOptions::default()
     };
     let path = config.out.join("comparison.json");

@@ -16,7 +16,7 @@ pub(crate) struct Items {
     pub(crate) search: ExactMatch,
     /// The choice of each arm's child.
     pub(crate) selection: ExactMatch,
-    /// The one look.
+    /// Held-out test split, evaluated once.
     pub(crate) test: ExactMatch,
     /// Which items these are, by split.
     pub(crate) fingerprints: Vec<(&'static str, Fingerprint)>,

@@ -1,5 +1,5 @@
-//! May the proxy rank at all? Its rank correlation with the real benchmark, measured on random
-//! genomes (method 3.3).
+//! Validates the proxy: its rank correlation with the real benchmark, measured on random genomes
+//! (method 3.3).
 
 use crate::Error;
 use crate::genome::Genome;

@@ -89,9 +89,7 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
         };
         champions.push(match arm {
             ArmName::Line => search.line(&mut bench)?,
-            _ => {
-                search.evolve(&mut bench, &genome, &out.join(format!("cma-{}.json", arm.name())))?
-            }
+            _ => search.evolve(&mut bench, &genome)?,
         });
     }
     let best = best(&champions);

@@ -6,10 +6,8 @@ use crate::recipe::{line_recipe, recipe};
 use crate::stage::{Bench, Named, Stage};
 use crate::{ArmName, Error};
 use darwin_core::files::JournalLine;
-use darwin_core::fs::write_json;
 use darwin_core::{Diagnose, Progress};
 use darwin_merge::Recipe;
-use std::path::Path;
 
 /// A candidate that an arm tried.
 #[derive(Clone, Debug)]
@@ -89,12 +87,7 @@ impl Search<'_, '_> {
     ///
     /// # Errors
     /// Whatever evaluation, journal or optimiser bring.
-    pub fn evolve(
-        &self,
-        bench: &mut Bench<'_>,
-        genome: &Genome,
-        save: &Path,
-    ) -> Result<Champion, Error> {
+    pub fn evolve(&self, bench: &mut Bench<'_>, genome: &Genome) -> Result<Champion, Error> {
         let mut cma = self.new_cma(genome, bench.config.seeds.run)?;
         let limit = self.budget.proxy.saturating_sub(self.diagnostic_tokens);
         let mut proxy = self.begin("proxy", limit);
@@ -125,7 +118,6 @@ impl Search<'_, '_> {
             injected.clear();
         }
         self.progress.finish();
-        write_json(save, &warm).map_err(|source| Error::Io { path: save.to_owned(), source })?;
         let mean = warm.mean();
         let mut finalists: Vec<Tried> = best(&real.tried, self.budget.top).cloned().collect();
         finalists.push(Tried {

@@ -163,8 +163,8 @@ impl<'a> Stage<'a> {
 
 /// Scores by domain on the phase's scale. Real: accuracy. Proxy: the mean probability of the
 /// reference answer, exp(-NLL) per item - bounded like the accuracy that it stands for, where a
-/// mean NLL is ruled by the few items that a parent has forgotten altogether (method 3.3: which
-/// scale ranks better is measured in every run).
+/// mean NLL is ruled by the few items that a parent has forgotten altogether (method 3.3). The
+/// rank check measures how well this scale ranks; no other scale is measured beside it.
 fn scores(kind: Kind, items: &ItemSet, evaluation: &Evaluation) -> ByDomain {
     match kind {
         Kind::Real => accuracies(&by_domain(items, evaluation)),

@@ -10,7 +10,7 @@ pub enum Numerics {
     #[default]
     Native,
     /// As mergekit 0.1.5 on one CPU thread: every step rounded to the tensors' dtype
-    /// (mergekit.md 2.2), one MT19937 stream for all masks (2.3), L1 norms added up in torch's
+    /// (mergekit 0.1.5, `merge_methods/`), one MT19937 stream for all masks, L1 norms added up in torch's
     /// order (2.4), and its reading of `dtype` and `out_dtype`.
     Mergekit,
 }
@@ -37,7 +37,7 @@ impl Numerics {
 }
 
 /// What happens to the values of one output tensor after each step of its computation
-/// (R_D of mergekit.md 2.2).
+/// (R_D in the comments of `compute/stepwise.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rounding {
     /// Nothing: they are rounded once, when they are written.
@@ -62,7 +62,7 @@ impl Rounding {
     }
 
     /// The rounding of chance's own steps: torch draws and rescales in bfloat16 or in f32
-    /// (mergekit.md 2.4, `random`).
+    /// (mergekit 0.1.5, `bernoulli` in `sparsify.py`).
     pub(crate) fn of_chance(self) -> Self {
         match self {
             Self::EachStep(dtype) if dtype != Dtype::Bf16 => Self::EachStep(Dtype::F32),

@@ -1,4 +1,4 @@
-//! mergekit's random numbers: one MT19937 stream for a whole merge (mergekit.md 2.3).
+//! mergekit's random numbers: one MT19937 stream for a whole merge (mergekit 0.1.5, `sparsify.py`).
 
 use rand_mt::Mt;
 use std::sync::{Mutex, PoisonError};

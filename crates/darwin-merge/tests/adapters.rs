@@ -1,6 +1,6 @@
 //! Adapters in recipes and adapters out of fine-tunes, on the models of tools/parity/lora.py.
 //!
-//! mergekit's users ask for merges of adapters on one base: #75, #86, #470 (mergekit.md 6).
+//! mergekit's users ask for merges of adapters on one base: #75, #86, #470 (docs/user-threads.md).
 
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]

@@ -1,7 +1,7 @@
 //! Every family merges whole, in either expert layout, as text alone, stacked anew, tied, with
 //! and without multi-token prediction, from 8-bit weights. Names and configs are those that
 //! transformers writes (`tools/oracle/families.py`); numbers such as #669 are threads of
-//! mergekit.md 6.
+//! docs/user-threads.md.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
@@ -85,7 +85,7 @@ fn values(source: &dyn TensorSource, name: &str) -> Vec<f32> {
 }
 
 /// #669, #672, #612, #512, #622, #398, #445, PR #699: no family loses a tensor, whatever layouts
-/// meet (mergekit.md 3.6: mergekit drops experts of Qwen3.5-MoE in two of three cases).
+/// meet (tools/parity/dropped.py: mergekit drops experts of Qwen3.5-MoE in two of three cases).
 #[test]
 fn every_family_is_merged_whole_from_and_into_either_layout() {
     for (family, model) in golden() {
@@ -342,7 +342,7 @@ fn layers_of_different_kinds_are_not_merged() {
 }
 
 /// #612, #512: an FP8 parent is read as the bfloat16 that it stands for (mergekit casts it without
-/// its scales, mergekit.md 1.10).
+/// its scales).
 #[test]
 fn an_8_bit_parent_merges_as_its_dequantised_self() {
     let golden = golden();

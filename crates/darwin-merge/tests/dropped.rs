@@ -1,4 +1,4 @@
-//! The three layouts of a Qwen3.5-MoE with MTP (mergekit.md 3.6): what mergekit 0.1.5 loses
+//! The three layouts of a Qwen3.5-MoE with MTP (tools/parity/dropped.py): what mergekit 0.1.5 loses
 //! (`tools/parity/dropped.py`), and that here nothing is lost and everything is merged.
 
 #![allow(clippy::unwrap_used, reason = "a test")]

@@ -2,7 +2,7 @@
 //!
 //! Masks of DARE are drawn here, from the same stream; those of TIES in bfloat16 are handed over,
 //! since mergekit's unstable sort decides between equal magnitudes. Only slerp may differ, in the
-//! last bits: its f32 norms are added up in an order that mergekit.md 2.7 does not give.
+//! last bits: its f32 norms are added up in an order that torch chooses by processor.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 

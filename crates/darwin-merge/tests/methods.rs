@@ -282,7 +282,7 @@ fn della_keeps_its_density_and_prefers_large_elements() {
 }
 
 /// mergekit stops at convolutions of shape `[C, 1, k]`, where it ranks along the second dimension
-/// (mergekit.md 2.4); here every row of `k` elements is ranked.
+/// (mergekit 0.1.5, `sparsify.py`); here every row of `k` elements is ranked.
 #[test]
 fn della_thins_convolutions() {
     let [base, a, b] = three();
@@ -296,7 +296,7 @@ fn della_thins_convolutions() {
     assert!((30..66).contains(&kept), "{kept} of 96 stay");
 }
 
-/// mergekit writes float32 for bfloat16 models (mergekit.md 2.8), against its own config.json.
+/// mergekit writes float32 for bfloat16 models (mergekit 0.1.5, `arcee_fusion.py`), against its own config.json.
 #[test]
 fn bfloat16_stays_bfloat16() {
     let [base, a, b] = three();
@@ -310,7 +310,7 @@ fn bfloat16_stays_bfloat16() {
 }
 
 /// Directions that are opposite but for rounding: mergekit divides by about 0
-/// (mergekit.md 2.7).
+/// (mergekit 0.1.5, `nuslerp.py`).
 #[test]
 fn opposite_models_have_a_finite_mean() {
     let [_, a, _] = three();

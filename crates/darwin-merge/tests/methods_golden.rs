@@ -113,7 +113,7 @@ fn compare(pair: &Path, case: &str, narrow: bool) -> bool {
         let id = opened.merge.manifest().find(&canonical_name(name)).unwrap();
         let info = opened.merge.manifest().get(id);
         let dtype = Dtype::from_name(dtype).unwrap();
-        // mergekit writes float32 whatever it read (mergekit.md 2.8).
+        // mergekit writes float32 whatever it read.
         let wide = case.starts_with("ramplus_tl") || case.starts_with("arcee_fusion");
         assert!(info.dtype == dtype || wide && dtype == Dtype::F32, "{case} {name}");
         let found = read_tensor(&opened.merge, id).unwrap();

@@ -1,4 +1,4 @@
-//! Pictures: plotly figures without colours of their ground (the page's script gives them, for
+//! Pictures: plotly figures with transparent backgrounds (the page's script gives them, for
 //! light and dark), one pair of axes each, so that the page's grid can lay them out.
 
 use crate::ink::{Ink, cividis};

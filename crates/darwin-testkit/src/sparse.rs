@@ -64,7 +64,7 @@ fn begin(folder: &Path, config: &Value, tensors: &[(String, Dtype, Vec<usize>)])
     (file, offset as u64)
 }
 
-/// Config and tensors in the shapes of Qwen3.5-35B-A3B (qwen35-moe.md), without vision, of so many
+/// Config and tensors in the shapes of Qwen3.5-35B-A3B (its config.json), without vision, of so many
 /// layers (40 in the real one).
 #[must_use]
 pub fn qwen35_35b(layers: usize) -> (Value, Vec<(String, Dtype, Vec<usize>)>) {

@@ -1,4 +1,4 @@
-//! A LoRA adapter on a checkpoint, applied while it is read (PEFT's format; mergekit.md 1.7).
+//! A LoRA adapter on a checkpoint, applied while it is read (PEFT's format; mergekit 0.1.5, `common.py`).
 //!
 //! W' = W + scale B A, product and sum in f32, rounded once to the tensor's dtype. PEFT's
 //! `merge_and_unload`, which mergekit uses, gives the same for linear layers, since it keeps A and B

@@ -143,8 +143,8 @@ impl Filling<'_> {
         tiles
     }
 
-    /// Prepares a tensor that comes soon: what a thread does that would wait for memory, because
-    /// hashing is slower than computing. One thread at a time does.
+    /// Pre-computes statistics of an upcoming tensor while the hasher is the bottleneck. At most
+    /// one thread at a time.
     fn look_ahead(
         &self,
         tiles: &[Tile<'_>],

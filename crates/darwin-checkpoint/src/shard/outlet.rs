@@ -12,7 +12,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 /// the disk.
 const SEGMENTS: u64 = 6;
 
-/// Bytes of a segment: so many that the disk is not asked often, and at least.
+/// Maximum and minimum size of a segment, bytes.
 const MOST: u64 = 4 << 20;
 const LEAST: u64 = 16 << 10;
 
@@ -165,7 +165,7 @@ impl Outlet {
         Some(Place { range, parts })
     }
 
-    /// Whether who asks for room may have to wait.
+    /// True if [`Outlet::place`] could block.
     pub(super) fn is_full(&self) -> bool {
         let state = self.lock();
         state.free.is_empty() && state.unopened * self.segment_bytes < self.bytes

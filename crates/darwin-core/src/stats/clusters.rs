@@ -1,4 +1,4 @@
-//! How much less clustered counts know than independent ones (method 1.1).
+//! Design effect of clustered counts (method 1.1).
 
 /// Design effect of a proportion counted in clusters: variance of the ratio estimator
 /// f = sum(count) / sum(size) over clusters, divided by the binomial variance f (1 - f) / T that

@@ -8,7 +8,7 @@ const BATCH_TOKENS: usize = 4096;
 
 /// A token of an answer.
 pub(super) struct Asked {
-    /// The row of the batch that foretells it.
+    /// Batch row whose logits predict this token.
     pub(super) row: usize,
     pub(super) item: usize,
     /// The row's position in the item.

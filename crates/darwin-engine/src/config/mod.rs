@@ -167,8 +167,8 @@ impl Config {
         }
     }
 
-    /// Weights of the matrices that one token meets on its way to the logits: of routed experts
-    /// those that are chosen, of the embedding none, unless it is the head too.
+    /// Active parameters per token: all matrices but the experts that are not chosen, and but the
+    /// embedding unless it is the head too.
     #[must_use]
     pub fn active_weights(&self) -> usize {
         let embedding = if self.tie_word_embeddings { "" } else { "embed_tokens.weight" };

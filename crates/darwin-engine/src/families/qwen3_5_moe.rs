@@ -1,5 +1,5 @@
 //! Qwen3.5-MoE and Qwen3.6-MoE: Gated DeltaNet and gated attention, routed experts beside a gated
-//! shared one (qwen35-moe.md).
+//! shared one (transformers' `models/qwen3_5_moe`).
 
 use super::{Family, qwen3_5};
 use crate::config::{Config, Reader, RouterForm, SharedForm};

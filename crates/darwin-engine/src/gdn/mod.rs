@@ -1,4 +1,4 @@
-//! Gated DeltaNet, the linear attention of the family (arXiv 2412.06464).
+//! Gated DeltaNet, the linear attention of Qwen3-Next and Qwen3.5 (arXiv 2412.06464).
 
 #[cfg(test)]
 mod chunked;
@@ -144,34 +144,26 @@ impl RowsByKeyHead {
 }
 
 impl Weights {
-    pub(crate) fn load(
-        loader: &Loader<'_>,
-        config: &Config,
-        prefix: &str,
-        old: Option<&Self>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn load(loader: &Loader<'_>, config: &Config, prefix: &str) -> Result<Self, Error> {
         let name = |tensor: &str| format!("{prefix}linear_attn.{tensor}");
         let taps_first = |w: Vec<f32>| {
             let (kernel, channels) = (config.linear_conv_kernel_dim, config.linear_conv_dim());
             (0..w.len()).map(|i| w[i % channels * kernel + i / channels]).collect()
         };
         let negative_exp = |w: Vec<f32>| w.into_iter().map(|a| -a.exp()).collect();
-        let old_qkv = old.map(|o| &o.in_proj_qkv);
-        let old_z = old.map(|o| &o.in_proj_z);
-        let old_ba = old.map(|o| &o.in_proj_ba);
         let (in_proj_qkv, in_proj_z, in_proj_ba) = match config.linear {
             LinearForm::Split => (
-                loader.matrix(&name("in_proj_qkv.weight"), old_qkv)?,
-                loader.matrix(&name("in_proj_z.weight"), old_z)?,
-                loader.stacked(&[&name("in_proj_b.weight"), &name("in_proj_a.weight")], old_ba)?,
+                loader.matrix(&name("in_proj_qkv.weight"))?,
+                loader.matrix(&name("in_proj_z.weight"))?,
+                loader.stacked(&[&name("in_proj_b.weight"), &name("in_proj_a.weight")])?,
             ),
             LinearForm::ByKeyHead => {
                 let (qkvz, ba) = (name("in_proj_qkvz.weight"), name("in_proj_ba.weight"));
                 let rows = RowsByKeyHead::new(config);
                 (
-                    loader.rows(&qkvz, rows.qkv(), old_qkv)?,
-                    loader.rows(&qkvz, rows.z(), old_z)?,
-                    loader.rows(&ba, rows.ba(), old_ba)?,
+                    loader.rows(&qkvz, rows.qkv())?,
+                    loader.rows(&qkvz, rows.z())?,
+                    loader.rows(&ba, rows.ba())?,
                 )
             }
         };
@@ -179,11 +171,11 @@ impl Weights {
             in_proj_qkv,
             in_proj_z,
             in_proj_ba,
-            conv1d: loader.vector(&name("conv1d.weight"), old.map(|o| &o.conv1d), taps_first)?,
-            decay_rate: loader.vector(&name("A_log"), old.map(|o| &o.decay_rate), negative_exp)?,
-            dt_bias: loader.vector(&name("dt_bias"), old.map(|o| &o.dt_bias), |w| w)?,
-            norm: loader.vector(&name("norm.weight"), old.map(|o| &o.norm), |w| w)?,
-            out_proj: loader.matrix(&name("out_proj.weight"), old.map(|o| &o.out_proj))?,
+            conv1d: loader.vector(&name("conv1d.weight"), taps_first)?,
+            decay_rate: loader.vector(&name("A_log"), negative_exp)?,
+            dt_bias: loader.vector(&name("dt_bias"), |w| w)?,
+            norm: loader.vector(&name("norm.weight"), |w| w)?,
+            out_proj: loader.matrix(&name("out_proj.weight"))?,
         })
     }
 

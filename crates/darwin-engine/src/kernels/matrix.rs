@@ -1,9 +1,6 @@
 //! Matrices packed once for many products.
 
 use super::{Pool, Pooled};
-#[cfg(feature = "accelerator")]
-use crate::device::accelerator::Weight;
-use crate::{Device, Error};
 use half::f16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -25,9 +22,6 @@ pub(crate) struct Matrix {
     form: Form,
     columns: usize,
     depth: usize,
-    /// The same on an accelerator.
-    #[cfg(feature = "accelerator")]
-    elsewhere: Option<Weight>,
 }
 
 /// How values are kept.
@@ -170,32 +164,10 @@ impl Matrix {
     }
 
     fn of(data: Pooled, form: Form, columns: usize, depth: usize) -> Self {
-        Self {
-            data: Arc::new(data),
-            form,
-            columns,
-            depth,
-            #[cfg(feature = "accelerator")]
-            elsewhere: None,
-        }
+        Self { data: Arc::new(data), form, columns, depth }
     }
 
-    /// The matrix of these row-major values, on a device too.
-    #[cfg_attr(
-        not(feature = "accelerator"),
-        expect(unused_variables, reason = "there is only the CPU")
-    )]
-    pub(crate) fn on(self, device: &Device, values: &[f32]) -> Result<Self, Error> {
-        #[cfg(feature = "accelerator")]
-        let elsewhere = device.weight(values, self.form == Form::Bf16, self.columns, self.depth)?;
-        Ok(Self {
-            #[cfg(feature = "accelerator")]
-            elsewhere,
-            ..self
-        })
-    }
-
-    /// A copy of some outputs, from a multiple of 16 on, for products on the CPU.
+    /// A copy of some outputs, from a multiple of 16 on.
     pub(crate) fn part(&self, columns: Range<usize>) -> Self {
         assert!(columns.start.is_multiple_of(PANEL), "panels are not torn apart");
         let words = self.form.words(self.depth);
@@ -217,11 +189,7 @@ impl Matrix {
 
     /// The panels for a product.
     pub(crate) fn panels(&self) -> Panels<'_> {
-        Panels {
-            #[cfg(feature = "accelerator")]
-            elsewhere: self.elsewhere.as_ref(),
-            ..self.panels_of_depth(0, self.depth)
-        }
+        self.panels_of_depth(0, self.depth)
     }
 
     /// The panels restricted to inputs `first..first + depth`; `first` is even.
@@ -241,8 +209,6 @@ impl Matrix {
             depth,
             row: PANEL,
             panel: self.form.lines(self.depth) * PANEL,
-            #[cfg(feature = "accelerator")]
-            elsewhere: None,
         }
     }
 }
@@ -263,9 +229,6 @@ pub(crate) struct Panels<'a> {
     pub(crate) depth: usize,
     pub(crate) row: usize,
     pub(crate) panel: usize,
-    /// The same on an accelerator.
-    #[cfg(feature = "accelerator")]
-    pub(crate) elsewhere: Option<&'a Weight>,
 }
 
 /// The elements of [`Panels`].

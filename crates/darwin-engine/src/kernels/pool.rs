@@ -1,4 +1,4 @@
-//! Memory of weights that are gone, for those that come: layers that are read one after another
+//! A pool that recycles weight buffers between layers: layers that are read one after another
 //! take no more than they weigh, whatever the allocator does, and no fresh pages.
 
 use super::Buffer;

@@ -4,8 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "tests may fail and say so")]
 
 mod candidates;
-#[cfg(feature = "accelerator")]
-mod device;
 mod errors;
 mod far;
 mod finite;

@@ -1,5 +1,6 @@
 //! A real language model: SmolLM2-135M-Instruct gives transformers' tokens and likelihoods
-//! (tools/fetch/smollm2.sh, tools/oracle/smollm2.py). Without the file the tests say so and pass.
+//! (tools/fetch/smollm2.sh, tools/oracle/smollm2.py). Without the file the tests say so and pass;
+//! where `DARWIN_SMOLLM2` names it, as tools/full.sh does, it must be there.
 
 use super::{ids, record};
 use darwin_checkpoint::AnyModel;
@@ -15,9 +16,11 @@ const LIMIT: f64 = 1e-4;
 
 /// Where the file lies: `DARWIN_SMOLLM2`, or where the script puts it.
 fn file() -> Option<PathBuf> {
-    let named = std::env::var_os("DARWIN_SMOLLM2").map(PathBuf::from);
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let found = named.unwrap_or_else(|| root.join(FILE));
+    if let Some(named) = std::env::var_os("DARWIN_SMOLLM2").map(PathBuf::from) {
+        assert!(named.is_file(), "DARWIN_SMOLLM2: {} is not there", named.display());
+        return Some(named);
+    }
+    let found = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(FILE);
     if found.is_file() {
         return Some(found);
     }

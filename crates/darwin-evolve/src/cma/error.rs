@@ -1,4 +1,4 @@
-//! What can be wrong with what a run is given.
+//! Invalid inputs to the optimiser.
 
 use darwin_core::Diagnose;
 

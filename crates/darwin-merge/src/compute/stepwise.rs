@@ -1,5 +1,5 @@
 //! The same tiles as mergekit computes them: every step rounded to the working dtype
-//! (mergekit.md 2.2, 2.5 to 2.7).
+//! (mergekit 0.1.5, `merge_methods/`).
 
 use super::{Place, Scratch, Work, thinning};
 use crate::methods::kernels;
@@ -46,7 +46,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// `R_D(sum w x / sum w)`: f32 throughout, multiplied and added in one (mergekit.md 2.6).
+    /// `R_D(sum w x / sum w)`: f32 throughout, multiplied and added in one (mergekit 0.1.5, `linear.py`).
     fn linear_stepwise(
         &self,
         terms: &[(Input, f32)],
@@ -66,7 +66,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// `R_D(w)` (mergekit.md 2.5, step 3).
+    /// `R_D(w)` (mergekit 0.1.5, `generalized_task_arithmetic.py`).
     fn weight(&self, vector: &TaskVector) -> f32 {
         self.line.rounding.number(vector.weight as f32)
     }
@@ -105,7 +105,7 @@ impl Work<'_> {
         self.line.rounding.round(x);
     }
 
-    /// `delta * mask` (mergekit.md 2.4).
+    /// `delta * mask` (mergekit 0.1.5, `sparsify.py`).
     pub(crate) fn keep(
         &self,
         i: usize,

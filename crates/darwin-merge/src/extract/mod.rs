@@ -1,5 +1,5 @@
 //! A LoRA adapter from a fine-tune and its base: the truncated singular value decomposition of
-//! every difference (mergekit.md 5, `mergekit-extract-lora`).
+//! every difference (as `mergekit-extract-lora` does).
 
 mod file;
 mod plan;

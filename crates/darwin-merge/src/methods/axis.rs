@@ -11,7 +11,7 @@ pub(crate) enum Axis {
     Whole,
     /// Each run along the last dimension.
     Rows,
-    /// Each run along the first dimension, so many of them (mergekit.md 2.7): elements of a
+    /// Each run along the first dimension, so many of them (mergekit 0.1.5, `nuslerp.py`): elements of a
     /// unit belong to one another where their flat indices are equal modulo this.
     Columns(usize),
 }

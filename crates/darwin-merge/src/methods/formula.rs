@@ -13,7 +13,7 @@ pub(crate) enum Formula {
     /// A linear combination by lengths and angles.
     Span { rule: Span, axis: Axis },
     /// Towards the other model where it is near: `t / |a - b|` of the way, at most all of it
-    /// (mergekit.md 2.6). Nearer than 1e-6 counts as 1e-6.
+    /// (mergekit 0.1.5, `nearswap.py`). Nearer than 1e-6 counts as 1e-6.
     NearSwap { t: f64 },
     /// Reinforced Agent Merging, with `r` and `alpha` for RAM+.
     Ram { epsilon: f64, plus: Option<[f64; 2]> },

@@ -1,4 +1,4 @@
-//! Arcee Fusion (mergekit.md 2.8): elements that matter most are taken from the other model. An
+//! Arcee Fusion (mergekit 0.1.5, `arcee_fusion.py`): elements that matter most are taken from the other model. An
 //! element's score is how far it moved times how far the softmax of its row moved; what lies above
 //! the median by 1.5 times the quartiles' distance is taken.
 //!

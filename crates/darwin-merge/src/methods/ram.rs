@@ -1,4 +1,4 @@
-//! Reinforced Agent Merging (arXiv 2601.13572; mergekit.md 2.8): what several task vectors touch
+//! Reinforced Agent Merging (arXiv 2601.13572; mergekit 0.1.5, `ram.py`): what several task vectors touch
 //! is averaged over those that do, what one alone touches is kept whole.
 
 /// Where a task vector counts: beyond `epsilon`.

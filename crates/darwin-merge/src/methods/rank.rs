@@ -1,4 +1,4 @@
-//! DELLA's chance of staying (arXiv 2406.11617; mergekit.md 2.4, `della_magprune`): the larger an
+//! DELLA's chance of staying (arXiv 2406.11617; mergekit 0.1.5, `della_magprune` in `sparsify.py`): the larger an
 //! element is within its row, the likelier it stays.
 //!
 //! A row is what lies along the last dimension, so that fused and per-expert layouts give the

@@ -1,4 +1,4 @@
-//! Select, calculate, erase (arXiv 2408.07990; mergekit.md 2.8): the elements in which the task
+//! Select, calculate, erase (arXiv 2408.07990; mergekit 0.1.5, `sce.py`): the elements in which the task
 //! vectors vary most are kept, models weigh by the energy of what is left of their task vectors,
 //! and elements against the majority's sign are erased.
 

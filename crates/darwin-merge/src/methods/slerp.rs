@@ -1,4 +1,4 @@
-//! Spherical interpolation (Shoemake, SIGGRAPH 1985; mergekit.md 2.7).
+//! Spherical interpolation (Shoemake, SIGGRAPH 1985; mergekit 0.1.5, `slerp.py`).
 
 /// Beyond this cosine two vectors count as colinear.
 const COLINEAR: f64 = 0.9995;

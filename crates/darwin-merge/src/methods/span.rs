@@ -1,11 +1,11 @@
 //! Methods whose result lies in the span of their inputs: everything that decides it, lengths and
 //! angles, is in the inputs' Gram matrix, which is added up in f64 in one pass. The coefficients
 //! are computed in f64; mergekit computes them, and unit vectors, in the tensors' dtype, so that
-//! in bfloat16 its coefficients are wrong by up to 0.4 % (mergekit.md 2.7).
+//! in bfloat16 its coefficients are wrong by up to 0.4 % (`multislerp.py`).
 
 use super::kernels::{dot, dot_deltas};
 
-/// A norm below this counts as this (mergekit.md 2.7).
+/// A norm below this counts as this (mergekit 0.1.5, `multislerp.py`).
 const TINY_NORM: f64 = 1e-7;
 /// Inner products are exact to 1e-14 or better, so that a length beside 1 that is found from them is
 /// noise below this: sines of nearly opposite vectors, directions that cancel.
@@ -16,13 +16,13 @@ const NO_WEIGHT: f64 = 1e-6;
 /// How vectors (models, or their differences from the base) are averaged.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Span {
-    /// Model Stock (arXiv 2403.19522; mergekit.md 2.8).
+    /// Model Stock (arXiv 2403.19522; mergekit 0.1.5, `model_stock.py`).
     ModelStock,
-    /// Along the arc between two vectors, `t` of the way (mergekit.md 2.7).
+    /// Along the arc between two vectors, `t` of the way (mergekit 0.1.5, `slerp.py`).
     Nuslerp { t: f64 },
-    /// Weighted mean in the tangent space at the weighted mean direction (mergekit.md 2.7).
+    /// Weighted mean in the tangent space at the weighted mean direction (`multislerp.py`).
     Multislerp { weights: Vec<f64>, eps: f64 },
-    /// Riemannian mean of the directions (arXiv 2603.04972; mergekit.md 2.7).
+    /// Riemannian mean of the directions (arXiv 2603.04972; `karcher.py`).
     Karcher { max_iter: usize, tol: f64 },
 }
 

@@ -1,4 +1,4 @@
-//! Thinning out task vectors (mergekit.md 2.4).
+//! Thinning out task vectors (mergekit 0.1.5, `sparsify.py`).
 
 use super::Sparsifier;
 
@@ -54,7 +54,7 @@ pub(crate) type Cut = [Edge; 2];
 
 /// How many of `n` elements lie above each edge of magnitude trimming without its outliers: the
 /// share `gamma` is dropped as too large, fewer where the density wants more elements
-/// (arXiv 2312.06795; mergekit.md 2.4).
+/// (arXiv 2312.06795; mergekit 0.1.5, `sparsify.py`).
 pub(crate) fn band(density: f64, gamma: f64, n: usize) -> [u64; 2] {
     let wanted = (density * n as f64) as u64;
     let outliers = ((gamma * n as f64) as u64).min(n as u64 - wanted);

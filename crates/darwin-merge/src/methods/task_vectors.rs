@@ -1,5 +1,5 @@
 //! Base plus weighted task vectors: four methods, a sparsifier with or without sign election
-//! (arXiv 2212.04089, 2306.01708, 2311.03099; mergekit.md 2.5).
+//! (arXiv 2212.04089, 2306.01708, 2311.03099; `generalized_task_arithmetic.py`).
 
 use super::kernels;
 use super::torch_sum::few;
@@ -67,7 +67,7 @@ pub(crate) fn mix(
     kernels::add_mixed(base, &scratch.mixed, mixing.lambda);
 }
 
-/// The same, each step rounded (mergekit.md 2.5, steps 4 to 7; the caller rounds the result).
+/// The same, each step rounded (`generalized_task_arithmetic.py`; the caller rounds the result).
 /// `vectors` and `weights` are rounded already.
 pub(crate) fn mix_stepwise(
     base: &mut [f32],

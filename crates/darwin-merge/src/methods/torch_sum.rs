@@ -1,5 +1,5 @@
 //! The sum of a whole tensor in the order of torch's CPU kernel on one thread
-//! (mergekit.md 2.2, 2.4), found by experiment and checked bit for bit against torch 2.15.
+//! (mergekit 0.1.5, `sparsify.py`), found by experiment and checked bit for bit against torch 2.15.
 //!
 //! Elements are taken in rows of four vectors (of 8 f32 or 16 half-width numbers, the two halves
 //! of which are added first). Rows are added up lane by lane through four levels: a level is added

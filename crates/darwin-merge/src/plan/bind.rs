@@ -1,4 +1,4 @@
-//! A recipe meets its models: which input tensors stand behind each output tensor.
+//! Resolves each output tensor to its input tensors.
 
 use super::check::{self, Problems};
 use super::depth::{Kinds, Origin};

@@ -1,5 +1,5 @@
 //! Kinds of decoder layers, and the config of a child whose layers are stacked anew: every entry
-//! that speaks of layers follows them (mergekit.md 1.6).
+//! that speaks of layers follows them (mergekit 0.1.5, `plan.py`).
 
 use super::check::Problems;
 use crate::sources::Source;

@@ -1,4 +1,4 @@
-//! Methods that look at all inputs at once, with their parameters (mergekit.md 2.1).
+//! Methods that look at all inputs at once, with their parameters (mergekit 0.1.5, `merge_methods/`).
 
 use super::check::Problems;
 use super::lower::{Lowering, Target};

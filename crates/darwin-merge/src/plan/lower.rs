@@ -1,4 +1,4 @@
-//! From recipe and inputs to the operation on one tensor (mergekit.md 1.4, 2; method 3.1).
+//! From recipe and inputs to the operation on one tensor (mergekit 0.1.5, `plan.py`; method 3.1).
 
 use super::check::{Problems, mergeable, shape_hint};
 use super::scope::Scope;
@@ -110,7 +110,7 @@ impl<'r> Lowering<'r> {
     }
 
     /// The same as mergekit reads it: `dtype` for all inputs, else the dtype that holds them all;
-    /// `out_dtype` for all that is written (mergekit.md 1.1, 2.2).
+    /// `out_dtype` for all that is written (mergekit 0.1.5, `config.py`).
     fn mergekit_dtypes(&self, inputs: &[Input]) -> (Option<Dtype>, Rounding, Dtype) {
         let stored = inputs.iter().map(|input| self.info(*input).dtype).reduce(promoted);
         let working = self.recipe.dtype.or(stored).unwrap_or(Dtype::F32);

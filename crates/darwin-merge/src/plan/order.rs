@@ -1,4 +1,4 @@
-//! The order in which mergekit draws its masks (mergekit.md 2.3).
+//! The order in which mergekit draws its masks (mergekit 0.1.5, `sparsify.py`).
 
 use super::{Line, Operation};
 use crate::methods::Sparsifier;

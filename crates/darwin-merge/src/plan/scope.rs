@@ -82,7 +82,7 @@ pub(super) fn scopes<'r>(
     }
 }
 
-/// Position of layer `index` of `count` for gradients (mergekit.md 1.5).
+/// Position of layer `index` of `count` for gradients (mergekit 0.1.5, `config.py`).
 pub(super) fn position(index: usize, count: usize) -> f64 {
     if count <= 1 { 1.0 } else { index as f64 / (count - 1) as f64 }
 }

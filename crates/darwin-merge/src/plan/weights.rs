@@ -1,4 +1,4 @@
-//! Methods with mergekit's own parameters (mergekit.md 1.4, 2).
+//! Methods with mergekit's own parameters (mergekit 0.1.5, `config.py`).
 
 use super::check::Problems;
 use super::lower::{Decision, Lowering, Target, setting};
@@ -221,7 +221,7 @@ impl Lowering<'_> {
         found.copied()
     }
 
-    /// A parameter that all models share, by the precedence of mergekit.md 1.4.
+    /// A parameter that all models share, by the precedence of mergekit 0.1.5, `config.py`.
     pub(super) fn shared(
         &self,
         target: &Target<'_>,

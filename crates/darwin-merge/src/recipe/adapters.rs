@@ -1,4 +1,4 @@
-//! Models with an adapter on them: `base+adapter` is a model of its own (mergekit.md 1.7).
+//! Models with an adapter on them: `base+adapter` is a model of its own (mergekit 0.1.5, `common.py`).
 
 use super::emit::quote;
 use super::{HubRef, Recipe};

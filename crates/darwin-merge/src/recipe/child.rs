@@ -1,4 +1,4 @@
-//! The child's chat template: `chat_template` (mergekit.md 1.9).
+//! The child's chat template: `chat_template` (mergekit 0.1.5, `merge.py`).
 
 use super::emit::quote;
 use super::parse::Reader;

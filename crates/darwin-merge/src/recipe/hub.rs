@@ -1,4 +1,4 @@
-//! Models by their name on the Hub (mergekit.md 1.7): found in the cache that its libraries keep on
+//! Models by their name on the Hub (mergekit 0.1.5, `common.py`): found in the cache that its libraries keep on
 //! this disk. Nothing is downloaded.
 
 use super::emit::quote;

@@ -1,4 +1,4 @@
-//! Parameters without a default that no level gives (mergekit.md 1.4).
+//! Parameters without a default that no level gives (mergekit 0.1.5, `config.py`).
 
 use super::validate::Finding;
 use super::{Inputs, Parameters, Recipe};

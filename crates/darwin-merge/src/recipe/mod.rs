@@ -1,5 +1,5 @@
 //! Recipes: mergekit's YAML with one namespace, `darwin:`, for every extension
-//! (mergekit.md 1, method 3.1).
+//! (mergekit 0.1.5, `config.py`, method 3.1).
 
 mod adapters;
 mod builder;

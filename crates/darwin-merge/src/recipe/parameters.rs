@@ -1,5 +1,5 @@
 //! Parameters of merge methods: scalars, gradients over layers, filters by tensor name
-//! (mergekit.md 1.2 to 1.5).
+//! (mergekit 0.1.5, `config.py`).
 
 use crate::METHODS;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The value at a position in 0..=1 of its slice (mergekit.md 1.5); switches are 0 or 1.
+    /// The value at a position in 0..=1 of its slice (mergekit 0.1.5, `config.py`); switches are 0 or 1.
     #[must_use]
     pub fn at(&self, position: f64) -> f64 {
         match self {
@@ -66,7 +66,7 @@ impl Conditional {
 }
 
 /// Whether a filter is a substring of a tensor's name with one of the prefixes that checkpoints
-/// put before the canonical name (mergekit.md 1.3); the head and MTP have none.
+/// put before the canonical name (mergekit 0.1.5, `config.py`); the head and MTP have none.
 pub(crate) fn filter_matches(filter: &str, canonical: &str) -> bool {
     let prefixes: &[&str] = match canonical.split('.').next() {
         Some("lm_head" | "mtp") => &[""],

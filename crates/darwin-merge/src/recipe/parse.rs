@@ -1,4 +1,4 @@
-//! From YAML to a recipe; every problem is found in one run (mergekit.md 1.1).
+//! From YAML to a recipe; every problem is found in one run (mergekit 0.1.5, `config.py`).
 
 use super::parse_darwin::darwin;
 use super::parse_inputs::{TEXT_MODULE, inputs, stacked};

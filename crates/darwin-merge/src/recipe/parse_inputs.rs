@@ -1,4 +1,4 @@
-//! What goes into a merge: `models`, `slices` or `modules` (mergekit.md 1.1, 1.6).
+//! What goes into a merge: `models`, `slices` or `modules` (mergekit 0.1.5, `config.py`).
 
 use super::parse::Reader;
 use super::parse_parameters::parameters;

@@ -1,4 +1,4 @@
-//! Model references (mergekit.md 1.7): `path[@revision][+lora[@revision]]`, or the same as a
+//! Model references (mergekit 0.1.5, `common.py`): `path[@revision][+lora[@revision]]`, or the same as a
 //! mapping. A revision is one of a model on the Hub.
 
 use super::parse::Reader;

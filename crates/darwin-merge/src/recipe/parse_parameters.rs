@@ -1,4 +1,4 @@
-//! `parameters:` from YAML (mergekit.md 1.2).
+//! `parameters:` from YAML (mergekit 0.1.5, `config.py`).
 
 use super::parse::Reader;
 use super::yaml::{Node, NodeKind};
@@ -39,7 +39,7 @@ pub(super) fn parameters(reader: &mut Reader<'_>, node: &Node, shared: bool) -> 
     parameters
 }
 
-/// A scalar, a gradient, a list of conditionals or a lone one (mergekit.md 1.2).
+/// A scalar, a gradient, a list of conditionals or a lone one (mergekit 0.1.5, `config.py`).
 fn setting(reader: &mut Reader<'_>, node: &Node, parameter: &Parameter) -> Option<Setting> {
     let conditionals: Vec<&Node> = match &node.kind {
         NodeKind::Mapping(_) => vec![node],

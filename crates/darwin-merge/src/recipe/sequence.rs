@@ -1,4 +1,4 @@
-//! Files of several documents, as of `mergekit-multi` (mergekit.md 5): each is a recipe, one with a
+//! Files of several documents, as of `mergekit-multi`: each is a recipe, one with a
 //! `name` is a model of the others, the one without is the result.
 
 use super::yaml::{self, Mark, Node, NodeKind};

@@ -1,4 +1,4 @@
-//! Whose vocabulary the child gets: `tokenizer_source`, `tokenizer` (mergekit.md 1.8).
+//! Whose vocabulary the child gets: `tokenizer_source`, `tokenizer` (mergekit 0.1.5, `tokenizer/`).
 
 use super::Recipe;
 use super::emit::{line, model_of_tokenizer, quote};

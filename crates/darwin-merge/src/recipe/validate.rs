@@ -155,7 +155,7 @@ fn twice(names: &[&str], key: &str, find: &mut impl FnMut(&str, String, &str)) {
     }
 }
 
-/// How many models a method takes (mergekit.md 2.1).
+/// How many models a method takes (mergekit 0.1.5, `merge_methods/registry.py`).
 fn count(
     recipe: &Recipe,
     base: Option<&str>,

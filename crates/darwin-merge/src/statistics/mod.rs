@@ -1,4 +1,4 @@
-//! The one pass over a tensor for what needs a whole unit: angles, thresholds, L1 norms.
+//! The first pass over a tensor for what needs a whole unit: angles, thresholds, L1 norms.
 //!
 //! A unit is cut into blocks of fixed size. Every thread that asks for the statistics takes blocks
 //! until none is left, so they are computed once, by as many threads as need them, without a pool

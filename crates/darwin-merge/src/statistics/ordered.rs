@@ -1,5 +1,5 @@
 //! What mergekit's numerics want of a unit: sums in torch's order, each number rounded
-//! (mergekit.md 2.2, 2.4, 2.7).
+//! (mergekit 0.1.5, `merge_methods/`, `sparsify.py`).
 
 use super::collect::Collect;
 use super::{Partial, Pass};
@@ -73,7 +73,7 @@ impl Collect<'_> {
     }
 
     /// The cosine of the angle between two units: f32 norms of parts of 1 Mi elements, unit
-    /// vectors, the sum of their products (mergekit.md 2.7, 0.1.5).
+    /// vectors, the sum of their products (mergekit 0.1.5, `slerp.py`).
     fn cosine(&self, unit: usize) -> Result<f32, Error> {
         const PART: usize = 1 << 20;
         let work = self.work;

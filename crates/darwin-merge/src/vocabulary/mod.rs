@@ -1,4 +1,4 @@
-//! One vocabulary for all models of a merge (mergekit.md 1.8): the child's tokenizer, and the rows
+//! One vocabulary for all models of a merge (mergekit 0.1.5, `tokenizer/`): the child's tokenizer, and the rows
 //! of embedding and head of every model in its order, before any method sees them.
 
 mod aligned;

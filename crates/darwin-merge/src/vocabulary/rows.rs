@@ -1,4 +1,4 @@
-//! Which row of which model stands behind each row of the child's vocabulary (mergekit.md 1.8).
+//! Which row of which model stands behind each row of the child's vocabulary (mergekit 0.1.5, `tokenizer/`).
 
 use super::tokenizer::Tokenizer;
 use crate::recipe::{TokenName, TokenRow, TokenRule};

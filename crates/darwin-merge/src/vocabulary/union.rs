@@ -24,7 +24,7 @@ const PLAIN: [(&str, bool); 5] = [
 
 impl Tokenizer {
     /// Adds the tokens of other models, each under the next free id: first all models' ordinary
-    /// tokens, then their added ones (mergekit.md 1.8). Merges come behind the base's own, so that
+    /// tokens, then their added ones (mergekit 0.1.5, `tokenizer/`). Merges come behind the base's own, so that
     /// a word is cut where the base cuts it or at fewer places: what is one token for the base
     /// stays one token.
     pub(super) fn join(&mut self, others: &[(&str, &Self)], changes: &mut Changes) {

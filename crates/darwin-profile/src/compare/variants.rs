@@ -1,5 +1,5 @@
-//! Both parents and what a layer or a component of the other makes of them, carried through the
-//! layers together: every layer of both is there once for all variants.
+//! Runs both parents and all layer-swap variants together: every layer of both parents is loaded
+//! once for all variants.
 
 use super::routers::{RouterSums, RouterTap};
 use crate::Error;
@@ -14,7 +14,7 @@ use darwin_engine::{
 /// Which weights come from the other parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Swap {
-    /// Whose layers run otherwise: 0 the father, 1 the mother.
+    /// The recipient model: 0 father, 1 mother.
     pub(crate) side: usize,
     pub(crate) layer: usize,
     /// All of the layer where there is none.

@@ -14,7 +14,7 @@ enum Takes {
     Value,
 }
 
-/// mergekit.md 3.3.
+/// mergekit 0.1.5, `options.py`.
 const IGNORED: [(&str, &str, Takes); 13] = [
     ("cuda", "no-cuda", Takes::Switch),
     ("device", "", Takes::Value),

@@ -67,9 +67,9 @@ fn tell_apart(recipe: &Recipe, models: &mut [CardModel]) {
     }
 }
 
-/// Where a method was published, without the references to our own notes.
+/// Where a method was published, without the file of mergekit that computes it.
 fn published(source: &str) -> String {
-    let parts = source.split("; ").filter(|part| !part.starts_with("mergekit.md"));
+    let parts = source.split("; ").filter(|part| !part.starts_with("mergekit 0.1.5"));
     let parts: Vec<&str> = parts.collect();
     if parts.is_empty() { "mergekit".to_owned() } else { parts.join("; ") }
 }

@@ -291,7 +291,7 @@ fn every_method_is_listed() {
     let folder = tempfile::tempdir().expect("tempdir");
     let (code, text, _) = darwin(folder.path(), &["ls", "methods"]);
     assert_eq!(code, 0);
-    let della = "della\n  task vectors thinned out by chance, large elements of a row likelier to stay, the majority's sign elected\n  base        needed\n  parameters  weight* (required), density* 1.0, epsilon* 0.15, normalize true, rescale true, lambda 1.0, int8_mask false\n  numerics    native\n  source      arXiv 2406.11617; mergekit.md 2.4, 2.5\n";
+    let della = "della\n  task vectors thinned out by chance, large elements of a row likelier to stay, the majority's sign elected\n  base        needed\n  parameters  weight* (required), density* 1.0, epsilon* 0.15, normalize true, rescale true, lambda 1.0, int8_mask false\n  numerics    native\n  source      arXiv 2406.11617; mergekit 0.1.5, generalized_task_arithmetic.py\n";
     assert!(text.contains(della), "{text}");
     let (code, json, _) = darwin(folder.path(), &["ls", "methods", "--json"]);
     assert_eq!(code, 0);

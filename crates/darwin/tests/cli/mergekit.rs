@@ -131,7 +131,7 @@ fn a_model_card_is_written_unless_the_last_flag_says_no() {
         assert!(text.contains(words), "`{words}` is not in:\n{text}");
     }
     assert!(!text.contains("The father"), "the parent's own card is not the child's");
-    assert!(!text.contains("mergekit.md"), "{text}");
+    assert!(!text.contains("mergekit 0.1.5"), "{text}");
 
     // Both say that they come from one model: each has its folder's name.
     write("mother/README.md", "---\nlicense: mit\nmodel_name: us/father\n---\n");

@@ -1,4 +1,4 @@
-//! Problems are found before any weight is read (threads of mergekit.md 6 by number).
+//! Problems are found before any weight is read (threads of docs/user-threads.md by number).
 
 use super::{darwin, refuses};
 use darwin_testkit::{qwen35_35b, write_sparse};

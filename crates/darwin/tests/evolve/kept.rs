@@ -18,7 +18,7 @@ fn said(folder: &Path) -> (Option<i32>, String) {
 fn finished() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("tempdir");
     setting(folder.path());
-    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    assert_finished(folder.path(), &evolve(folder.path()).output().expect("runs"));
     folder
 }
 
@@ -134,7 +134,7 @@ fn a_journal_of_other_items_or_parents_is_refused_and_stays() {
     assert!(!text.contains("father.profile.json is made anew"), "{text}");
     let found = lasting(other.path());
     std::fs::remove_dir_all(other.path().join("run")).expect("remove");
-    assert_finished(&evolve(other.path()).output().expect("runs"));
+    assert_finished(other.path(), &evolve(other.path()).output().expect("runs"));
     assert!(lasting(other.path()) == found, "as if it had begun with this mother");
 
     let other = moved(folder.path());

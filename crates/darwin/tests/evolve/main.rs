@@ -6,6 +6,7 @@
 mod kept;
 
 use darwin_checkpoint::{Checkpoint, HashCache, TensorSource, read_tensor};
+use darwin_core::files::{Health, Severity, Verdict};
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::{Cancel, NoProgress};
 use darwin_merge::{Merge, Recipe, Sources};
@@ -15,6 +16,9 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// What the health check says of the tiny parents' child: random weights, few items.
+const VERDICT: Verdict = Verdict::Pass;
 
 /// Two tiny parents, items of three domains and a configuration in a folder.
 fn setting(folder: &Path) {
@@ -57,12 +61,17 @@ fn evolve(folder: &Path) -> Command {
     command
 }
 
-/// Exit codes of a finished run: 0, or 1 where the tiny child fails its health check.
-fn assert_finished(output: &std::process::Output) {
-    let code = output.status.code();
+/// A finished run: its child's verdict stands in `health.json`, and the exit code says the same.
+fn assert_finished(folder: &Path, output: &std::process::Output) {
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(code == Some(0) || code == Some(1), "exit {code:?}: {text}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("child: the champion of"), "{text}");
+    let health: Health =
+        serde_json::from_slice(&std::fs::read(folder.join("run/health.json")).expect("read"))
+            .expect("health.json");
+    assert_eq!(health.verdict, VERDICT, "{:?}", health.findings);
+    let worst = health.findings.iter().map(|finding| finding.severity).max();
+    assert_eq!(worst == Some(Severity::Fail), VERDICT == Verdict::Fail);
+    assert_eq!(output.status.code(), Some(i32::from(VERDICT == Verdict::Fail)), "{text}");
 }
 
 /// All files of a run that must not depend on how often it was interrupted.
@@ -87,7 +96,7 @@ fn lasting(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
     let whole = tempfile::tempdir().expect("tempdir");
     setting(whole.path());
-    assert_finished(&evolve(whole.path()).output().expect("runs"));
+    assert_finished(whole.path(), &evolve(whole.path()).output().expect("runs"));
     let lines = |folder: &Path| {
         let journal = std::fs::read(folder.join("run/journal.jsonl")).unwrap_or_default();
         journal.iter().filter(|byte| **byte == b'\n').count()
@@ -118,7 +127,7 @@ fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
         child.wait().expect("ends");
     }
     assert!(kills > 0, "no run was killed");
-    assert_finished(&evolve(killed.path()).output().expect("runs"));
+    assert_finished(killed.path(), &evolve(killed.path()).output().expect("runs"));
     let found = lasting(killed.path());
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, bytes) in &expected {
@@ -130,7 +139,7 @@ fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
 fn what_was_evaluated_in_memory_is_what_was_written() {
     let folder = tempfile::tempdir().expect("tempdir");
     setting(folder.path());
-    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    assert_finished(folder.path(), &evolve(folder.path()).output().expect("runs"));
     let run = folder.path().join("run");
     let text = std::fs::read_to_string(run.join("best.yaml")).expect("read");
     // The recipe names the parents relative to where the command ran.
@@ -171,7 +180,7 @@ fn ctrl_c_stops_cleanly_and_the_same_command_continues() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("the same command continues"), "{text}");
     assert!(!folder.path().join("run/child").exists());
-    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    assert_finished(folder.path(), &evolve(folder.path()).output().expect("runs"));
 }
 
 #[test]
@@ -183,7 +192,7 @@ fn a_changed_configuration_or_parent_is_not_continued() {
         .replace("steps: 26", "steps: 12")
         .replace("arms: [line, blind, card, guided, placebo]", "arms: [line]");
     std::fs::write(folder.path().join("run.yaml"), &fewer).expect("write");
-    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    assert_finished(folder.path(), &evolve(folder.path()).output().expect("runs"));
     std::fs::write(
         folder.path().join("run.yaml"),
         fewer.replace("run: 1", "run: 2") + "seeds: { run: 2 }\n",
@@ -198,7 +207,7 @@ fn a_changed_configuration_or_parent_is_not_continued() {
     );
 
     std::fs::write(folder.path().join("run.yaml"), &fewer).expect("write");
-    assert_finished(&evolve(folder.path()).output().expect("runs"));
+    assert_finished(folder.path(), &evolve(folder.path()).output().expect("runs"));
     change_a_weight(&folder.path().join("mother"));
     let output = evolve(folder.path()).output().expect("runs");
     assert_eq!(output.status.code(), Some(2));

@@ -1,4 +1,4 @@
-//! Models that are larger than what a merge may use (threads of mergekit.md 6 by number): the
+//! Models that are larger than what a merge may use (threads of docs/user-threads.md by number): the
 //! address space of the whole process is limited, and the merge still ends.
 
 #![allow(clippy::disallowed_methods, reason = "a test may write plainly")]

@@ -65,18 +65,6 @@ pub(crate) fn multiply_rows(
     out: &mut [f32],
     out_row: usize,
 ) {
-    #[cfg(feature = "accelerator")]
-    if let Some(weight) = w.elsewhere {
-        let done = match chosen {
-            Rows::First(rows) => weight.multiply(0..rows, x, x_row, out, out_row),
-            Rows::Chosen(numbers) => {
-                weight.multiply(numbers.iter().map(|n| *n as usize), x, x_row, out, out_row)
-            }
-        };
-        if done {
-            return;
-        }
-    }
     let (rows, last_row, numbers) = match chosen {
         Rows::First(rows) => (rows, rows.saturating_sub(1), std::ptr::null()),
         Rows::Chosen(numbers) => {

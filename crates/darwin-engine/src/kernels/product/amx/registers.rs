@@ -1,4 +1,4 @@
-//! The tile registers. They are known to nobody but the functions here: what is in them stays from one
+//! The tile registers. They are private to this module: what is in them stays from one
 //! call to the next, between [`configure`] and [`release`] on a thread.
 
 use super::{HEIGHT, Panel, ROW_BYTES, Tile};
