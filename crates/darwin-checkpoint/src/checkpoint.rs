@@ -7,6 +7,7 @@ use crate::dtype::all_finite;
 use crate::layout::{Layout, Place, assemble};
 use crate::resume::SUMS;
 use crate::shards::{INDEX, no_config, open_shards, shard_files};
+use crate::unchanged::Unchanged;
 use crate::{Dtype, Error, Manifest, Problem, Role, TensorId, TensorPlan, TensorSource};
 use darwin_core::hash::sha256_hex;
 use serde_json::Value;
@@ -34,6 +35,7 @@ pub struct Checkpoint {
     config_bytes: Vec<u8>,
     config: Value,
     shards: Vec<(PathBuf, File)>,
+    unchanged: Unchanged,
     manifest: Manifest,
     layout: Layout,
     places: Vec<Place>,
@@ -66,7 +68,7 @@ impl Checkpoint {
         })?;
         let mut problems = Vec::new();
         let files = shard_files(folder, &mut problems)?;
-        let (shards, entries, mut hashed) = open_shards(folder, &files, &mut problems);
+        let (shards, entries, mut hashed) = open_shards(folder, &files, &mut problems)?;
         if let Some(error) = invalid(problems) {
             return Err(error);
         }
@@ -85,6 +87,7 @@ impl Checkpoint {
             folder: folder.to_owned(),
             config_bytes,
             config,
+            unchanged: Unchanged::of_open(shards.iter().map(|(p, f)| (p.as_path(), f)))?,
             shards,
             manifest,
             layout,
@@ -367,6 +370,10 @@ impl TensorSource for Checkpoint {
             self.read_stored(stored, (within.start * row_bytes) as u64, &mut out[start..])
         })?;
         Ok(true)
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        self.unchanged.check()
     }
 }
 

@@ -31,6 +31,7 @@ mod shard;
 mod shards;
 mod source;
 mod tapped;
+mod unchanged;
 mod write;
 
 pub use adapter::Adapted;
@@ -49,4 +50,4 @@ pub use memory::MemorySource;
 pub use names::{Role, canonical_name, role_of, text_only_name};
 pub use source::{TensorPlan, TensorSource, Unit, read_tensor};
 pub use tapped::Tapped;
-pub use write::{WriteOptions, Written, write_checkpoint};
+pub use write::{WriteOptions, Written, open_output, write_checkpoint, write_into};

@@ -64,12 +64,15 @@ pub(crate) fn open_shards(
     folder: &Path,
     files: &[Expected],
     problems: &mut Vec<Problem>,
-) -> Opened {
+) -> Result<Opened, Error> {
     let mut opened: Opened = Default::default();
     for (file, expected) in files {
         let path = folder.join(file);
         let mut handle = match File::open(&path) {
             Ok(handle) => handle,
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("open", &path, e));
+            }
             Err(e) => {
                 problems.push(Problem::new(
                     format!("{}: shard is missing ({e})", path.display()),
@@ -90,7 +93,7 @@ pub(crate) fn open_shards(
             Err(found) => problems.extend(found),
         }
     }
-    opened
+    Ok(opened)
 }
 
 fn compare_with_index(

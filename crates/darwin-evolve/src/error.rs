@@ -1,6 +1,6 @@
 //! Errors of an evolution.
 
-use darwin_core::{Diagnose, Fault};
+use darwin_core::{Diagnose, Fault, io_hint};
 use std::path::PathBuf;
 
 /// What can go wrong.
@@ -83,6 +83,7 @@ impl Diagnose for Error {
                 Some("choose another `out` folder, or remove this one to begin anew".to_owned())
             }
             Self::Below { hint, .. } => hint.clone(),
+            Self::Io { source, .. } => io_hint(source),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::profile::checkpoint_name;
 use crate::cli::CompareArgs;
+use crate::output::OutFile;
 use crate::ui::Ui;
 use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
@@ -14,7 +15,7 @@ use darwin_profile::{
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    super::use_threads(arguments.stream.threads)?;
+    super::use_threads(arguments.stream.threads, ui)?;
     let checkpoints = [Checkpoint::open(&arguments.father)?, Checkpoint::open(&arguments.mother)?];
     let text = Text::open(&arguments.father)?;
     let items = super::calibration(&arguments.items, &text)?;
@@ -47,6 +48,7 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         ui.say(super::stream::describe_compare(&plan, &forecast));
         return Ok(ExitCode::SUCCESS);
     }
+    let out = arguments.out.as_deref().map(OutFile::open).transpose()?;
     let profiled = |parent, plan: &ProfilePlan| {
         let (progress, cancel) = (ui.progress(), ui.cancel());
         profile_streamed(parent, &items, &profiling, &plan.plan, progress, cancel)
@@ -63,8 +65,8 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         ui.cancel(),
     )?;
     ui.say(comparison_summary(&comparison));
-    if let Some(out) = &arguments.out {
-        super::save_json(out, &comparison)?;
+    if let Some(out) = &out {
+        out.write_json(&comparison)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use crate::cli::ScoreArgs;
 use crate::table::table;
 use crate::ui::Ui;
 use darwin_checkpoint::AnyModel;
-use darwin_core::Failure;
+use darwin_core::{Failure, Fault};
 use darwin_core::stats::{Estimate, Z95, mean_se};
 use darwin_engine::{
     Batch, Interventions, ItemScore, Model, Record, Sequence, Site, Tap, Text, score,
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 const BLOCK: usize = 256;
 
 pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    super::use_threads(arguments.threads)?;
+    super::use_threads(arguments.threads, ui)?;
     let source = AnyModel::open(&arguments.model)?;
     let items = score_items::read(&arguments.items, || Text::open(&arguments.model))?;
     let model = Model::load(&source)?;
@@ -28,6 +28,9 @@ pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
         let asked: Vec<_> = block.iter().map(|s| s.item.clone()).collect();
         let scores = score(&model, &asked, ui.cancel())?;
         for (scorable, score) in block.iter().zip(scores) {
+            if ui.cancel().is_cancelled() {
+                return Err(Failure::new(Fault::Interrupted, "interrupted"));
+            }
             summary.add(scorable, &score);
             if arguments.json {
                 ui.say(line(arguments, &model, scorable, score)?.to_string());
