@@ -129,7 +129,11 @@ impl AtomicDir {
                 File::open(entry.path())?.sync_all()?;
             }
         }
-        if self.in_place { self.move_up()? } else { self.rename()? }
+        if self.in_place {
+            self.move_up()?
+        } else {
+            self.rename()?
+        }
         self.keep = true;
         self.made.clear();
         Ok(())
@@ -194,7 +198,8 @@ impl AtomicDir {
         let mut moving = names(&self.aside)?;
         moving.retain(|name| !is_note(name));
         moving.sort_by_key(|name| (turn(name), name.clone()));
-        let list = moving.iter().filter_map(|name| name.to_str()).fold(String::new(), |a, n| a + n + "\n");
+        let list =
+            moving.iter().filter_map(|name| name.to_str()).fold(String::new(), |a, n| a + n + "\n");
         write_atomic(&self.aside.join(MOVING), list.as_bytes())?;
         for name in &moving {
             fs::rename(self.aside.join(name), self.target.join(name))?;

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
             None if missing.is_none() => {
                 let out = out.take().map(Output::Opened);
                 one(arguments, ui, &recipe, out)?;
-            },
+            }
             Some(name) => {
                 let at = folder.join(name);
                 if missing.is_none() {

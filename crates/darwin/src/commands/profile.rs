@@ -4,9 +4,9 @@ use crate::cli::ProfileArgs;
 use crate::output::{OutFile, cannot};
 use crate::ui::Ui;
 use darwin_checkpoint::{AnyModel, Checkpoint};
+use darwin_core::Failure;
 use darwin_core::files::ModelRef;
 use darwin_core::fs::{Lock, own, resolve};
-use darwin_core::Failure;
 use darwin_engine::Text;
 use darwin_profile::{
     ProfileOptions, Unloaded, forecast_profile, plan_profile, profile_streamed, profile_summary,

@@ -4,8 +4,8 @@ use crate::cli::ScoreArgs;
 use crate::table::table;
 use crate::ui::Ui;
 use darwin_checkpoint::AnyModel;
-use darwin_core::{Failure, Fault};
 use darwin_core::stats::{Estimate, Z95, mean_se};
+use darwin_core::{Failure, Fault};
 use darwin_engine::{
     Batch, Interventions, ItemScore, Model, Record, Sequence, Site, Tap, Text, score,
 };
