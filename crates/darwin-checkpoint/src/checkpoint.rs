@@ -7,6 +7,7 @@ use crate::dtype::all_finite;
 use crate::error::Problems;
 use crate::layout::{Layout, Place, assemble};
 use crate::shards::{no_config, open_shards, shard_files};
+use crate::unchanged::Unchanged;
 use crate::{Dtype, Error, Manifest, Problem, Role, SideFiles, TensorId, TensorPlan, TensorSource};
 use darwin_core::fs::read_bounded;
 use serde_json::Value;
@@ -32,6 +33,7 @@ pub struct Checkpoint {
     config_bytes: Vec<u8>,
     config: Value,
     shards: Vec<(PathBuf, File)>,
+    unchanged: Unchanged,
     manifest: Manifest,
     layout: Layout,
     places: Vec<Place>,
@@ -80,6 +82,7 @@ impl Checkpoint {
             folder: folder.to_owned(),
             config_bytes,
             config,
+            unchanged: Unchanged::of_open(shards.iter().map(|(p, f)| (p.as_path(), f)))?,
             shards,
             manifest,
             layout,
@@ -335,6 +338,10 @@ impl TensorSource for Checkpoint {
             self.read_stored(stored, (within.start * row_bytes) as u64, &mut out[start..])
         })?;
         Ok(true)
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        self.unchanged.check()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Errors of reading and writing checkpoints.
 
-use darwin_core::{Diagnose, Fault};
+use darwin_core::{Diagnose, Fault, io_hint};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -110,6 +110,23 @@ pub enum Error {
     /// The work was cancelled.
     #[error("interrupted")]
     Cancelled,
+    /// A file is not what it was when the work began.
+    #[error("{} {what}", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        what: &'static str,
+    },
+    /// A write failed whose finished shards are kept.
+    #[error("{error}")]
+    Kept {
+        /// Why it failed.
+        #[source]
+        error: Box<Error>,
+        /// Shards that the next write goes on after.
+        shards: usize,
+    },
     /// A tensor source that is not a checkpoint failed.
     #[error("{message}")]
     Source {
@@ -144,6 +161,8 @@ impl Diagnose for Error {
                 fault => fault,
             },
             Self::Cancelled => Fault::Interrupted,
+            Self::Changed { .. } => Fault::Environment,
+            Self::Kept { error, .. } => error.fault(),
             Self::Source { fault, .. } => *fault,
             _ => Fault::User,
         }
@@ -151,8 +170,17 @@ impl Diagnose for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Some("free some space or choose another output folder".to_owned())
+            Self::Io { source, .. } => io_hint(source),
+            Self::Changed { .. } => {
+                Some("run the command again when no other program writes to it".to_owned())
+            }
+            Self::Kept { error, shards } => {
+                let kept = match shards {
+                    1 => "1 finished shard is kept".to_owned(),
+                    n => format!("{n} finished shards are kept"),
+                };
+                let then = format!("{kept}, the same command goes on after them");
+                Some(error.hint().map_or(then.clone(), |hint| format!("{hint}; {then}")))
             }
             Self::Invalid(problems) => problems.first().map(|p| p.hint.clone()),
             Self::NotFinite { .. } => Some(
@@ -162,12 +190,6 @@ impl Diagnose for Error {
                 Some("check that the model is complete (`darwin inspect`)".to_owned())
             }
             Self::Source { hint, .. } => hint.clone(),
-            Self::Io { source, .. } => match source.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE) => {
-                    Some("allow the process more open files (`ulimit -n`)".to_owned())
-                }
-                _ => None,
-            },
             Self::Cancelled => None,
         }
     }

@@ -2,8 +2,8 @@
 
 use crate::resume::SUMS;
 use crate::{Adapted, AnyModel, Checkpoint, Error, Gguf};
-use darwin_core::files::{FileHash, FileHashes, FileStamp, SCHEMA};
-use darwin_core::fs::{open_regular, write_json};
+use darwin_core::files::{FileHash, FileHashes, SCHEMA};
+use darwin_core::fs::{Stamp, open_regular, write_json};
 use darwin_core::hash::Hasher;
 use darwin_core::{Cancel, Fingerprint, Progress};
 use rayon::prelude::*;
@@ -163,7 +163,7 @@ impl HashCache {
         let found = read(file, progress, cancel)?;
         let sha256 = found.sha256.clone();
         let mut state = self.state();
-        state.added |= found.stamp.bytes >= REMEMBERED;
+        state.added |= found.stamp.size() >= REMEMBERED;
         state.known.insert(name, found);
         Ok(sha256)
     }
@@ -173,7 +173,7 @@ impl HashCache {
         for (file, sha256) in sums(folder).into_iter().flatten() {
             if let Ok((name, stamp)) = named(&file) {
                 let mut state = self.state();
-                state.added |= stamp.bytes >= REMEMBERED;
+                state.added |= stamp.size() >= REMEMBERED;
                 state.known.insert(name, FileHash { stamp, sha256 });
             }
         }
@@ -223,7 +223,7 @@ impl HashCache {
         for file in files {
             let (name, stamp) = named(file)?;
             if self.state().known.get(&name).is_none_or(|known| known.stamp != stamp) {
-                unknown.push((*file, stamp.bytes));
+                unknown.push((*file, stamp.size()));
             }
         }
         let bytes = unknown.iter().map(|(_, bytes)| bytes).sum();
@@ -255,12 +255,9 @@ impl HashCache {
         drop(state);
         let Some(now) = now(path) else { return };
         files.retain(|name, file| {
-            let as_it_was = || {
-                let about = std::fs::metadata(name);
-                about.is_ok_and(|about| FileStamp::of(&about) == file.stamp)
-            };
-            let settled = file.stamp.changed[0] + SETTLED < now;
-            file.stamp.bytes >= REMEMBERED && settled && as_it_was()
+            let as_it_was = || Stamp::of(Path::new(name)).is_ok_and(|stamp| stamp == file.stamp);
+            let settled = file.stamp.changed() + SETTLED < now;
+            file.stamp.size() >= REMEMBERED && settled && as_it_was()
         });
         if write_json(path, &FileHashes { schema: SCHEMA, files }).is_ok() {
             self.state().added = false;
@@ -280,7 +277,7 @@ fn now(path: &Path) -> Option<i64> {
     let file = std::fs::File::create(&clock).ok()?;
     let about = file.metadata().ok();
     let _ = std::fs::remove_file(&clock);
-    Some(FileStamp::of(&about?).changed[0])
+    Some(Stamp::from(about?).changed())
 }
 
 /// The lines of a checkpoint's `SHA256SUMS`; `None` where there is none that makes sense.
@@ -296,17 +293,17 @@ fn sums(folder: &Path) -> Option<Vec<(PathBuf, String)>> {
 }
 
 /// A file's absolute name and its stamp.
-fn named(file: &Path) -> Result<(String, FileStamp), Error> {
+fn named(file: &Path) -> Result<(String, Stamp), Error> {
     let io = |e| Error::io("read", file, e);
     let name = std::path::absolute(file).map_err(io)?.display().to_string();
-    Ok((name, FileStamp::of(&std::fs::metadata(file).map_err(io)?)))
+    Ok((name, Stamp::of(file).map_err(io)?))
 }
 
 /// Reads a file for its hash.
 fn read(path: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<FileHash, Error> {
     let io = |e| Error::io("read", path, e);
     let mut file = open_regular(path).map_err(io)?;
-    let stamp = FileStamp::of(&file.metadata().map_err(io)?);
+    let stamp = Stamp::from(file.metadata().map_err(io)?);
     let (mut hasher, mut buffer) = (Hasher::default(), vec![0; BUFFER]);
     loop {
         if cancel.is_cancelled() {
@@ -319,7 +316,7 @@ fn read(path: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<FileHas
         hasher.update(&buffer[..n]);
         progress.advance(n as u64);
     }
-    if FileStamp::of(&file.metadata().map_err(io)?) != stamp {
+    if Stamp::from(file.metadata().map_err(io)?) != stamp {
         return Err(Error::one(
             format!("{}: changed while it was read", path.display()),
             "wait until whatever writes it is done",

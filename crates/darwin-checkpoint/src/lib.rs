@@ -33,6 +33,7 @@ mod shards;
 mod side;
 mod source;
 mod tapped;
+mod unchanged;
 mod whole;
 mod write;
 
@@ -55,4 +56,4 @@ pub use side::{SideFile, SideFiles, SideKind};
 pub use source::{TensorPlan, TensorSource, Unit, read_tensor};
 pub use tapped::Tapped;
 pub use whole::{WholeTensor, whole_tensors};
-pub use write::{WriteOptions, Written, write_checkpoint};
+pub use write::{WriteOptions, Written, open_output, write_checkpoint, write_into};

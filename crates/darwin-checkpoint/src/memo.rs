@@ -182,4 +182,8 @@ impl TensorSource for Memo {
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         self.source.read_raw(id, rows, out)
     }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        self.source.check_unchanged()
+    }
 }

@@ -4,13 +4,20 @@
 //! shard that was synced. It goes before the folder gets its final name.
 
 use crate::Error;
-use darwin_core::fs::write_json;
+use darwin_core::fs::{Stamp, write_json};
+use darwin_core::hash::Hasher;
+use darwin_core::{Cancel, Progress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// The record's name.
 const NAME: &str = ".darwin-shards.json";
+
+/// Bytes of a record that are read; a record of 100,000 shards has 12 MB.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Hashes of the weight files, as `sha256sum --check` reads them.
 pub(crate) const SUMS: &str = "SHA256SUMS";
@@ -28,36 +35,80 @@ struct Record {
 pub(crate) struct Finished {
     path: PathBuf,
     record: Record,
+    /// Of the shards whose bytes are known to have the hash, since this process wrote or read them.
+    stamps: BTreeMap<String, Stamp>,
+    /// Whole shards of an interrupted write of something else, which were removed.
+    discarded: usize,
 }
 
 impl Finished {
     /// What an earlier write of the same thing left in `folder`; everything else is removed.
     pub(crate) fn open(folder: &Path, identity: String) -> Result<Self, Error> {
         let path = folder.join(NAME);
-        let read = std::fs::read(&path).ok();
-        let kept: Option<Record> = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let record = match kept {
+        let mut discarded = 0;
+        let record = match read_record(&path)? {
             Some(kept) if kept.identity == identity => kept,
-            _ => Record { identity, shards: BTreeMap::new() },
+            other => {
+                discarded = other.map_or(0, |other| other.shards.len());
+                Record { identity, shards: BTreeMap::new() }
+            }
         };
-        let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
+        let entries = fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
         for entry in entries {
             let entry = entry.map_err(|e| Error::io("read", folder, e))?;
-            let name = entry.file_name();
-            let whole = name.to_str().is_some_and(|n| n == NAME || record.shards.contains_key(n));
-            if !whole {
-                let path = entry.path();
-                std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            let (name, path) = (entry.file_name(), entry.path());
+            let kind = entry.file_type().map_err(|e| Error::io("read", &path, e))?;
+            let known = name.to_str().is_some_and(|n| n == NAME || record.shards.contains_key(n));
+            if !known || !kind.is_file() {
+                let removed =
+                    if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(|e| Error::io("remove", &path, e))?;
             }
         }
-        Ok(Self { path, record })
+        Ok(Self { path, record, stamps: BTreeMap::new(), discarded })
     }
 
-    /// Whether a shard of so many bytes is there.
-    pub(crate) fn has(&self, name: &str, bytes: u64) -> bool {
-        let file = self.path.with_file_name(name);
+    /// Reads the shards that an earlier process left. Those whose bytes are not what it wrote are
+    /// forgotten, and named.
+    pub(crate) fn take_over(
+        &mut self,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        let mut spoiled = Vec::new();
+        if !self.any() {
+            return Ok(spoiled);
+        }
+        let names: Vec<String> = self.record.shards.keys().cloned().collect();
+        let size = |name: &String| fs::metadata(self.file(name)).map_or(0, |about| about.len());
+        progress.start("verify", names.iter().map(size).sum(), "B");
+        for name in names {
+            let found = hash(&self.file(&name), progress, cancel)?;
+            match found {
+                Some((sha256, stamp)) if self.record.shards.get(&name) == Some(&sha256) => {
+                    self.stamps.insert(name, stamp);
+                }
+                _ => {
+                    self.record.shards.remove(&name);
+                    spoiled.push(name);
+                }
+            }
+        }
+        progress.finish();
+        if !spoiled.is_empty() {
+            self.save()?;
+        }
+        Ok(spoiled)
+    }
+
+    /// How many whole shards of something else were removed.
+    pub(crate) fn discarded(&self) -> usize {
+        self.discarded
+    }
+
+    /// Whether a shard is whole.
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.record.shards.contains_key(name)
-            && std::fs::metadata(file).is_ok_and(|about| about.len() == bytes)
     }
 
     /// Whether any shard is whole.
@@ -65,16 +116,98 @@ impl Finished {
         !self.record.shards.is_empty()
     }
 
-    /// Records a shard that was synced.
-    pub(crate) fn add(&mut self, name: &str, sha256: String) -> Result<(), Error> {
-        self.record.shards.insert(name.to_owned(), sha256);
-        write_json(&self.path, &self.record).map_err(|e| Error::io("write", &self.path, e))
+    /// How many shards are whole.
+    pub(crate) fn count(&self) -> usize {
+        self.record.shards.len()
     }
 
-    /// Ends the record; the lines of [`SUMS`].
-    pub(crate) fn end(self) -> Result<String, Error> {
-        std::fs::remove_file(&self.path).map_err(|e| Error::io("remove", &self.path, e))?;
+    /// Records a shard that was synced.
+    pub(crate) fn add(&mut self, name: &str, sha256: String, stamp: Stamp) -> Result<(), Error> {
+        self.record.shards.insert(name.to_owned(), sha256);
+        self.stamps.insert(name.to_owned(), stamp);
+        self.save()
+    }
+
+    /// Whether every shard still is what was written. One whose file was touched since is read
+    /// again; one that is not the same is forgotten.
+    pub(crate) fn check(&mut self) -> Result<(), Error> {
+        let touched: Vec<String> = self
+            .record
+            .shards
+            .keys()
+            .filter(|name| {
+                let about = fs::symlink_metadata(self.file(name)).ok().filter(|a| a.is_file());
+                about.map(Stamp::from).as_ref() != self.stamps.get(*name)
+            })
+            .cloned()
+            .collect();
+        let mut wrong = None;
+        for name in touched {
+            let path = self.file(&name);
+            let what = match hash(&path, &darwin_core::NoProgress, &Cancel::default())? {
+                Some((sha256, _)) if self.record.shards.get(&name) == Some(&sha256) => continue,
+                Some(_) => "changed after it was written",
+                None => "was removed after it was written",
+            };
+            self.record.shards.remove(&name);
+            wrong = wrong.or(Some(Error::Changed { path, what }));
+        }
+        let Some(error) = wrong else { return Ok(()) };
+        self.save()?;
+        Err(error)
+    }
+
+    /// The lines of [`SUMS`].
+    pub(crate) fn sums(&self) -> String {
         let line = |(name, sha256): (&String, &String)| format!("{sha256}  {name}\n");
-        Ok(self.record.shards.iter().map(line).collect())
+        self.record.shards.iter().map(line).collect()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        write_json(&self.path, &self.record).map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+/// A record, if there is one that can be understood.
+fn read_record(path: &Path) -> Result<Option<Record>, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(about) if about.is_file() && about.len() <= MAX_BYTES => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path, error)),
+    }
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    Ok(serde_json::from_slice(&bytes).ok())
+}
+
+/// A file's SHA-256 and its stamp; `None` where there is no such file, or a link in its place.
+fn hash(
+    path: &Path,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Option<(String, Stamp)>, Error> {
+    if !fs::symlink_metadata(path).is_ok_and(|about| about.is_file()) {
+        return Ok(None);
+    }
+    let io = |e| Error::io("read", path, e);
+    let mut file = File::open(path).map_err(io)?;
+    let stamp = file.metadata().map_err(io)?.into();
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        match file.read(&mut buffer).map_err(io)? {
+            0 => return Ok(Some((hasher.finish(), stamp))),
+            n => {
+                hasher.update(&buffer[..n]);
+                progress.advance(n as u64);
+            }
+        }
     }
 }

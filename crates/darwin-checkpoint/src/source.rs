@@ -115,6 +115,14 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// Whatever reading the inputs can bring.
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error>;
+
+    /// Whether the files that it reads are still those that were opened.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] naming the first that is not.
+    fn check_unchanged(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A whole tensor, rounded to its output dtype.

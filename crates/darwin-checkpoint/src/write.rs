@@ -43,51 +43,108 @@ pub struct Written {
     pub shards: usize,
     /// Shards among them that an interrupted write had finished.
     pub kept: usize,
+    /// Shards that an interrupted write had finished and that were not whole any more: they were
+    /// made anew.
+    pub spoiled: Vec<String>,
+    /// Shards that an interrupted write of something else had finished: they were removed.
+    pub discarded: usize,
 }
 
 /// Writes `source` in `layout` into a new folder, which bears its name only when it is whole, with
 /// the weight files' SHA-256 in `SHA256SUMS`.
 ///
 /// # Errors
-/// [`Error::Io`] (a full disk among them), [`Error::NotFinite`] and whatever the source brings;
-/// nothing is left under the final name then. After [`Error::Cancelled`] whole shards stay aside
-/// for the next write of the same.
+/// As [`write_into`], and whatever opening the folder brings.
 pub fn write_checkpoint(
     source: &dyn TensorSource,
     layout: &Layout,
     out: &Path,
     options: &WriteOptions<'_>,
 ) -> Result<Written, Error> {
+    write_into(source, layout, open_output(out)?, options)
+}
+
+/// Opens the folder of a checkpoint that will be written: nobody else writes it from now on, and
+/// what could keep it from its final name is found before any work.
+///
+/// # Errors
+/// [`Error::Io`] as [`AtomicDir::open`] says.
+pub fn open_output(out: &Path) -> Result<AtomicDir, Error> {
+    AtomicDir::open(out).map_err(|e| Error::io("create", out, e))
+}
+
+/// As [`write_checkpoint`], into a folder that was opened before.
+///
+/// # Errors
+/// [`Error::Io`] (a full disk among them), [`Error::NotFinite`] and whatever the source brings;
+/// [`Error::Changed`] where a file that was read or written changed meanwhile. Nothing is left
+/// under the final name then. With an identity whole shards stay aside for the next write of the
+/// same, and where there are some, another error than [`Error::Cancelled`] is in an
+/// [`Error::Kept`].
+pub fn write_into(
+    source: &dyn TensorSource,
+    layout: &Layout,
+    mut dir: AtomicDir,
+    options: &WriteOptions<'_>,
+) -> Result<Written, Error> {
     let shards = lay_out(source, layout, options.max_shard_bytes);
-    let io = |e| Error::io("create", out, e);
-    let dir = match &options.identity {
-        Some(_) => AtomicDir::open(out).map_err(io)?,
-        None => AtomicDir::create(out).map_err(io)?,
-    };
-    let mut finished = Finished::open(dir.path(), identity(options, &shards))?;
-    let kept = shards.iter().filter(|s| finished.has(&s.name, s.bytes())).count();
-    match write_shards(source, &shards, dir.path(), &mut finished, options) {
-        Err(Error::Cancelled) if options.identity.is_some() && finished.any() => {
-            dir.keep();
-            return Err(Error::Cancelled);
-        }
-        result => result?,
+    let out = dir.target().to_owned();
+    if options.identity.is_none() {
+        dir.clear().map_err(|e| Error::io("create", &out, e))?;
     }
+    let mut finished = Finished::open(dir.path(), identity(options, &shards))?;
+    let discarded = finished.discarded();
+    dir.keep(finished.any());
+    let written = write_all(source, &shards, &mut dir, &mut finished, options);
+    let (written, changed) = match (written, source.check_unchanged()) {
+        (Err(Error::Cancelled), Err(Error::Changed { .. })) => (Err(Error::Cancelled), true),
+        (Err(Error::Cancelled), _) => (Err(Error::Cancelled), false),
+        (_, Err(error @ Error::Changed { .. })) => (Err(error), true),
+        (Ok(_), Err(error)) => (Err(error), false),
+        (written, _) => (written, false),
+    };
+    if changed {
+        // Shards of two states of a parent: none may be taken over.
+        dir.keep(false);
+    }
+    let kept = if options.identity.is_some() && !changed { finished.count() } else { 0 };
+    let keep = |error| match error {
+        Error::Cancelled => Error::Cancelled,
+        error if kept == 0 => error,
+        error => Error::Kept { error: Box::new(error), shards: kept },
+    };
+    let (kept, spoiled) = written.map_err(keep)?;
+    dir.commit().map_err(|e| keep(Error::io("write", &out, e)))?;
+    let bytes = shards.iter().map(Shard::tensor_bytes).sum();
+    let (tensors, shards) = (layout.stored.len(), shards.len());
+    Ok(Written { tensors, bytes, shards, kept, spoiled, discarded })
+}
+
+/// Writes all files; how many shards were there, and which of them were spoiled.
+fn write_all(
+    source: &dyn TensorSource,
+    shards: &[Shard<'_>],
+    dir: &mut AtomicDir,
+    finished: &mut Finished,
+    options: &WriteOptions<'_>,
+) -> Result<(usize, Vec<String>), Error> {
+    let spoiled = finished.take_over(options.progress, options.cancel)?;
+    let kept = finished.count();
+    write_shards(source, shards, dir, finished, options)?;
     for path in &options.side_files {
         let target = dir.path().join(path.file_name().unwrap_or_default());
         std::fs::copy(path, &target).map_err(|e| Error::io("write", &target, e))?;
     }
     if shards.len() > 1 {
-        let index = pretty(&index_json(&shards));
+        let index = pretty(&index_json(shards));
         write_document(dir.path(), "model.safetensors.index.json", &index)?;
     }
     for (name, bytes) in &options.documents {
         write_document(dir.path(), name, bytes)?;
     }
-    write_document(dir.path(), SUMS, finished.end()?.as_bytes())?;
-    dir.commit().map_err(|e| Error::io("write", out, e))?;
-    let bytes = shards.iter().map(Shard::tensor_bytes).sum();
-    Ok(Written { tensors: layout.stored.len(), bytes, shards: shards.len(), kept })
+    write_document(dir.path(), SUMS, finished.sums().as_bytes())?;
+    finished.check()?;
+    Ok((kept, spoiled))
 }
 
 /// What is written, down to the places of all tensors.
@@ -100,11 +157,14 @@ fn identity(options: &WriteOptions<'_>, shards: &[Shard<'_>]) -> String {
     sha256_hex(&text)
 }
 
+/// Up to so many shards the files that are read are looked at after each of them.
+const FEW: usize = 256;
+
 /// Writes the shards that are not there yet.
 fn write_shards(
     source: &dyn TensorSource,
     shards: &[Shard<'_>],
-    folder: &Path,
+    dir: &mut AtomicDir,
     finished: &mut Finished,
     options: &WriteOptions<'_>,
 ) -> Result<(), Error> {
@@ -118,12 +178,24 @@ fn write_shards(
         cancel: options.cancel,
     };
     for shard in shards {
-        if finished.has(&shard.name, shard.bytes()) {
+        if finished.has(&shard.name) {
             options.progress.advance(shard.tensor_bytes());
-        } else {
-            let sha256 = filling.fill(shard, &folder.join(&shard.name))?;
-            finished.add(&shard.name, sha256)?;
+            continue;
         }
+        let path = dir.path().join(&shard.name);
+        let (sha256, stamp) = match filling.fill(shard, &path) {
+            Ok(whole) => whole,
+            Err(error) => {
+                // Half a shard helps nobody, and may be what fills the disk.
+                let _ = std::fs::remove_file(&path);
+                return Err(error);
+            }
+        };
+        if shards.len() <= FEW {
+            source.check_unchanged()?;
+        }
+        finished.add(&shard.name, sha256, stamp)?;
+        dir.keep(options.identity.is_some());
     }
     options.progress.finish();
     Ok(())

@@ -27,11 +27,14 @@ impl Fault {
         }
     }
 
-    /// The fault behind an I/O error: a full or unwritable disk is the environment's, a missing
-    /// file the user's.
+    /// The fault behind an I/O error: a full, busy or unwritable disk, a lock that another process
+    /// holds and a lack of file descriptors are the environment's, a missing file the user's.
     #[must_use]
     pub fn of_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind as K;
+        if error.raw_os_error() == Some(libc::ELOOP) {
+            return Self::User;
+        }
         match error.kind() {
             K::NotFound
             | K::InvalidInput
@@ -39,11 +42,50 @@ impl Fault {
             | K::UnexpectedEof
             | K::NotADirectory
             | K::IsADirectory
+            | K::InvalidFilename
             | K::AlreadyExists => Self::User,
             K::Interrupted => Self::Interrupted,
             _ => Self::Environment,
         }
     }
+}
+
+/// What to do about an I/O error that the environment caused.
+#[must_use]
+pub fn io_hint(error: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind as K;
+    if error.get_ref().is_some_and(|inner| inner.is::<crate::fs::Held>()) {
+        return Some("wait until it ends, or choose another output".to_owned());
+    }
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            let limit = match open_files() {
+                Some(limit) => format!("a process may open {limit} files here"),
+                None => "a process may not open more".to_owned(),
+            };
+            return Some(format!("{limit}: allow more with `ulimit -n`"));
+        }
+        Some(libc::ENFILE) => {
+            return Some("the whole system has too many open files: end other programs".to_owned());
+        }
+        _ => {}
+    }
+    let hint = match error.kind() {
+        K::StorageFull | K::QuotaExceeded => "free some space or choose another output folder",
+        K::ReadOnlyFilesystem => "choose an output on a file system that can be written",
+        K::PermissionDenied => "check the permissions, or choose another place",
+        K::ResourceBusy => "end the program that uses it, or choose another place",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// How many files this process may have open.
+fn open_files() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the system fills the structure, which lives longer than the call.
+    let asked = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    (asked == 0).then_some(limit.rlim_cur)
 }
 
 /// An error of one of Darwin's libraries: a sentence (its `Display`), a hint and a fault.
@@ -149,6 +191,32 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_environment_is_to_blame_for_what_it_lacks() {
+        use std::io::Error;
+        for code in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOSPC,
+            libc::EDQUOT,
+            libc::EROFS,
+            libc::EACCES,
+            libc::EPERM,
+            libc::EBUSY,
+            libc::EIO,
+        ] {
+            let error = Error::from_raw_os_error(code);
+            assert_eq!(Fault::of_io(&error), Fault::Environment, "{error}");
+            assert!(code == libc::EIO || io_hint(&error).is_some(), "{error}");
+        }
+        for code in [libc::ENOENT, libc::ENOTDIR, libc::EISDIR, libc::ELOOP, libc::ENAMETOOLONG] {
+            let error = Error::from_raw_os_error(code);
+            assert_eq!(Fault::of_io(&error), Fault::User, "{error}");
+        }
+        let hint = io_hint(&Error::from_raw_os_error(libc::EMFILE)).unwrap();
+        assert!(hint.contains("ulimit -n") && hint.contains(char::is_numeric), "{hint}");
+    }
 
     #[test]
     fn nearest_finds_typos_and_nothing_else() {

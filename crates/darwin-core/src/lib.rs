@@ -1,9 +1,10 @@
 //! The words that every part of Darwin speaks.
 //!
-//! Newtypes for shares, densities and indices; identity by content ([`Fingerprint`]); the versioned types of every file that Darwin
-//! writes ([`files`]); statistics ([`stats`]); randomness keyed by what it is for ([`keyed`]);
-//! files that never bear their final name half written ([`fs`]); errors that know their exit code
-//! ([`Diagnose`]); progress and cancellation as values ([`Progress`], [`Cancel`]).
+//! Newtypes for shares, densities and indices; identity by content ([`Fingerprint`]); the versioned
+//! types of every file that Darwin writes ([`files`]); statistics ([`stats`]); randomness keyed by
+//! what it is for ([`keyed`]); files and folders that never bear their final name half written and
+//! have one owner ([`fs`]); errors that know their exit code ([`Diagnose`]); progress and
+//! cancellation as values ([`Progress`], [`Cancel`]).
 //!
 //! This crate knows nothing of checkpoints, engines or terminals.
 
@@ -15,10 +16,11 @@ pub mod hash;
 pub mod keyed;
 mod progress;
 pub mod stats;
+pub mod time;
 mod vectorised;
 mod words;
 
-pub use diagnose::{Diagnose, Failure, Fault, nearest};
+pub use diagnose::{Diagnose, Failure, Fault, io_hint, nearest};
 pub use fingerprint::{ARITHMETIC, Fingerprint, NotAFingerprint};
 pub use progress::{Cancel, NoProgress, Progress};
 pub use words::{Component, Density, Domain, ExpertIdx, LayerIdx, OutOfRange, Share, Split};

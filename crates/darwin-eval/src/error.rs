@@ -1,6 +1,6 @@
 //! Errors of reading items and of evaluating.
 
-use darwin_core::{Diagnose, Fault};
+use darwin_core::{Diagnose, Fault, io_hint};
 use std::path::{Path, PathBuf};
 
 /// What can go wrong.
@@ -69,6 +69,7 @@ impl Diagnose for Error {
                 Some("set `eos_token_id` in generation_config.json or config.json".to_owned())
             }
             Self::Engine(error) => error.hint(),
+            Self::Io { source, .. } => io_hint(source),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Errors of an evolution.
 
-use darwin_core::{Diagnose, Fault};
+use darwin_core::{Diagnose, Fault, io_hint};
 use std::path::PathBuf;
 
 /// What can go wrong.
@@ -82,6 +82,7 @@ impl Diagnose for Error {
         match self {
             Self::Config { hint, .. } | Self::Journal { hint, .. } => Some(hint.clone()),
             Self::Below { hint, .. } => hint.clone(),
+            Self::Io { source, .. } => io_hint(source),
             _ => None,
         }
     }

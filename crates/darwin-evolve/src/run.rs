@@ -9,7 +9,7 @@ use crate::stage::{Bench, Stage};
 use crate::{ArmName, Error, Journal, Parents, Prior, RunConfig, child, depth_blocks, diagnose};
 use darwin_checkpoint::HashCache;
 use darwin_core::files::{Comparison, Health, Origin, Phase, Profile, RunHeader, SCHEMA, Scores};
-use darwin_core::fs::write_json;
+use darwin_core::fs::{own, write_json};
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::{Cancel, Fingerprint, Progress};
 use darwin_eval::Evaluator;
@@ -65,6 +65,7 @@ pub struct Outcome {
 pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let out = &config.out;
     std::fs::create_dir_all(out).map_err(|source| Error::Io { path: out.clone(), source })?;
+    let _owner = own(out).map_err(|source| Error::Io { path: out.clone(), source })?;
     let parents = Parents::open(config, &line_recipe(config, 0.5, 0)?, ui)?;
     let items = Items::open(config, &parents.text)?;
     let header = header(config, &parents, &items)?;

@@ -1,7 +1,7 @@
 //! Errors of recipes, plans and merges.
 
 use darwin_checkpoint::Problem;
-use darwin_core::{Diagnose, Fault};
+use darwin_core::{Diagnose, Fault, io_hint};
 use std::fmt;
 
 /// One thing that is wrong with a recipe: where, what, and what to do.
@@ -94,7 +94,9 @@ impl Diagnose for Error {
                 [one] => Some(one.hint.clone()),
                 _ => None,
             },
-            Self::Io { .. } => Some("check the path".to_owned()),
+            Self::Io { source, .. } => {
+                io_hint(source).or_else(|| Some("check the path".to_owned()))
+            }
             Self::Checkpoint(error) => error.hint(),
         }
     }

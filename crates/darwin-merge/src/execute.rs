@@ -1,8 +1,8 @@
 //! Writing the child as a checkpoint.
 
 use crate::{Error, Merge};
-use darwin_checkpoint::{TensorSource, WriteOptions, Written, write_checkpoint};
-use darwin_core::files::FileStamp;
+use darwin_checkpoint::{TensorSource, WriteOptions, Written, open_output, write_into};
+use darwin_core::fs::{AtomicDir, Stamp};
 use darwin_core::hash::sha256_hex;
 use darwin_core::{Cancel, Progress};
 use std::path::Path;
@@ -33,6 +33,18 @@ pub struct MergeOptions<'a> {
 /// Whatever reading the inputs and writing the output can bring; nothing is left under the final
 /// name then.
 pub fn merge_to(merge: &Merge, out: &Path, options: &MergeOptions<'_>) -> Result<Written, Error> {
+    merge_into(merge, open_output(out)?, options)
+}
+
+/// As [`merge_to`], into a folder that was opened before ([`open_output`]).
+///
+/// # Errors
+/// As [`merge_to`].
+pub fn merge_into(
+    merge: &Merge,
+    out: AtomicDir,
+    options: &MergeOptions<'_>,
+) -> Result<Written, Error> {
     let (Some(parent), Some(layout)) = (merge.structure(), merge.plan().layout.as_ref()) else {
         return Err(Error::plan(
             "the structural parent is not a checkpoint on disk, so there is no layout to write",
@@ -58,7 +70,7 @@ pub fn merge_to(merge: &Merge, out: &Path, options: &MergeOptions<'_>) -> Result
         progress: options.progress,
         cancel: options.cancel,
     };
-    Ok(write_checkpoint(merge, layout, out, &write)?)
+    Ok(write_into(merge, layout, out, &write)?)
 }
 
 /// What the output is computed from: the plan, and the parents' files as they are now.
@@ -66,7 +78,7 @@ fn identity(merge: &Merge) -> String {
     let mut text = json(&merge.plan().manifest());
     text.extend_from_slice(merge.side().vocabulary().as_bytes());
     for path in merge.files() {
-        let stamp = std::fs::metadata(path).map(|about| FileStamp::of(&about));
+        let stamp = Stamp::of(path);
         text.extend_from_slice(format!("{} {stamp:?}\n", path.display()).as_bytes());
     }
     sha256_hex(&text)

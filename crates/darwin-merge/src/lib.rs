@@ -24,7 +24,7 @@ mod twister;
 mod vocabulary;
 
 pub use error::{Error, RecipeProblem};
-pub use execute::{MergeOptions, merge_to};
+pub use execute::{MergeOptions, merge_into, merge_to};
 pub use extract::{ExtractOptions, Extracted, Extraction, extract_lora};
 pub use masks::{MaskFile, MaskSource};
 pub use merge::Merge;

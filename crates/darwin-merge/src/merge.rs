@@ -232,4 +232,11 @@ impl TensorSource for Merge {
         }
         source.read_raw(input.id, rows, out)
     }
+
+    fn check_unchanged(&self) -> Result<(), darwin_checkpoint::Error> {
+        self.sources.iter().try_for_each(|source| {
+            source.checkpoint.iter().try_for_each(|checkpoint| checkpoint.check_unchanged())?;
+            source.adapter.iter().try_for_each(|adapter| adapter.check_unchanged())
+        })
+    }
 }

@@ -1,7 +1,7 @@
 //! Errors of profiling, comparing and checking.
 
 use crate::broken::Broken;
-use darwin_core::{Diagnose, Fault};
+use darwin_core::{Diagnose, Fault, io_hint};
 use std::path::PathBuf;
 
 /// What can go wrong.
@@ -99,6 +99,7 @@ impl Diagnose for Error {
                 Some("profile disjoint parts of the calibration set".to_owned())
             }
             Self::Counters { .. } => Some("profile the model again".to_owned()),
+            Self::Io { source, .. } => io_hint(source),
             _ => None,
         }
     }

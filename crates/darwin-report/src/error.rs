@@ -1,7 +1,7 @@
 //! What can go wrong when a report is made; a missing or unreadable input is no error but a
 //! sentence in its section.
 
-use darwin_core::{Diagnose, Fault};
+use darwin_core::{Diagnose, Fault, io_hint};
 use std::io;
 use std::path::PathBuf;
 
@@ -49,7 +49,7 @@ impl Diagnose for ReportError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoRunFolder(_) => Some("give the folder that `darwin evolve` wrote".to_owned()),
-            Self::Write { .. } => None,
+            Self::Write { source, .. } => io_hint(source),
             Self::Template { .. } | Self::NoPlotly => Some("this is a bug in Darwin".to_owned()),
         }
     }

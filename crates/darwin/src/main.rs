@@ -2,6 +2,8 @@
 
 mod cli;
 mod commands;
+mod output;
+mod system;
 mod table;
 mod ui;
 
@@ -9,10 +11,14 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = cli::Cli::parse();
-    let ui = ui::Ui::new(arguments.quiet);
-    match commands::run(arguments.command, &ui) {
-        Ok(code) => code,
-        Err(failure) => ui.failed(&failure),
+    let arguments = match cli::Cli::try_parse() {
+        Ok(arguments) => arguments,
+        Err(text) => return ui::show_usage(&text),
+    };
+    system::allow_open_files();
+    if let Some(host) = system::host() {
+        darwin_core::fs::name_host(&host);
     }
+    let ui = ui::Ui::new(arguments.quiet);
+    ui.ended(commands::run(arguments.command, &ui))
 }

@@ -1,9 +1,10 @@
 //! What the user sees while work is done: a bar on a terminal, plain lines when piped.
 
+use crate::system;
 use crate::table::human_bytes;
-use darwin_core::{Cancel, Failure, Progress};
+use darwin_core::{Cancel, Failure, Fault, Progress, io_hint};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -11,17 +12,25 @@ use std::time::{Duration, Instant};
 /// Plain lines come at most this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// The exit code where nobody reads stdout any more: what a shell reports of a program that ended
+/// by SIGPIPE.
+const CLOSED_PIPE: u8 = 141;
+
 /// Standard output, progress and cancellation.
 pub(crate) struct Ui {
     progress: Bar,
     cancel: Cancel,
+    /// Why stdout takes no more.
+    broken: Mutex<Option<io::Error>>,
 }
 
 impl Ui {
-    /// Ctrl-C asks for a stop at the next safe point; a second one stops at once.
+    /// Ctrl-C, SIGTERM and SIGHUP ask for a stop at the next safe point; a second one stops at once.
+    /// SIGHUP stays ignored where it was, as under `nohup`.
     pub(crate) fn new(quiet: bool) -> Self {
         let cancel = Cancel::default();
         let handler = cancel.clone();
+        let ignores_hangup = system::ignores_hangup();
         // A second handler in one process is impossible here, so the result says nothing.
         let _ = ctrlc::set_handler(move || {
             if handler.is_cancelled() {
@@ -29,7 +38,10 @@ impl Ui {
             }
             handler.cancel();
         });
-        Self { progress: Bar::new(quiet), cancel }
+        if ignores_hangup {
+            system::ignore_hangup();
+        }
+        Self { progress: Bar::new(quiet), cancel, broken: Mutex::default() }
     }
 
     pub(crate) fn progress(&self) -> &dyn Progress {
@@ -40,16 +52,45 @@ impl Ui {
         &self.cancel
     }
 
-    /// Prints a result on stdout; a closed pipe is not an error.
+    /// Prints a result on stdout. Where that cannot be, the work is cancelled, and
+    /// [`Ui::ended`] says why.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
-        let text = text.as_ref();
-        let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end_matches('\n'));
+        let text = text.as_ref().trim_end_matches('\n');
+        self.put(|stdout| writeln!(stdout, "{text}"));
     }
 
-    /// Prints text on stdout as it comes; false where nobody reads it any more.
-    pub(crate) fn stream(&self, text: &str) -> bool {
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+    /// Prints text on stdout as it comes; otherwise as [`Ui::say`].
+    pub(crate) fn stream(&self, text: &str) {
+        self.put(|stdout| stdout.write_all(text.as_bytes()));
+    }
+
+    fn put(&self, write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) {
+        let mut broken = self.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if broken.is_some() {
+            return;
+        }
+        let mut stdout = io::stdout().lock();
+        if let Err(error) = write(&mut stdout).and_then(|()| stdout.flush()) {
+            *broken = Some(error);
+            self.cancel.cancel();
+        }
+    }
+
+    /// The exit code of a command; what went wrong is printed. Where stdout failed, that is why the
+    /// command was interrupted.
+    pub(crate) fn ended(&self, result: Result<ExitCode, Failure>) -> ExitCode {
+        let broken = self.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        match (result, broken) {
+            (Err(failure), Some(_)) if failure.fault() != Fault::Interrupted => {
+                self.failed(&failure)
+            }
+            (_, Some(error)) => {
+                self.progress.finish();
+                stdout_failed(&error)
+            }
+            (Ok(code), None) => code,
+            (Err(failure), None) => self.failed(&failure),
+        }
     }
 
     /// Says on stderr how things went, unless the user wants it quiet.
@@ -65,14 +106,39 @@ impl Ui {
     }
 
     /// Prints a failure as a sentence with its hint.
-    pub(crate) fn failed(&self, failure: &Failure) -> ExitCode {
+    fn failed(&self, failure: &Failure) -> ExitCode {
         self.progress.finish();
-        let mut stderr = std::io::stderr().lock();
-        let _ = writeln!(stderr, "error: {failure}");
-        if let Some(hint) = failure.hint() {
-            let _ = writeln!(stderr, "hint: {hint}");
-        }
-        ExitCode::from(failure.fault().exit_code())
+        print_failure(failure)
+    }
+}
+
+fn print_failure(failure: &Failure) -> ExitCode {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "error: {failure}");
+    if let Some(hint) = failure.hint() {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    ExitCode::from(failure.fault().exit_code())
+}
+
+/// A closed pipe ends quietly; everything else is said.
+fn stdout_failed(error: &io::Error) -> ExitCode {
+    if error.kind() == ErrorKind::BrokenPipe {
+        return ExitCode::from(CLOSED_PIPE);
+    }
+    let failure = Failure::new(Fault::Environment, format!("cannot write to stdout: {error}"));
+    print_failure(&match io_hint(error) {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    })
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+pub(crate) fn show_usage(text: &clap::Error) -> ExitCode {
+    let printed = text.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(error) if !text.use_stderr() => stdout_failed(&error),
+        _ => ExitCode::from(u8::try_from(text.exit_code()).unwrap_or(2)),
     }
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod factors;
 mod weights;
 
+use crate::unchanged::Unchanged;
 use crate::{Checkpoint, Error, Manifest, Problem, TensorId, TensorPlan, TensorSource};
 use config::AdapterConfig;
 use factors::{Edit, Factors, Product};
@@ -32,6 +33,7 @@ pub struct Adapted {
     base: Arc<Checkpoint>,
     config_path: PathBuf,
     weights: Weights,
+    unchanged: Unchanged,
     edits: bind::Edits,
     kept: Mutex<Vec<(TensorId, usize, Arc<Factors>)>>,
 }
@@ -63,6 +65,7 @@ impl Adapted {
             }
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
+        let unchanged = Unchanged::of([config_path.as_path(), &weights.path].into_iter())?;
         let file = weights.path.display().to_string();
         let edits = bind::bind(&base, &config, &file, entries).map_err(Error::Invalid)?;
         Ok(Self {
@@ -70,6 +73,7 @@ impl Adapted {
             base,
             config_path,
             weights,
+            unchanged,
             edits,
             kept: Mutex::default(),
         })
@@ -201,5 +205,10 @@ impl TensorSource for Adapted {
 
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         if self.edits.contains_key(&id) { Ok(false) } else { self.base.read_raw(id, rows, out) }
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        self.base.check_unchanged()?;
+        self.unchanged.check()
     }
 }

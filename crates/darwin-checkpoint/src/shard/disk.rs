@@ -4,6 +4,7 @@
 //! the cache costs as much processor time as a merge's arithmetic, pushes the parents out of it, and
 //! a sync at the end would wait for all of it.
 
+use darwin_core::fs::Stamp;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Result};
 use std::os::unix::fs::FileExt;
@@ -71,9 +72,10 @@ impl Disk {
     }
 
     /// All bytes are on the disk.
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<Stamp> {
         self.file.set_len(self.bytes)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        Ok(self.file.metadata()?.into())
     }
 
     /// Writes bytes that begin where a page does; all but the last are whole pages.

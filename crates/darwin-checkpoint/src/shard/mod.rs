@@ -7,6 +7,7 @@ mod outlet;
 
 use crate::dtype::all_finite;
 use crate::{Dtype, Error, Stored, TensorId, TensorPlan, TensorSource};
+use darwin_core::fs::Stamp;
 use darwin_core::{Cancel, Progress};
 use disk::Disk;
 use outlet::Outlet;
@@ -80,8 +81,8 @@ struct Buffers {
 }
 
 impl Filling<'_> {
-    /// Writes and syncs a shard; its SHA-256.
-    pub(crate) fn fill(&self, shard: &Shard<'_>, path: &Path) -> Result<String, Error> {
+    /// Writes and syncs a shard; its SHA-256, and the stamp of the file then.
+    pub(crate) fn fill(&self, shard: &Shard<'_>, path: &Path) -> Result<(String, Stamp), Error> {
         let disk = Disk::create(path, shard.bytes()).map_err(|e| Error::io("create", path, e))?;
         let tiles = self.tiles(shard);
         let longest = tiles.iter().map(|tile| tile.bytes.end - tile.bytes.start).max();
@@ -117,7 +118,7 @@ impl Filling<'_> {
         let missing = || std::io::Error::other("some of its bytes were never computed");
         written
             .and_then(|()| disk.sync())
-            .and_then(|()| outlet.finish().ok_or_else(missing))
+            .and_then(|stamp| Ok((outlet.finish().ok_or_else(missing)?, stamp)))
             .map_err(|e| Error::io("write", path, e))
     }
 

@@ -9,7 +9,7 @@ mod origin;
 mod profile;
 mod scores;
 
-pub use hashes::{FileHash, FileHashes, FileStamp};
+pub use hashes::{FileHash, FileHashes};
 pub use health::{Finding, Health, LayerHealth, Severity, Verdict};
 pub use journal::{Chain, JournalLine, JournalText, Phase, RunHeader, Status};
 pub use manifest::{Action, InputRef, ManifestLine, MergeManifest, Setting, SourceRef};

@@ -2,6 +2,7 @@
 
 use super::profile::checkpoint_name;
 use crate::cli::CheckArgs;
+use crate::output::OutFile;
 use crate::ui::Ui;
 use darwin_checkpoint::{Checkpoint, HasFiles};
 use darwin_core::files::{Severity, Verdict};
@@ -13,6 +14,7 @@ use darwin_profile::{
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
+    let out = arguments.out.as_deref().map(OutFile::open).transpose()?;
     let folders = [&arguments.child, &arguments.father, &arguments.mother];
     let open = |i: usize| Checkpoint::open(folders[i]);
     let checkpoints = [open(0)?, open(1)?, open(2)?];
@@ -47,8 +49,8 @@ pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let options = CheckOptions::default();
     let health = check(&family, &items, &text, &options, ui.progress(), ui.cancel())?;
     ui.say(health_summary(&health));
-    if let Some(out) = &arguments.out {
-        super::save_json(out, &health)?;
+    if let Some(out) = &out {
+        out.write_json(&health)?;
     }
     Ok(if health.verdict == Verdict::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

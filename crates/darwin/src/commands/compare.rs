@@ -2,6 +2,7 @@
 
 use super::profile::checkpoint_name;
 use crate::cli::CompareArgs;
+use crate::output::OutFile;
 use crate::ui::Ui;
 use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
@@ -15,7 +16,7 @@ use darwin_profile::{
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    super::use_threads(arguments.stream.threads)?;
+    super::use_threads(arguments.stream.threads, ui)?;
     let checkpoints = [Checkpoint::open(&arguments.father)?, Checkpoint::open(&arguments.mother)?];
     let text = Text::open(&arguments.father)?;
     let items = super::calibration(&arguments.items, &text)?;
@@ -48,6 +49,7 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         ui.say(super::stream::describe_compare(&plan, &forecast));
         return Ok(ExitCode::SUCCESS);
     }
+    let out = arguments.out.as_deref().map(OutFile::open).transpose()?;
     let found = super::fingerprints([&checkpoints[0], &checkpoints[1]], ui)?;
     refs.iter_mut().zip(found).for_each(|(model, found)| model.fingerprint = found);
     let [father, mother] = parents(&checkpoints, &refs);
@@ -67,8 +69,8 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         ui.cancel(),
     )?;
     ui.say(comparison_summary(&comparison));
-    if let Some(out) = &arguments.out {
-        super::save_json(out, &comparison)?;
+    if let Some(out) = &out {
+        out.write_json(&comparison)?;
     }
     Ok(ExitCode::SUCCESS)
 }

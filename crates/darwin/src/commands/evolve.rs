@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &EvolveArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    super::use_threads(arguments.threads)?;
+    super::use_threads(arguments.threads, ui)?;
     let config = RunConfig::read(&arguments.config)?;
     if arguments.dry_run {
         ui.say(plan(&config));

@@ -9,7 +9,7 @@ use darwin_merge::{ExtractOptions, Extracted, Extraction, extract_lora};
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &ExtractLoraArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    super::use_threads(arguments.threads)?;
+    super::use_threads(arguments.threads, ui)?;
     let finetuned = Checkpoint::open(&arguments.finetuned)?;
     let base = Checkpoint::open(&arguments.base)?;
     let options = ExtractOptions {

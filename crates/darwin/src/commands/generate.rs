@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const MAX_NEW_TOKENS: usize = 128;
 
 pub(crate) fn run(arguments: &GenerateArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    super::use_threads(arguments.threads)?;
+    super::use_threads(arguments.threads, ui)?;
     let source = AnyModel::open(&arguments.model)?;
     let text = Text::open(&arguments.model)?;
     let settings = Settings::of(arguments, &text)?;
@@ -35,8 +35,8 @@ pub(crate) fn run(arguments: &GenerateArgs, ui: &Ui) -> Result<ExitCode, Failure
     let (begun, first) = (Instant::now(), OnceLock::new());
     let listener = |chosen: &Chosen<'_>| {
         first.get_or_init(Instant::now);
-        if streams && !ui.stream(chosen.text) {
-            ui.cancel().cancel(); // nobody reads any more
+        if streams {
+            ui.stream(chosen.text);
         }
     };
     let requests: Vec<Request<'_>> = (0..u64::from(arguments.n))

@@ -3,9 +3,11 @@
 use crate::cli::MergeArgs;
 use crate::table::human_bytes;
 use crate::ui::Ui;
+use darwin_checkpoint::open_output;
 use darwin_core::files::MergeManifest;
+use darwin_core::fs::{AtomicDir, resolve};
 use darwin_core::{Failure, Fault};
-use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sequence, Sources, merge_to};
+use darwin_merge::{MaskFile, Merge, MergeOptions, Recipe, Sequence, Sources, merge_into};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +19,10 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     if let Some(warning) = arguments.mergekit.warning() {
         ui.warn(warning);
     }
-    super::use_threads(arguments.threads)?;
+    super::use_threads(arguments.threads, ui)?;
+    // Before anything is read: hours later is too late to learn that it cannot be written.
+    let named = arguments.out.as_deref().filter(|_| !arguments.dry_run);
+    let mut out = named.map(open_output).transpose()?;
     let sequence = sequence(arguments)?;
     let folder = intermediate(arguments);
     let mut made: Vec<(&str, PathBuf)> = Vec::new();
@@ -33,12 +38,16 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
             ui.say(format!("{what}: planned when `{name}` is merged, whose headers it needs"));
         }
         match &step.name {
-            None if missing.is_none() => one(arguments, ui, &recipe, arguments.out.as_deref())?,
+            None if missing.is_none() => {
+                let out = out.take().map(Output::Opened);
+                one(arguments, ui, &recipe, out)?;
+            }
             Some(name) => {
                 let at = folder.join(name);
                 if missing.is_none() {
                     ui.say(format!("{name}:"));
-                    one(arguments, ui, &recipe, Some(&at))?;
+                    let step = Some(Output::Step(&at)).filter(|_| !arguments.dry_run);
+                    one(arguments, ui, &recipe, step)?;
                 }
                 made.push((name, at));
             }
@@ -51,8 +60,12 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
 /// Where the models of named documents are written.
 fn intermediate(arguments: &MergeArgs) -> PathBuf {
     let beside = || {
-        let mut name =
-            arguments.out.as_deref().unwrap_or(Path::new("merge")).as_os_str().to_owned();
+        let out = arguments.out.as_deref().unwrap_or(Path::new("merge"));
+        // Without a slash at the end, and with a name: beside the output, not in it.
+        let plain: PathBuf = out.components().collect();
+        let named = plain.file_name().is_some();
+        let out = if named { plain } else { resolve(out).unwrap_or(plain) };
+        let mut name = out.into_os_string();
         name.push(".steps");
         PathBuf::from(name)
     };
@@ -108,8 +121,21 @@ fn document(manifest: &MergeManifest) -> MergeManifest {
     document
 }
 
-/// Plans and writes one recipe.
-fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> Result<(), Failure> {
+/// Where a recipe's child goes.
+enum Output<'a> {
+    /// The result's folder, opened before everything else.
+    Opened(AtomicDir),
+    /// A folder for the model of a named document; one that is there already may be that.
+    Step(&'a Path),
+}
+
+/// Plans and writes one recipe; without an output it is planned alone.
+fn one(
+    arguments: &MergeArgs,
+    ui: &Ui,
+    recipe: &Recipe,
+    out: Option<Output<'_>>,
+) -> Result<(), Failure> {
     let mut sources = Sources::open(recipe)?;
     let mut merge = merge(arguments, recipe, &sources)?;
     for note in merge.plan().notes() {
@@ -134,11 +160,16 @@ fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> R
     } else if arguments.dry_run || arguments.verbose > 0 {
         ui.say(merge.plan().describe().join("\n"));
     }
-    let Some(out) = out.filter(|_| !arguments.dry_run) else { return Ok(()) };
-    if arguments.out.as_deref() != Some(out) && is_there(&merge, out, ui)? {
-        ui.say(format!("{}: there from an earlier run", out.display()));
-        return Ok(());
-    }
+    let dir = match out {
+        None => return Ok(()),
+        Some(Output::Step(at)) if is_there(&merge, at, ui)? => {
+            ui.say(format!("{}: there from an earlier run", at.display()));
+            return Ok(());
+        }
+        Some(Output::Step(at)) => open_output(at)?,
+        Some(Output::Opened(dir)) => dir,
+    };
+    let out = dir.target().to_owned();
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
         memory: arguments.memory,
@@ -146,10 +177,18 @@ fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> R
         progress: ui.progress(),
         cancel: ui.cancel(),
     };
-    let written = merge_to(&merge, out, &options)?;
+    let written = merge_into(&merge, dir, &options)?;
     let hashes = super::hash_cache();
-    hashes.learn(out);
+    hashes.learn(&out);
     hashes.save();
+    if written.discarded > 0 {
+        let shards = written.discarded;
+        let what = "of an interrupted merge of another recipe or other parents";
+        ui.note(format!("the child is made anew: {shards} finished shards {what} were there"));
+    }
+    for shard in &written.spoiled {
+        ui.warn(format!("{shard} of an interrupted merge was damaged: it was made anew"));
+    }
     ui.say(format!(
         "{}: {} tensors, {} in {} shard{}; manifest.json says what was done to each",
         out.display(),

@@ -43,16 +43,24 @@ pub(crate) fn run(command: Command, ui: &Ui) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Threads for each core at most: more only wait for each other.
+const THREADS_PER_CORE: usize = 4;
+
 /// Sets the number of threads of everything that follows.
-fn use_threads(threads: Option<usize>) -> Result<(), Failure> {
-    match threads {
-        Some(0) => Err(Failure::user("`--threads` is 0, allowed is 1 or more")),
-        Some(n) => rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build_global()
-            .map_err(|e| Failure::user(format!("cannot start {n} threads: {e}"))),
-        None => Ok(()),
+fn use_threads(threads: Option<usize>, ui: &Ui) -> Result<(), Failure> {
+    let Some(asked) = threads else { return Ok(()) };
+    if asked == 0 {
+        return Err(Failure::user("`--threads` is 0, allowed is 1 or more"));
     }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let n = asked.min(THREADS_PER_CORE * cores);
+    if n < asked {
+        ui.warn(format!("`--threads` is {asked}: {n} are used, {THREADS_PER_CORE} for each core"));
+    }
+    rayon::ThreadPoolBuilder::new().num_threads(n).build_global().map_err(|e| {
+        Failure::new(Fault::Environment, format!("cannot start {n} threads: {e}"))
+            .with_hint("give a smaller `--threads`")
+    })
 }
 
 /// The calibration items that the arguments name, tokenised.
@@ -103,12 +111,6 @@ fn unread() -> Fingerprint {
     Fingerprint::of("unread", [("model", "")])
 }
 
-fn save_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
-    darwin_core::fs::write_json(path, value).map_err(|e| {
-        Failure::new(Fault::of_io(&e), format!("cannot write {}: {e}", path.display()))
-    })
-}
-
 /// Seconds since 1970, UTC.
 #[allow(clippy::disallowed_methods, reason = "the binary owns the clock")]
 fn seconds_now() -> u64 {
@@ -117,35 +119,5 @@ fn seconds_now() -> u64 {
 
 /// The time, UTC, as `2026-11-24T08:00:00Z`: for `created`, the one clock in our files.
 fn now() -> String {
-    let seconds = seconds_now();
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
-/// Year, month and day of a count of days since 1970 (Howard Hinnant's `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + u64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn dates() {
-        assert_eq!(super::civil(0), (1970, 1, 1));
-        assert_eq!(super::civil(20_781), (2026, 11, 24));
-        assert_eq!(super::civil(11_016), (2000, 2, 29));
-    }
+    darwin_core::time::utc(seconds_now())
 }

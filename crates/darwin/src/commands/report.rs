@@ -1,14 +1,17 @@
 //! `darwin report RUN`, and the report at the end of a run.
 
 use crate::cli::ReportArgs;
+use crate::output::OutFile;
 use crate::ui::Ui;
-use darwin_core::fs::write_atomic;
-use darwin_core::{Failure, Fault};
+use darwin_core::Failure;
 use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &ReportArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let out = arguments.out.clone().unwrap_or_else(|| arguments.run.join("report.html"));
+    if arguments.run.is_dir() {
+        OutFile::unlocked(&out)?;
+    }
     write(&arguments.run, &out)?;
     ui.say(out.display().to_string());
     Ok(ExitCode::SUCCESS)
@@ -25,7 +28,5 @@ pub(crate) fn write(run: &Path, out: &Path) -> Result<(), Failure> {
 }
 
 fn save(path: &Path, text: &str) -> Result<(), Failure> {
-    write_atomic(path, text.as_bytes()).map_err(|e| {
-        Failure::new(Fault::of_io(&e), format!("cannot write {}: {e}", path.display()))
-    })
+    OutFile::unlocked(path)?.write(text.as_bytes())
 }

@@ -5,7 +5,7 @@ use crate::table::table;
 use crate::ui::Ui;
 use darwin_checkpoint::AnyModel;
 use darwin_core::stats::{Estimate, Z95, mean_se};
-use darwin_core::{Diagnose, Failure};
+use darwin_core::{Diagnose, Failure, Fault};
 use darwin_engine::{
     Batch, Error, Interventions, ItemScore, Model, Record, Sequence, Site, Tap, Text, score,
 };
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 const BLOCK: usize = 256;
 
 pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
-    super::use_threads(arguments.threads)?;
+    super::use_threads(arguments.threads, ui)?;
     let source = AnyModel::open(&arguments.model)?;
     let items = score_items::read(&arguments.items, || Text::open(&arguments.model))?;
     let model = Model::load(&source)?;
@@ -29,6 +29,9 @@ pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
         let scores =
             score(&model, &asked, ui.cancel()).map_err(|error| of_item(error, arguments, block))?;
         for (scorable, score) in block.iter().zip(scores) {
+            if ui.cancel().is_cancelled() {
+                return Err(Failure::new(Fault::Interrupted, "interrupted"));
+            }
             summary.add(scorable, &score);
             if arguments.json {
                 ui.say(line(arguments, &model, scorable, score)?.to_string());

@@ -184,6 +184,42 @@ fn ctrl_c_stops_cleanly_and_the_same_command_continues() {
 }
 
 #[test]
+fn the_second_run_in_a_folder_says_who_is_there() {
+    let alone = tempfile::tempdir().expect("tempdir");
+    setting(alone.path());
+    assert_finished(alone.path(), &evolve(alone.path()).output().expect("runs"));
+    let expected = lasting(alone.path());
+
+    let folder = tempfile::tempdir().expect("tempdir");
+    setting(folder.path());
+    let mut first = evolve(folder.path()).spawn().expect("starts");
+    let journal = folder.path().join("run/journal.jsonl");
+    while std::fs::read_to_string(&journal).map_or(0, |t| t.lines().count()) < 4 {
+        assert!(first.try_wait().expect("a child").is_none(), "it ended before its time");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let id = first.id().to_string();
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
+    };
+    signal("-STOP");
+    let before = std::fs::read(&journal).expect("read");
+    let second = evolve(folder.path()).output().expect("runs");
+    let text = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(3), "{text}");
+    assert!(text.contains(&format!("in use by process {id} ")), "{text}");
+    assert_eq!(std::fs::read(&journal).expect("read"), before);
+    signal("-CONT");
+    assert_finished(folder.path(), &first.wait_with_output().expect("ends"));
+    let found = lasting(folder.path());
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, bytes) in &expected {
+        assert!(found[name] == *bytes, "{name} differs");
+    }
+    assert!(!folder.path().join("run/.darwin-lock").exists());
+}
+
+#[test]
 fn a_changed_configuration_or_parent_is_not_continued() {
     let folder = tempfile::tempdir().expect("tempdir");
     setting(folder.path());

@@ -103,4 +103,7 @@ fn another_recipe_does_not_take_over_what_is_left() {
     let other = darwin(folder, "child").output().expect("runs");
     let stdout = String::from_utf8_lossy(&other.stdout);
     assert!(other.status.success() && !stdout.contains("interrupted"), "{stdout}");
+    let stderr = String::from_utf8_lossy(&other.stderr);
+    assert!(stderr.contains("the child is made anew: "), "{stderr}");
+    assert!(stderr.contains("of another recipe or other parents were there"), "{stderr}");
 }
