@@ -114,7 +114,8 @@ impl Team<'_> {
 }
 
 /// Runs jobs on the threads of the pool: on one each, or, if `shared`, one after another on all.
-/// All are run, also where one fails: which error is reported depends on no thread.
+/// All are run, also where one fails, so that the reported error depends on the jobs and not on
+/// which of them ends first.
 pub(crate) fn run_all<J: Send, R: Send, E: Report + Send>(
     jobs: Vec<J>,
     shared: bool,

@@ -1,5 +1,5 @@
-//! Models whose values overflow: each way to run them says in which layer and component, and at
-//! which token, whatever the number of threads.
+//! Models whose values overflow: each way to run them says in which layer and component, whatever the
+//! number of threads, and at which token.
 
 use darwin_checkpoint::{MemorySource, TensorSource};
 use darwin_core::{Cancel, NoProgress};
@@ -120,7 +120,7 @@ fn the_place_is_named_however_the_model_is_run() {
                 }
             });
         }
-        assert_eq!(format!("{}", seen[0]), format!("{}", seen[1]), "1 and 3 threads");
+        assert_eq!(seen[0].place(), seen[1].place(), "1 and 3 threads");
     }
 }
 
