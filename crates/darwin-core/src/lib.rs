@@ -12,6 +12,7 @@ pub mod files;
 pub mod fs;
 pub mod hash;
 pub mod keyed;
+pub mod memory;
 mod progress;
 pub mod stats;
 mod vectorised;
