@@ -53,7 +53,7 @@ pub(crate) fn write(
     Checkpoint::open(&out).map_err(Error::below)
 }
 
-fn is_written(child: &Path, recipe_sha256: &str) -> Result<bool, Error> {
+pub(crate) fn is_written(child: &Path, recipe_sha256: &str) -> Result<bool, Error> {
     let path = child.join("manifest.json");
     if !child.exists() {
         return Ok(false);

@@ -27,6 +27,26 @@ impl Journal {
     /// [`Error::Journal`] if it belongs to another run or is damaged before its end.
     pub fn open(path: &Path, header: &RunHeader) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
+        let (whole, replay) = Self::read(path, header)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
+        file.set_len(whole as u64).map_err(io)?;
+        if whole == 0 {
+            append(&mut file, header).map_err(io)?;
+        }
+        Ok(Self { path: path.to_owned(), file, replay: replay.into_iter(), lines: Vec::new() })
+    }
+
+    /// How many candidates a run of this header would find in a journal; nothing is written.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn known(path: &Path, header: &RunHeader) -> Result<usize, Error> {
+        Self::read(path, header).map(|(_, lines)| lines.len())
+    }
+
+    /// The bytes of whole lines, and the candidates among them.
+    fn read(path: &Path, header: &RunHeader) -> Result<(usize, Vec<JournalLine>), Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |text: String| Error::Journal { path: path.to_owned(), text };
         let mut bytes = if path.exists() { std::fs::read(path).map_err(io)? } else { Vec::new() };
         let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
@@ -49,12 +69,7 @@ impl Journal {
                 );
             }
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
-        file.set_len(whole as u64).map_err(io)?;
-        if whole == 0 {
-            append(&mut file, header).map_err(io)?;
-        }
-        Ok(Self { path: path.to_owned(), file, replay: replay.into_iter(), lines: Vec::new() })
+        Ok((whole, replay))
     }
 
     /// The journal's line for the next candidate, if an earlier run wrote one.

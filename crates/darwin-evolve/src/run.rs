@@ -8,6 +8,7 @@ use crate::recipe::{line_recipe, published_recipe};
 use crate::search::{Budget, Champion, Search, Stages};
 use crate::stage::{Bench, Stage};
 use crate::{ArmName, Error, Journal, Parents, Prior, RunConfig, child, depth_blocks, diagnose};
+use darwin_checkpoint::Checkpoint;
 use darwin_core::files::{Comparison, Health, Phase, Profile, RunHeader, SCHEMA, Scores};
 use darwin_core::fs::write_json;
 use darwin_core::hash::sha256_hex;
@@ -64,7 +65,8 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     std::fs::create_dir_all(out).map_err(|source| Error::Io { path: out.clone(), source })?;
     let parents = Parents::open(config, &line_recipe(config, 0.5, 0)?)?;
     let items = Items::open(config, &parents.text)?;
-    let header = header(config, &parents, &items)?;
+    let (header, hashes) = header(config, [&parents.father, &parents.mother], &items)?;
+    hashes.save()?;
     let mut journal = Journal::open(&out.join("journal.jsonl"), &header)?;
     let profiles = diagnose::profiles(config, &parents, &items, ui)?;
     let comparison = diagnose::comparison(config, &parents, &profiles, &items, ui)?;
@@ -100,7 +102,11 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
 }
 
 /// Everything that decides a run, hashed; only where it is written does not.
-fn header(config: &RunConfig, parents: &Parents, items: &Items) -> Result<RunHeader, Error> {
+pub(crate) fn header(
+    config: &RunConfig,
+    parents: [&Checkpoint; 2],
+    items: &Items,
+) -> Result<(RunHeader, Hashes), Error> {
     let decisive = RunConfig { out: "".into(), title: String::new(), ..config.clone() };
     let text = serde_json::to_string(&decisive).map_err(|e| Error::Config {
         path: config.out.clone(),
@@ -108,15 +114,15 @@ fn header(config: &RunConfig, parents: &Parents, items: &Items) -> Result<RunHea
         hint: "examples/first-light.yaml shows every key".to_owned(),
     })?;
     let mut hashes = Hashes::open(config.out.join("hashes.json"));
-    let parents_sha256 = parents.sha256(&mut hashes)?;
-    hashes.save()?;
+    let parents_sha256 = Parents::sha256(parents, &mut hashes)?;
     let decided = [text.as_str(), &parents_sha256, &items.sha256].join("\n");
-    Ok(RunHeader {
+    let header = RunHeader {
         schema: SCHEMA,
         run_sha256: sha256_hex(decided.as_bytes()),
         seeds: [("run".to_owned(), config.seeds.run), ("masks".to_owned(), config.seeds.masks)]
             .into(),
-    })
+    };
+    Ok((header, hashes))
 }
 
 /// The three phases with the parents' scores in each, and what an arm may spend.

@@ -95,7 +95,7 @@ impl Machine {
     }
 }
 
-/// How the files of a memory controller are called.
+/// How the files of a memory controller are called; version 1's soft limit bounds nothing.
 #[derive(Clone, Copy)]
 struct Files {
     limits: &'static [&'static str],
@@ -111,7 +111,7 @@ const V2: Files = Files {
 };
 
 const V1: Files = Files {
-    limits: &["memory.limit_in_bytes", "memory.soft_limit_in_bytes"],
+    limits: &["memory.limit_in_bytes"],
     used: "memory.usage_in_bytes",
     cached: ["total_inactive_file ", "total_active_file "],
 };

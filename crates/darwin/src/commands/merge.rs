@@ -1,6 +1,7 @@
 //! `darwin merge CONFIG OUT`
 
 use crate::cli::MergeArgs;
+use crate::preflight;
 use crate::table::human_bytes;
 use crate::ui::Ui;
 use darwin_core::Failure;
@@ -94,14 +95,18 @@ fn one(arguments: &MergeArgs, ui: &Ui, recipe: &Recipe, out: Option<&Path>) -> R
     } else if arguments.dry_run || arguments.verbose > 0 {
         ui.say(merge.plan().describe().join("\n"));
     }
-    let Some(out) = out.filter(|_| !arguments.dry_run) else { return Ok(()) };
-    if arguments.out.as_deref() != Some(out) && is_there(&merge, out)? {
+    if let Some(out) = out.filter(|_| !arguments.dry_run)
+        && arguments.out.as_deref() != Some(out)
+        && is_there(&merge, out)?
+    {
         ui.say(format!("{}: there from an earlier run", out.display()));
         return Ok(());
     }
+    let memory = preflight::merge(arguments, &merge, out, ui)?;
+    let (Some(out), Some(memory)) = (out, memory) else { return Ok(()) };
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
-        memory: arguments.memory,
+        memory,
         documents: documents(arguments, recipe, &sources, &merge)?,
         progress: ui.progress(),
         cancel: ui.cancel(),

@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod ls;
 mod merge;
+mod outlook;
 mod profile;
 mod report;
 mod score;
@@ -46,11 +47,13 @@ pub(crate) fn run(command: Command, ui: &Ui) -> Result<ExitCode, Failure> {
 fn use_threads(threads: Option<usize>) -> Result<(), Failure> {
     match threads {
         Some(0) => Err(Failure::user("`--threads` is 0, allowed is 1 or more")),
-        Some(n) => rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build_global()
-            .map_err(|e| Failure::user(format!("cannot start {n} threads: {e}"))),
-        None => Ok(()),
+        // 0 stands for all cores
+        n => rayon::ThreadPoolBuilder::new().num_threads(n.unwrap_or(0)).build_global().map_err(
+            |e| {
+                let text = format!("cannot start the threads: {e}");
+                Failure::new(Fault::Environment, text).with_hint("use fewer of them (-j)")
+            },
+        ),
     }
 }
 

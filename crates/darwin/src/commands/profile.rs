@@ -1,6 +1,7 @@
 //! `darwin profile MODEL`
 
 use crate::cli::ProfileArgs;
+use crate::preflight;
 use crate::ui::Ui;
 use darwin_checkpoint::{AnyModel, Checkpoint};
 use darwin_core::files::ModelRef;
@@ -25,12 +26,15 @@ pub(crate) fn run(arguments: &ProfileArgs, ui: &Ui) -> Result<ExitCode, Failure>
     let subject = Unloaded { source: &source, reference: &reference };
     let options = ProfileOptions::default();
     let budget = super::stream::budget(&arguments.stream)?;
-    let plan = plan_profile(&subject, &items, &options, &budget, super::stream::held())?;
+    let plan = plan_profile(&subject, &items, &options, &budget, super::stream::held())
+        .map_err(|e| preflight::by_machine(e.into(), arguments.stream.memory.is_some()))?;
     if arguments.stream.dry_run {
         let forecast = forecast_profile(&subject, &items, &options, &plan)?;
         ui.say(super::stream::describe(&plan, &forecast));
+        preflight::allows(plan.plan.peak)?;
         return Ok(ExitCode::SUCCESS);
     }
+    preflight::allows(plan.plan.peak)?;
     if let Some(out) = &arguments.out {
         std::fs::create_dir_all(out).map_err(|e| {
             Failure::new(Fault::of_io(&e), format!("cannot create {}: {e}", out.display()))

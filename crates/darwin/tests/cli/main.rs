@@ -6,6 +6,7 @@
 mod adapters;
 mod gguf;
 mod layouts;
+mod memory;
 mod mergekit;
 mod preflight;
 mod stream;
