@@ -2,7 +2,7 @@
 //! would be held, read and written.
 
 use super::{darwin, siblings};
-use darwin_testkit::write_tiny_text;
+use darwin_testkit::{ExpertLayout, Tiny, write_model, write_tiny_text};
 use std::path::Path;
 use std::process::Command;
 
@@ -19,7 +19,8 @@ fn limited(folder: &Path, kib: u64, arguments: &str) -> Option<(Option<i32>, Str
     let run = |arguments: &str| {
         let command = format!("ulimit -v {kib}; exec {} {arguments}", env!("CARGO_BIN_EXE_darwin"));
         let mut shell = Command::new("sh");
-        shell.args(["-c", &command]).current_dir(folder).output().expect("runs")
+        shell.args(["-c", &command]).env("MALLOC_ARENA_MAX", "1");
+        shell.current_dir(folder).output().expect("runs")
     };
     if !run("--version").status.success() {
         return None;
@@ -55,10 +56,13 @@ fn a_limit_is_never_a_signal() {
 /// More answers at once than memory has room for their caches.
 #[test]
 fn caches_that_do_not_fit_are_refused_before_the_model_is_loaded() {
-    let folder = siblings();
-    write_tiny_text(&folder.path().join("father")).expect("write");
-    let generate = "-q generate father hello --raw --temperature 1 --n 4096 --max-new-tokens 900";
-    let (code, stderr) = limited(folder.path(), 120_000, generate).expect("starts");
+    let folder = tempfile::tempdir().expect("tempdir");
+    let sizes = Tiny { full_attention: vec![true; 16], ..Tiny::default() };
+    let model = folder.path().join("model");
+    write_model(&model, &sizes.build("deep", 1), ExpertLayout::Fused, u64::MAX);
+    write_tiny_text(&model).expect("write");
+    let generate = "-q generate model hello --raw --temperature 1 --n 4096 --max-new-tokens 900 -j 2";
+    let (code, stderr) = limited(folder.path(), 400_000, generate).expect("starts");
     assert_eq!(code, Some(3), "{stderr}");
     for word in ["not enough memory: ", "caches ", "the machine has", "`ulimit -v`", "hint: "] {
         assert!(stderr.contains(word), "`{word}` is not in: {stderr}");
