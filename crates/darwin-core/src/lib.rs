@@ -14,6 +14,7 @@ mod fingerprint;
 pub mod fs;
 pub mod hash;
 pub mod keyed;
+pub mod memory;
 mod progress;
 pub mod stats;
 pub mod time;

@@ -1,25 +1,22 @@
 //! What a model weighs in memory and on disk, and what a sweep within a budget takes, from headers
 //! alone.
 
+use crate::buffers::{Buffers, record_bytes};
 use crate::layer::{expected, expected_of_layer, prefix};
-use crate::layers::MAX_GROUP_TOKENS;
 use crate::sweep::{HEAD_BLOCK, LOGITS, Room};
 use crate::weights::{Expected, form_of};
-use crate::{Config, Error, LayerKind, LayerSource, Stream};
+use crate::{Config, Error, LayerSource, Stream};
 use darwin_checkpoint::{Dtype, TensorSource};
 use std::path::PathBuf;
 
 /// Bytes that a thread reads, and packs, at once.
-const READING: u64 = 8 << 20;
+pub(crate) const READING: u64 = 8 << 20;
 
 /// Allocator overhead as a fraction of the memory requested.
 const SLACK: f64 = 0.06;
 
 /// Fewest tokens of a batch: fewer leave threads without work.
 const LEAST_BATCH: usize = 512;
-
-/// Rows of a block that goes through a mixer together, with room for both its sides.
-const MIXED_ROWS: u64 = 2 * 48;
 
 /// Bytes of a model's parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,8 +218,8 @@ impl Planner<'_> {
         let batch = batch_tokens.max(self.work.longest) as u64;
         let ahead = prefetch && threads > 1;
         let layers = self.largest_layer() * self.work.models * if ahead { 2 } else { 1 };
-        let group = (MAX_GROUP_TOKENS + self.work.longest) as u64;
-        let working = threads * self.of_group(group.min(batch)) + batch * self.of_record();
+        let buffers = Buffers::new(self.config, batch_tokens, self.work.longest, threads);
+        let working = buffers.bytes() + batch * record_bytes(self.config);
         let band = HEAD_BLOCK.min(self.config.vocab_size) as u64;
         let head = band * self.parts.head_row + self.around(threads);
         (layers + working + threads * READING).max(head)
@@ -232,43 +229,6 @@ impl Planner<'_> {
     fn around(&self, threads: u64) -> u64 {
         let batch = self.work.batch_tokens.max(self.work.longest) * self.config.hidden_size;
         threads * READING + 4 * (LOGITS + self.config.vocab_size.min(1 << 18) + batch) as u64
-    }
-
-    /// Bytes for each token of a batch in a layer: its state, another one of it, and what a tap
-    /// sees.
-    fn of_record(&self) -> u64 {
-        let c = self.config;
-        let seen = 6 * c.hidden_size + c.num_experts + c.num_attention_heads;
-        4 * (2 * c.hidden_size + seen + 4 * c.num_experts_per_tok) as u64
-    }
-
-    /// Bytes of a thread's buffers for a group of tokens.
-    fn of_group(&self, tokens: u64) -> u64 {
-        let c = self.config;
-        let width = |n: usize| n as u64;
-        let rows = 3 * c.hidden_size + 8 * c.num_experts_per_tok;
-        let expert = 3 * c.moe_intermediate_size + c.hidden_size;
-        let expert = if c.num_experts > 0 { expert } else { 0 };
-        let heads = c.num_attention_heads.max(c.num_key_value_heads) * c.head_dim;
-        let linear = 3 * c.linear_conv_dim() + 3 * c.linear_value_dim();
-        let dense = 3 * c.intermediate_size.max(c.shared_expert_intermediate_size);
-        let mixed = 6 * heads + linear + dense + 2 * c.hidden_size + c.num_experts;
-        let state = c.linear_num_value_heads * c.linear_key_head_dim * c.linear_value_head_dim;
-        4 * (tokens * width(rows + expert) + MIXED_ROWS * width(mixed) + width(state))
-            + self.of_cache()
-    }
-
-    /// Bytes of keys and values of the longest sequence, and of the scores of a block.
-    fn of_cache(&self) -> u64 {
-        let c = self.config;
-        if c.layer_types.iter().all(|kind| *kind == LayerKind::LinearAttention) {
-            return 0;
-        }
-        let width = match &c.latent {
-            Some(form) => c.num_attention_heads * (form.qk_head_dim() + form.v_head_dim),
-            None => 2 * c.num_key_value_heads * c.head_dim,
-        };
-        4 * (self.work.longest.next_multiple_of(16) * (width + 32)) as u64
     }
 
     /// How many layers can stay in so many bytes.
@@ -292,6 +252,6 @@ impl Planner<'_> {
     }
 }
 
-fn with_slack(bytes: u64) -> u64 {
+pub(crate) fn with_slack(bytes: u64) -> u64 {
     (bytes as f64 * (1.0 + SLACK)) as u64
 }

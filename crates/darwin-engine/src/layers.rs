@@ -18,7 +18,11 @@ pub(crate) const MAX_GROUP_TOKENS: usize = 512;
 
 /// How many tokens a thread shall take together out of so many, for all threads to have a share.
 pub(crate) fn group_tokens(all: usize) -> usize {
-    let threads = rayon::current_num_threads();
+    group_tokens_of(all, rayon::current_num_threads())
+}
+
+/// [`group_tokens`] for so many threads.
+pub(crate) fn group_tokens_of(all: usize, threads: usize) -> usize {
     let groups = all.div_ceil(MAX_GROUP_TOKENS).next_multiple_of(threads);
     all.div_ceil(groups.max(1)).max(64)
 }

@@ -33,6 +33,7 @@
 //! ```
 
 mod attention;
+mod buffers;
 mod cache;
 mod candidates;
 mod config;
@@ -60,6 +61,7 @@ mod moe;
 mod mtp;
 mod probe;
 mod projection;
+mod resident;
 mod rope;
 mod router;
 mod score;
@@ -90,6 +92,7 @@ pub use head::Head;
 pub use layers::Layers;
 pub use model::Model;
 pub use mtp::MtpHead;
+pub use resident::{Resident, Run};
 pub use score::{Cost, ItemScore, ScoreItem, score, score_counted};
 pub use state::{Batch, Sequence, State};
 pub use states::States;

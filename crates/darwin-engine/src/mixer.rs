@@ -6,7 +6,7 @@ use std::ops::Range;
 
 /// Tokens that go through a layer together up to the routed experts: what lies between two
 /// products stays in the caches, and whole tiles of 6 rows come out.
-const BLOCK_TOKENS: usize = 144;
+pub(crate) const BLOCK_TOKENS: usize = 144;
 
 /// Tokens of one sequence in a block.
 #[derive(Clone, Debug, PartialEq, Eq)]

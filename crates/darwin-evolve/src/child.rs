@@ -6,7 +6,7 @@ use crate::search::Champion;
 use crate::{Error, Parents, RunConfig, diagnose};
 use darwin_checkpoint::Checkpoint;
 use darwin_core::files::{Health, MergeManifest, SCHEMA, Scores};
-use darwin_core::fs::write_atomic;
+use darwin_core::fs::{read_bounded, write_atomic};
 use darwin_core::{ARITHMETIC, Split};
 use darwin_eval::{Evaluator, ItemSet, Scorer, model_scores};
 use darwin_merge::{Merge, MergeOptions, merge_to};
@@ -17,6 +17,9 @@ use std::path::Path;
 /// Largest shard and working memory of the child.
 const SHARD_BYTES: u64 = 5_000_000_000;
 const MEMORY_BYTES: u64 = 512 << 20;
+
+/// The largest manifest that is read: a line for each of a large model's tensors.
+const MAX_MANIFEST: u64 = 1 << 30;
 
 /// Writes the champion as `child/` and its recipe as `best.yaml`. A child of the same recipe and
 /// parents that is there already, every shard as it was written, is kept; another one that Darwin
@@ -62,17 +65,7 @@ pub(crate) fn write(
 
 /// Why a child that is there is not the one that is wanted; `None` where it is, to the byte.
 fn difference(child: &Path, recipe: &str, ui: Ui<'_>) -> Result<Option<String>, Error> {
-    let foreign = || Error::Config {
-        path: child.to_owned(),
-        text: "holds something that no run of Darwin wrote".to_owned(),
-        hint: "move it away, or choose another `out` folder".to_owned(),
-    };
-    let bytes = std::fs::read(child.join("manifest.json")).map_err(|_| foreign())?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|_| foreign())?;
-    if !value["darwin"].as_str().is_some_and(|program| program.starts_with("darwin ")) {
-        return Err(foreign());
-    }
-    let Ok(manifest) = serde_json::from_value::<MergeManifest>(value) else {
+    let Ok(manifest) = serde_json::from_value::<MergeManifest>(ours(child)?) else {
         return Ok(Some("another version of Darwin wrote it".to_owned()));
     };
     if (manifest.schema, manifest.arithmetic) != (SCHEMA, ARITHMETIC) {
@@ -83,6 +76,23 @@ fn difference(child: &Path, recipe: &str, ui: Ui<'_>) -> Result<Option<String>, 
     }
     let damaged = ui.hashes.check_sums(child, ui.progress, ui.cancel).map_err(Error::below)?;
     Ok(damaged.map(|file| format!("{} is not what was written", file.display())))
+}
+
+/// The manifest of a child that Darwin wrote.
+///
+/// # Errors
+/// [`Error::Config`] where somebody else wrote it.
+pub(crate) fn ours(child: &Path) -> Result<Value, Error> {
+    let manifest = read_bounded(&child.join("manifest.json"), MAX_MANIFEST).ok();
+    let manifest: Option<Value> = manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let darwin = |manifest: &Value| {
+        manifest["darwin"].as_str().is_some_and(|program| program.starts_with("darwin "))
+    };
+    manifest.filter(darwin).ok_or_else(|| Error::Config {
+        path: child.to_owned(),
+        text: "holds something that no run of Darwin wrote".to_owned(),
+        hint: "move it away, or choose another `out` folder".to_owned(),
+    })
 }
 
 /// Profiles the written child and checks its health.

@@ -30,6 +30,28 @@ impl Journal {
     /// differs or which line it is.
     pub fn open(path: &Path, header: &RunHeader) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
+        let text = Self::read(path, header)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
+        file.set_len(text.whole as u64).map_err(io)?;
+        let mut chain = text.chain;
+        if text.header.is_none() {
+            append(&mut file, &mut chain, header).map_err(io)?;
+            sync_parent(path);
+        }
+        let (path, replay) = (path.to_owned(), text.lines.into_iter());
+        Ok(Self { path, file, chain, replay, lines: Vec::new() })
+    }
+
+    /// How many candidates a run of this header would find in a journal; nothing is written.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn known(path: &Path, header: &RunHeader) -> Result<usize, Error> {
+        Self::read(path, header).map(|text| text.lines.len())
+    }
+
+    fn read(path: &Path, header: &RunHeader) -> Result<JournalText, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let bytes = if path.exists() { std::fs::read(path).map_err(io)? } else { Vec::new() };
         let text = JournalText::read(&bytes);
         if let Some((line, what)) = &text.damaged {
@@ -44,15 +66,7 @@ impl Journal {
                 hint: begin_anew(path),
             });
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
-        file.set_len(text.whole as u64).map_err(io)?;
-        let mut chain = text.chain;
-        if text.header.is_none() {
-            append(&mut file, &mut chain, header).map_err(io)?;
-            sync_parent(path);
-        }
-        let (path, replay) = (path.to_owned(), text.lines.into_iter());
-        Ok(Self { path, file, chain, replay, lines: Vec::new() })
+        Ok(text)
     }
 
     /// The journal's line for the next candidate, if an earlier run wrote one.

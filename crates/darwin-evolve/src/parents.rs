@@ -166,10 +166,28 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
     }
 }
 
-fn in_memory(model: &Checkpoint) -> Result<Option<MemorySource>, Error> {
+/// Bytes of a parent's tensors as they are kept in memory, beside the loaded model; 0 where they
+/// are read from the disk each time.
+pub(crate) fn kept_bytes(model: &Checkpoint) -> u64 {
+    if !is_kept(model) {
+        return 0;
+    }
+    model.manifest().tensors().iter().map(|t| 4 * t.elements() as u64).sum()
+}
+
+/// Bytes of the masks' numbers that are kept, where there are masks.
+pub(crate) fn draws_bytes(model: &Checkpoint) -> u64 {
+    let largest = model.manifest().tensors().iter().map(|t| 4 * t.elements() as u64).sum::<u64>();
+    if is_kept(model) { largest.min(IN_MEMORY_BYTES) } else { 0 }
+}
+
+fn is_kept(model: &Checkpoint) -> bool {
     let small = model.tensor_bytes() <= IN_MEMORY_BYTES;
-    let floats = model.manifest().tensors().iter().all(|t| t.dtype.is_mergeable());
-    if small && floats {
+    small && model.manifest().tensors().iter().all(|t| t.dtype.is_mergeable())
+}
+
+fn in_memory(model: &Checkpoint) -> Result<Option<MemorySource>, Error> {
+    if is_kept(model) {
         MemorySource::read(model).map(Some).map_err(Error::below)
     } else {
         Ok(None)

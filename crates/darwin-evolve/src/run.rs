@@ -68,7 +68,8 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let _owner = own(out).map_err(|source| Error::Io { path: out.clone(), source })?;
     let parents = Parents::open(config, &line_recipe(config, 0.5, 0)?, ui)?;
     let items = Items::open(config, &parents.text)?;
-    let header = header(config, &parents, &items)?;
+    let fingerprints = parents.refs.each_ref().map(|parent| &parent.fingerprint);
+    let header = header(config, fingerprints, &items)?;
     let mut journal = Journal::open(&out.join("journal.jsonl"), &header)?;
     let profiles = diagnose::profiles(config, &parents, &items, ui)?;
     let comparison = diagnose::comparison(config, &parents, &profiles, &items, ui)?;
@@ -104,7 +105,11 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
 
 /// Everything that decides a run. Where its files lie, what it is called and where it is written
 /// does not: models and items count by their contents.
-fn header(config: &RunConfig, parents: &Parents, items: &Items) -> Result<RunHeader, Error> {
+pub(crate) fn header(
+    config: &RunConfig,
+    [father, mother]: [&Fingerprint; 2],
+    items: &Items,
+) -> Result<RunHeader, Error> {
     let nowhere = std::path::PathBuf::new;
     let decisive = RunConfig {
         title: String::new(),
@@ -119,7 +124,6 @@ fn header(config: &RunConfig, parents: &Parents, items: &Items) -> Result<RunHea
         text: e.to_string(),
         hint: "examples/first-light.yaml shows every key".to_owned(),
     })?;
-    let [father, mother] = parents.refs.each_ref().map(|parent| &parent.fingerprint);
     let origin = Origin::now(
         [("father", father), ("mother", mother)],
         items.fingerprints.iter().map(|(split, items)| (*split, items)),

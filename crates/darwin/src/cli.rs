@@ -283,7 +283,8 @@ pub(crate) struct CompareArgs {
 pub(crate) struct EvolveArgs {
     /// The run's configuration, a YAML (examples/first-light.yaml shows every key)
     pub(crate) config: PathBuf,
-    /// Print parents, items, arms and budgets, and stop
+    /// Open parents (headers) and items, check splits, budgets, memory, disk and the run folder as
+    /// the run would, print them, and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Threads [default: all cores]
@@ -306,6 +307,9 @@ pub(crate) struct CheckArgs {
     /// Write the findings as JSON into this file
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    /// Print what would be in memory, read and written; check nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,20 @@
 //! `darwin`: breed language models, and prove what was done.
 
+mod allocator;
 mod cli;
 mod commands;
+mod machine;
 mod output;
+mod preflight;
 mod system;
 mod table;
 mod ui;
 
 use clap::Parser;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: allocator::Ending = allocator::Ending;
 
 fn main() -> ExitCode {
     let arguments = match cli::Cli::try_parse() {

@@ -67,6 +67,10 @@ pub(crate) struct GenerateArgs {
     /// Print the settings and where they come from
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// Print what would be in memory, read and written, and about the time of reading and of the prompt; run nothing but a layer
+    /// of each kind that is tried
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Threads [default: all cores]
     #[arg(long, short = 'j')]
     pub(crate) threads: Option<usize>,

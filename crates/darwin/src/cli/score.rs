@@ -19,6 +19,10 @@ pub(crate) struct ScoreArgs {
     /// Add `experts`: for each layer and token the ids of the selected experts, largest gate first
     #[arg(long, requires = "json")]
     pub(crate) taps: bool,
+    /// Print what would be in memory, read and written, and about the time of reading and running; run nothing but a layer
+    /// of each kind that is tried
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Threads [default: all cores]
     #[arg(long, short = 'j')]
     pub(crate) threads: Option<usize>,

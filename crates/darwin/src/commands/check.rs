@@ -15,9 +15,13 @@ use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CheckArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let out = arguments.out.as_deref().map(OutFile::open).transpose()?;
+    super::use_threads(None, ui)?;
     let folders = [&arguments.child, &arguments.father, &arguments.mother];
     let open = |i: usize| Checkpoint::open(folders[i]);
     let checkpoints = [open(0)?, open(1)?, open(2)?];
+    if crate::preflight::check(&checkpoints, arguments.dry_run, ui)? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let child = match preflight(&checkpoints[0], &checkpoints[1])? {
         Ok(child) => child,
         // What cannot be loaded, or is not the father's shape, needs no forward pass to fail.

@@ -3,6 +3,7 @@
 use super::profile::checkpoint_name;
 use crate::cli::CompareArgs;
 use crate::output::OutFile;
+use crate::preflight;
 use crate::ui::Ui;
 use darwin_checkpoint::Checkpoint;
 use darwin_core::Failure;
@@ -35,9 +36,10 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
     let (Some(plan), [Some(of_father), Some(of_mother)]) = (plan, profiles) else {
         // the one after which nothing else is missing
         let error = refused.into_iter().max_by_key(least).expect("one of the plans failed");
-        return Err(error.into());
+        return Err(preflight::by_machine(error.into(), arguments.stream.memory.is_some()));
     };
     let profiles = [of_father, of_mother];
+    let peaks = [plan.plan.peak, profiles[0].plan.peak, profiles[1].plan.peak];
     if arguments.stream.dry_run {
         for (parent, plan) in [&father, &mother].into_iter().zip(&profiles) {
             let forecast = forecast_profile(parent, &items, &profiling, plan)?;
@@ -47,8 +49,10 @@ pub(crate) fn run(arguments: &CompareArgs, ui: &Ui) -> Result<ExitCode, Failure>
         let forecast = forecast_compare(&father, &items, &options, &plan)?;
         ui.say("comparison");
         ui.say(super::stream::describe_compare(&plan, &forecast));
+        preflight::allows(peaks.into_iter().max().unwrap_or(0))?;
         return Ok(ExitCode::SUCCESS);
     }
+    preflight::allows(peaks.into_iter().max().unwrap_or(0))?;
     let out = arguments.out.as_deref().map(OutFile::open).transpose()?;
     let found = super::fingerprints([&checkpoints[0], &checkpoints[1]], ui)?;
     refs.iter_mut().zip(found).for_each(|(model, found)| model.fingerprint = found);

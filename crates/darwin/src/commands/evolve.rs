@@ -14,9 +14,10 @@ pub(crate) fn run(arguments: &EvolveArgs, ui: &Ui) -> Result<ExitCode, Failure> 
     super::use_threads(arguments.threads, ui)?;
     let config = RunConfig::read(&arguments.config)?;
     if arguments.dry_run {
-        ui.say(plan(&config));
+        super::outlook::run(&config, ui)?;
         return Ok(ExitCode::SUCCESS);
     }
+    crate::preflight::evolve(&config, ui)?;
     let created = super::now();
     let command = command(std::env::args_os().skip(1));
     let hashes = super::hash_cache();
@@ -48,33 +49,6 @@ fn command(arguments: impl Iterator<Item = OsString>) -> String {
         if safe { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
     });
     std::iter::once("darwin".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
-}
-
-fn plan(config: &RunConfig) -> String {
-    let arms: Vec<&str> = config.arms.iter().map(|a| a.name()).collect();
-    format!(
-        "{}\nfather     {}\nmother     {}\nitems      {} per domain: calibration {}, proxy {}, search {}, selection {}, test {}\narms       {}: {} proxy and {} real steps each\nprotected  {}\nout        {}",
-        config.title,
-        config.father.display(),
-        config.mother.display(),
-        config.items.display(),
-        config.calibration.per_domain,
-        config.proxy.per_domain,
-        config.real.per_domain,
-        config.selection.per_domain,
-        config.test.per_domain,
-        arms.join(", "),
-        config.proxy.steps,
-        config.real.steps,
-        config
-            .goal
-            .protected
-            .iter()
-            .map(|(d, m)| format!("{d} (margin {m})"))
-            .collect::<Vec<_>>()
-            .join(", "),
-        config.out.display(),
-    )
 }
 
 fn result(config: &RunConfig, outcome: &Outcome) -> String {

@@ -12,6 +12,7 @@ pub(crate) fn run(arguments: &ExtractLoraArgs, ui: &Ui) -> Result<ExitCode, Fail
     super::use_threads(arguments.threads, ui)?;
     let finetuned = Checkpoint::open(&arguments.finetuned)?;
     let base = Checkpoint::open(&arguments.base)?;
+    crate::preflight::extract_lora(arguments, [&finetuned, &base], ui)?;
     let options = ExtractOptions {
         max_rank: arguments.rank,
         epsilon: arguments.epsilon,

@@ -1,12 +1,13 @@
 //! `darwin generate MODEL [PROMPT]`
 
 use crate::cli::GenerateArgs;
+use crate::preflight;
 use crate::ui::Ui;
 use darwin_checkpoint::AnyModel;
 use darwin_core::{Failure, Fault};
 use darwin_engine::{
     ChatRequest, Chosen, Finish, GenerateOptions, Generation, GenerationDefaults, Generator, Model,
-    Request, Sampling, Text,
+    Request, Run, Sampling, Text,
 };
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Read};
@@ -29,6 +30,14 @@ pub(crate) fn run(arguments: &GenerateArgs, ui: &Ui) -> Result<ExitCode, Failure
     let prompt = encode(arguments, &text)?;
     if prompt.is_empty() {
         return Err(Failure::user("the prompt is empty").with_hint("give at least one character"));
+    }
+    let run = Run::Generate {
+        sequences: arguments.n as usize,
+        prompt: prompt.len(),
+        new_tokens: settings.options.max_new_tokens,
+    };
+    if preflight::loaded(&source, &run, prompt.len() as u64, arguments.dry_run, ui)? {
+        return Ok(ExitCode::SUCCESS);
     }
     let model = Model::load(&source)?;
     let streams = arguments.n == 1 && !arguments.json;

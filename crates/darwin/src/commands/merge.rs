@@ -1,6 +1,7 @@
 //! `darwin merge CONFIG OUT`
 
 use crate::cli::MergeArgs;
+use crate::preflight;
 use crate::table::human_bytes;
 use crate::ui::Ui;
 use darwin_checkpoint::open_output;
@@ -147,6 +148,13 @@ fn one(
     if arguments.no_copy_tokenizer && recipe.vocabulary().is_some() {
         ui.warn("the tokenizer that the recipe asks for is not written, the rows follow it");
     }
+    let place = match &out {
+        None => arguments.out.as_deref(),
+        Some(Output::Opened(dir)) => Some(dir.target()),
+        // Nothing is written where it is there already.
+        Some(Output::Step(at)) => Some(*at).filter(|at| !at.exists()),
+    };
+    let memory = preflight::merge(arguments, &merge, place, ui)?;
     if !arguments.dry_run {
         let hashes = super::hash_cache();
         sources.identify(&hashes, ui.progress(), ui.cancel())?;
@@ -172,7 +180,7 @@ fn one(
     let out = dir.target().to_owned();
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
-        memory: arguments.memory,
+        memory,
         documents: documents(arguments, recipe, &sources, &merge)?,
         progress: ui.progress(),
         cancel: ui.cancel(),

@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod ls;
 mod merge;
+mod outlook;
 mod profile;
 mod report;
 mod score;

@@ -2,6 +2,7 @@
 
 use crate::cli::ProfileArgs;
 use crate::output::{OutFile, cannot};
+use crate::preflight;
 use crate::ui::Ui;
 use darwin_checkpoint::{AnyModel, Checkpoint};
 use darwin_core::Failure;
@@ -23,13 +24,16 @@ pub(crate) fn run(arguments: &ProfileArgs, ui: &Ui) -> Result<ExitCode, Failure>
     let subject = Unloaded { source: &source, reference: &reference };
     let options = ProfileOptions::default();
     let budget = super::stream::budget(&arguments.stream)?;
-    let plan = plan_profile(&subject, &items, &options, &budget, super::stream::held())?;
+    let plan = plan_profile(&subject, &items, &options, &budget, super::stream::held())
+        .map_err(|e| preflight::by_machine(e.into(), arguments.stream.memory.is_some()))?;
     if arguments.stream.dry_run {
         let forecast = forecast_profile(&subject, &items, &options, &plan)?;
         ui.say(super::stream::describe(&plan, &forecast));
+        preflight::allows(plan.plan.peak)?;
         return Ok(ExitCode::SUCCESS);
     }
     let out = arguments.out.as_deref().map(Folder::open).transpose()?;
+    preflight::allows(plan.plan.peak)?;
     let (plan, progress, cancel) = (&plan.plan, ui.progress(), ui.cancel());
     [reference.fingerprint] = super::fingerprints([&source], ui)?;
     let subject = Unloaded { source: &source, reference: &reference };

@@ -1,6 +1,7 @@
 //! `darwin score MODEL items.jsonl`
 
 use crate::cli::ScoreArgs;
+use crate::preflight;
 use crate::table::table;
 use crate::ui::Ui;
 use darwin_checkpoint::AnyModel;
@@ -21,6 +22,9 @@ pub(crate) fn run(arguments: &ScoreArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     super::use_threads(arguments.threads, ui)?;
     let source = AnyModel::open(&arguments.model)?;
     let items = score_items::read(&arguments.items, || Text::open(&arguments.model))?;
+    if preflight::score(&source, &items, arguments.dry_run, ui)? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let model = Model::load(&source)?;
     let (mut summary, mut rows) = (Summary::default(), vec![head()]);
     ui.progress().start("score", items.len() as u64, "items");

@@ -1,6 +1,7 @@
 //! What commands that read a model layer by layer have in common.
 
 use crate::cli::StreamArgs;
+use crate::machine::Machine;
 use crate::table::human_bytes;
 use darwin_core::Failure;
 use darwin_engine::{Budget, Plan};
@@ -16,21 +17,15 @@ pub(crate) fn budget(arguments: &StreamArgs) -> Result<Budget, Failure> {
     Ok(Budget { memory, scratch: arguments.scratch.clone() })
 }
 
-/// Bytes that the system has to give beside what this process holds, as far as it says.
+/// Bytes that the machine has to give and what this process holds, as far as it says.
 fn available() -> Option<u64> {
-    Some(kib("/proc/meminfo", "MemAvailable:")? + held())
-}
-
-/// A number of a file of the system, in bytes.
-fn kib(file: &str, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+    let machine = Machine::here();
+    Some(machine.memory()?.bytes.saturating_add(machine.held()))
 }
 
 /// Bytes that this process holds in memory now, as far as the system says.
 pub(crate) fn held() -> u64 {
-    kib("/proc/self/status", "VmRSS:").unwrap_or(0)
+    Machine::here().held()
 }
 
 /// The plan of a profile and how long it takes.

@@ -7,6 +7,7 @@ mod adapters;
 mod finite;
 mod gguf;
 mod layouts;
+mod memory;
 mod mergekit;
 mod preflight;
 mod stream;

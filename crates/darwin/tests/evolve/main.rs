@@ -135,6 +135,48 @@ fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
     }
 }
 
+/// The dry run checks what the run checks, writes nothing, and knows a run that it would continue.
+#[test]
+fn a_dry_run_foresees_the_run_and_writes_nothing() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    setting(folder.path());
+    let config = std::fs::read_to_string(folder.path().join("run.yaml")).expect("read");
+    let config = config
+        .replace("steps: 26", "steps: 12")
+        .replace("arms: [line, blind, card, guided, placebo]", "arms: [line]");
+    let write = |text: &str| std::fs::write(folder.path().join("run.yaml"), text).expect("write");
+    write(&config);
+    let dry = || {
+        let output = evolve(folder.path()).arg("--dry-run").output().expect("runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, stdout, stderr) = dry();
+    assert_eq!(code, Some(0), "{stderr}");
+    for word in ["calibration", "selection", "line ", "rank check", "the run begins", "memory  "] {
+        assert!(stdout.contains(word), "`{word}` is not in:\n{stdout}");
+    }
+    assert!(stdout.contains(" to run/child"), "{stdout}");
+    assert!(!folder.path().join("run").exists(), "something was written");
+
+    assert_finished(folder.path(), &evolve(folder.path()).output().expect("runs"));
+    let before = lasting(folder.path());
+    let (code, stdout, stderr) = dry();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("the run goes on after "), "{stdout}");
+    assert!(lasting(folder.path()) == before, "the dry run changed the run folder");
+
+    write(&(config.clone() + "seeds: { run: 2 }\n"));
+    let (code, _, stderr) = dry();
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("another configuration"), "{stderr}");
+
+    write(&config.replace("items: items", "items: nowhere"));
+    let (code, _, stderr) = dry();
+    assert_eq!(code, Some(2));
+    assert!(stderr.starts_with("error: ") && stderr.contains("nowhere"), "{stderr}");
+}
+
 #[test]
 fn what_was_evaluated_in_memory_is_what_was_written() {
     let folder = tempfile::tempdir().expect("tempdir");

@@ -14,7 +14,7 @@ const RECIPE: &str = "merge_method: dare_ties\nbase_model: FATHER\nmodels:\n  - 
 
 fn darwin(folder: &Path, out: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_darwin"));
-    command.current_dir(folder).args(["-q", "merge", "merge.yaml", out]);
+    command.current_dir(folder).args(["merge", "merge.yaml", out]);
     command.args(["--out-shard-size", "500000", "--threads", "1"]);
     command
 }

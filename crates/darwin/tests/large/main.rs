@@ -76,6 +76,33 @@ fn a_merge_needs_less_memory_than_one_of_its_tensors() {
     }
 }
 
+/// What a merge holds beside its `--memory`: the program, headers and the plan.
+const MERGE_BESIDE: u64 = 20 << 20;
+
+/// The most memory that a merge holds is its `--memory` and what the program takes anyway.
+#[test]
+fn a_merge_keeps_to_its_memory() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let name = "model.layers.0.mlp.experts.gate_up_proj".to_owned();
+    let config = serde_json::json!({"model_type": "qwen3_moe"});
+    for parent in ["father", "mother"] {
+        let tensors = [(name.clone(), Dtype::Bf16, vec![32, 1024, 1024])];
+        write_sparse(&folder.path().join(parent), &config, &tensors);
+    }
+    for method in ["ties", "dare_ties"] {
+        let recipe = format!("merge_method: {method}\n{PAIR}");
+        std::fs::write(folder.path().join("recipe.yml"), recipe).expect("write");
+        for (memory, threads) in [(4, 1), (8, 2), (8, 4), (64, 2), (256, 4)] {
+            let arguments = format!("-q merge recipe.yml out --memory {memory}MiB -j {threads}");
+            let (done, peak) = watched(folder.path(), &arguments);
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let promised = (memory << 20) + MERGE_BESIDE;
+            assert!(peak > 0 && peak <= promised, "{method}, {arguments}: {peak} of {promised}");
+            std::fs::remove_dir_all(folder.path().join("out")).expect("remove");
+        }
+    }
+}
+
 /// `darwin ARGUMENTS`, and the most memory that it held, as far as a look every millisecond shows.
 fn watched(folder: &Path, arguments: &str) -> (Output, u64) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_darwin"))

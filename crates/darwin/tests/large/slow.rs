@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-/// 12 layers are 22 GB. A profile of them stays below 6 GB, and its time, as that of 4 layers, is
+/// 12 layers are 22 GB. A profile of them stays within its `--memory`, and its time, as that of 4 layers, is
 /// within a fifth of what `--dry-run` foretold.
 #[test]
-fn twenty_gigabytes_are_profiled_within_six() {
+fn twenty_gigabytes_are_profiled_within_five() {
     if std::env::var_os("DARWIN_SLOW").is_none() {
         println!("skipped: DARWIN_SLOW is not set (24 GB of disk, ten minutes)");
         return;
@@ -43,7 +43,7 @@ fn twenty_gigabytes_are_profiled_within_six() {
         let (done, peak) = watched(folder.path(), &format!("{profile} --out out"));
         let seconds = start.elapsed().as_secs_f64();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        assert!(peak > 0 && peak < 6_000_000_000, "{layers} layers: {peak} bytes");
+        assert!(peak > 0 && peak <= 5 << 30, "{layers} layers: {peak} bytes");
         assert!(
             (seconds / foretold - 1.0).abs() <= 0.2,
             "{layers} layers: {seconds:.1} s, foretold {foretold}\n{plan}"

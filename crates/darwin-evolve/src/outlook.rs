@@ -1,0 +1,279 @@
+//! What a run would do and take, from headers and items alone; nothing is written.
+
+use crate::child::ours;
+use crate::items::Items;
+use crate::parents::{draws_bytes, kept_bytes};
+use crate::recipe::line_recipe;
+use crate::run::header;
+use crate::{ArmName, BlendMethod, Error, Journal, RunConfig};
+use darwin_checkpoint::{Checkpoint, HasFiles, HashCache};
+use darwin_core::{Cancel, Domain, Fingerprint, Progress, Split};
+use darwin_engine::{Resident, Run, Stream, Text};
+use darwin_eval::{Encoded, ItemSet};
+use darwin_merge::{Merge, Sources};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Tokens of a batch of the diagnostics, and of an item in them.
+const BATCH_TOKENS: usize = 4096;
+const CALIBRATION_TOKENS: usize = 512;
+
+/// A run before it is begun.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    /// The five splits, in the order of their use.
+    pub splits: Vec<SplitOutlook>,
+    /// The arms.
+    pub arms: Vec<ArmOutlook>,
+    /// Genomes of the rank check, each evaluated in both phases.
+    pub rank_check: usize,
+    /// What is in memory, read and written.
+    pub takes: Takes,
+    /// What would become of the run folder.
+    pub place: Place,
+    /// What deserves a look, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A split's items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitOutlook {
+    /// Which split.
+    pub split: Split,
+    /// Items of each domain in its file.
+    pub there: BTreeMap<Domain, usize>,
+    /// Most items of a domain that are taken.
+    pub per_domain: usize,
+    /// Items that are taken.
+    pub items: usize,
+    /// Tokens of a pass over their prompts and answers.
+    pub tokens: u64,
+}
+
+/// An arm's budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArmOutlook {
+    /// Which arm.
+    pub arm: ArmName,
+    /// Candidates on the proxy, before diagnostics are paid.
+    pub proxy_steps: usize,
+    /// Candidates on the benchmark.
+    pub real_steps: usize,
+    /// Candidates on `selection`.
+    pub selection: usize,
+    /// About how many tokens go through models, answers as long as the references.
+    pub tokens: u64,
+}
+
+/// What a run holds and moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Takes {
+    /// Both parents and a candidate, loaded.
+    pub models: Resident,
+    /// The parents' tensors and the masks' numbers, kept beside them.
+    pub tensors: u64,
+    /// Bytes of weights that are read before the search.
+    pub read: u64,
+    /// Bytes of the child.
+    pub written: u64,
+}
+
+/// The run folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The run begins.
+    New,
+    /// The run goes on after so many candidates.
+    Continued(usize),
+}
+
+/// Parents and text, opened from headers.
+struct Opened {
+    father: Arc<Checkpoint>,
+    mother: Arc<Checkpoint>,
+    /// Bytes of the child.
+    written: u64,
+}
+
+impl Opened {
+    /// Everything that `Parents::open` checks before it reads a weight.
+    fn open(config: &RunConfig) -> Result<Self, Error> {
+        let line = line_recipe(config, 0.5, 0)?;
+        let sources = Sources::open(&line).map_err(Error::below)?;
+        let merge = Merge::new(&line, &sources).map_err(Error::below)?;
+        let checkpoint = |path: &Path| {
+            let name = path.display().to_string();
+            sources.checkpoint(&name).cloned().ok_or_else(|| Error::Config {
+                path: config.father.clone(),
+                text: format!("`{name}` was not opened"),
+                hint: "father and mother must be two different folders".to_owned(),
+            })
+        };
+        let (father, mother) = (checkpoint(&config.father)?, checkpoint(&config.mother)?);
+        Ok(Self { father, mother, written: merge.plan().written_bytes() })
+    }
+
+    /// What the run takes where its longest item has so many tokens and so many answers are
+    /// generated at once.
+    fn takes(
+        &self,
+        config: &RunConfig,
+        longest: usize,
+        items: usize,
+        threads: usize,
+    ) -> Result<Takes, Error> {
+        let open = |model: &'_ Checkpoint| -> Result<Resident, Error> {
+            let stream = Stream::open(model).map_err(Error::below)?;
+            let passes =
+                Run::Passes { batch: BATCH_TOKENS, longest: CALIBRATION_TOKENS, tapped: true };
+            let answers = Run::Generate {
+                sequences: items,
+                prompt: longest,
+                new_tokens: config.max_new_tokens,
+            };
+            let [passes, answers] = [passes, answers].map(|run| stream.resident(&run, threads));
+            let more = |pick: fn(&Resident) -> u64| pick(&passes).max(pick(&answers));
+            Ok(Resident {
+                weights: passes.weights,
+                caches: more(|r| r.caches),
+                buffers: more(|r| r.buffers),
+            })
+        };
+        let (father, mother) = (open(&self.father)?, open(&self.mother)?);
+        let draws = match config.merge.method {
+            BlendMethod::DareTies => draws_bytes(&self.father).max(draws_bytes(&self.mother)),
+            BlendMethod::Linear => 0,
+        };
+        Ok(Takes {
+            // A candidate has the father's shape.
+            models: father.and(mother).and(father),
+            tensors: kept_bytes(&self.father) + kept_bytes(&self.mother) + draws,
+            read: self.father.tensor_bytes() + self.mother.tensor_bytes(),
+            written: self.written,
+        })
+    }
+}
+
+/// What a run holds in memory and writes, from the parents' headers alone.
+///
+/// # Errors
+/// What [`Parents::open`](crate::Parents::open) says of headers.
+pub fn takes(config: &RunConfig, threads: usize) -> Result<Takes, Error> {
+    Opened::open(config)?.takes(config, CALIBRATION_TOKENS, threads, threads)
+}
+
+/// What a run would do: everything that can refuse it before its first candidate is asked. The
+/// parents' files are hashed where the run folder has a journal.
+///
+/// # Errors
+/// Those of [`run`](crate::run) before its first candidate.
+pub fn outlook(
+    config: &RunConfig,
+    threads: usize,
+    hashes: &HashCache,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Outlook, Error> {
+    let opened = Opened::open(config)?;
+    let text = Text::open(&config.father).map_err(Error::below)?;
+    let items = Items::open(config, &text)?;
+    let splits = splits(config, &items)?;
+    let parents = || -> Result<[Fingerprint; 2], Error> {
+        let models: [&dyn HasFiles; 2] = [opened.father.as_ref(), opened.mother.as_ref()];
+        let found = hashes.fingerprints(&models, progress, cancel).map_err(Error::below)?;
+        hashes.save();
+        Ok(found.try_into().expect("a fingerprint for each parent"))
+    };
+    let place = place(config, parents, &items)?;
+    let encoded = [items.search.encoded(), items.selection.encoded(), items.test.encoded()];
+    let each = || encoded.iter().flat_map(|set| set.items()).map(|item| item.main());
+    let longest = each().map(|main| main.tokens()).max().unwrap_or(1);
+    let most = encoded.iter().map(|set| set.items().len()).max().unwrap_or(1);
+    let takes = opened.takes(config, longest, most, threads)?;
+    let tokens = |split: Split| splits.iter().find(|s| s.split == split).map_or(0, |s| s.tokens);
+    let arm = |arm: &ArmName| {
+        let (proxy_steps, real_steps) = (config.proxy.steps, config.real.steps);
+        let selection = config.selection.top + usize::from(*arm != ArmName::Line);
+        let of = |steps: usize, split| (steps as u64).saturating_mul(tokens(split));
+        let tokens = of(proxy_steps, Split::Proxy)
+            .saturating_add(of(real_steps, Split::Search))
+            .saturating_add(of(selection, Split::Selection));
+        ArmOutlook { arm: *arm, proxy_steps, real_steps, selection, tokens }
+    };
+    Ok(Outlook {
+        arms: config.arms.iter().map(arm).collect(),
+        rank_check: if config.rank_check < 4 { 0 } else { config.rank_check },
+        takes,
+        place,
+        notes: notes(config, &splits),
+        splits,
+    })
+}
+
+fn splits(config: &RunConfig, items: &Items) -> Result<Vec<SplitOutlook>, Error> {
+    let of = |split: Split, per_domain: usize, taken: &Encoded| {
+        let all = ItemSet::open(&config.items_of(split), split).map_err(Error::below)?;
+        Ok(SplitOutlook {
+            split,
+            there: all.domains(),
+            per_domain,
+            items: taken.items().len(),
+            tokens: taken.tokens(),
+        })
+    };
+    Ok(vec![
+        of(Split::Calibration, config.calibration.per_domain, &items.calibration)?,
+        of(Split::Proxy, config.proxy.per_domain, items.proxy.encoded())?,
+        of(Split::Search, config.real.per_domain, items.search.encoded())?,
+        of(Split::Selection, config.selection.per_domain, items.selection.encoded())?,
+        of(Split::Test, config.test.per_domain, items.test.encoded())?,
+    ])
+}
+
+/// Domains with fewer items than asked for, and domains of the goal that no item has.
+fn notes(config: &RunConfig, splits: &[SplitOutlook]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for SplitOutlook { split, there, per_domain, .. } in splits {
+        let few = there.iter().filter(|(_, n)| **n < *per_domain);
+        let few: Vec<String> = few.map(|(domain, n)| format!("{domain} {n}")).collect();
+        if !few.is_empty() {
+            let few = few.join(", ");
+            notes.push(format!("{split}: fewer than {per_domain} items a domain: {few}"));
+        }
+    }
+    let known: BTreeSet<&Domain> = splits.iter().flat_map(|split| split.there.keys()).collect();
+    for domain in config.goal.weights.keys().chain(config.goal.protected.keys()) {
+        if !known.contains(domain) {
+            notes.push(format!("`goal` names {domain}, which no item is of"));
+        }
+    }
+    notes
+}
+
+/// Whether the run folder can be used, and what is there.
+fn place(
+    config: &RunConfig,
+    parents: impl Fn() -> Result<[Fingerprint; 2], Error>,
+    items: &Items,
+) -> Result<Place, Error> {
+    let io = |path: &Path, source| Error::Io { path: path.to_owned(), source };
+    let absolute = std::path::absolute(&config.out).map_err(|e| io(&config.out, e))?;
+    let there = absolute.ancestors().find(|path| path.symlink_metadata().is_ok());
+    if let Some(path) = there.filter(|path| !path.is_dir()) {
+        return Err(io(path, std::io::ErrorKind::NotADirectory.into()));
+    }
+    let child = config.out.join("child");
+    if child.exists() {
+        ours(&child)?;
+    }
+    let journal = config.out.join("journal.jsonl");
+    if !journal.exists() {
+        return Ok(Place::New);
+    }
+    let header = header(config, parents()?.each_ref(), items)?;
+    match Journal::known(&journal, &header)? {
+        0 => Ok(Place::New),
+        known => Ok(Place::Continued(known)),
+    }
+}
