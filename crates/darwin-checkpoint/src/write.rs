@@ -88,7 +88,7 @@ pub fn write_into(
     options: &WriteOptions<'_>,
 ) -> Result<Written, Error> {
     let shards = lay_out(source, layout, options.max_shard_bytes);
-    let out = dir.target().to_owned();
+    let out = dir.named().to_owned();
     if options.identity.is_none() {
         dir.clear().map_err(|e| Error::io("create", &out, e))?;
     }

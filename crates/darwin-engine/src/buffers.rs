@@ -1,15 +1,11 @@
 //! What the buffers of a forward pass weigh, from the config alone: the sizes that `layer.rs`,
 //! `attention.rs`, `mla.rs`, `gdn`, `mlp.rs` and `moe.rs` ask for.
 
-use crate::kernels::PANEL;
+use crate::kernels::{PANEL, own_bytes};
 use crate::kv_head::QUERY_BLOCK;
 use crate::layers::group_tokens_of;
 use crate::mixer::BLOCK_TOKENS;
 use crate::{AttentionForm, Config, LatentForm, LayerKind, MlpKind};
-
-/// Bytes of a thread that products take for themselves: matrix units cut a block of inputs into
-/// tiles.
-const PRODUCTS: u64 = 1 << 20;
 
 /// The buffers of all threads that take batches through layers.
 pub(crate) struct Buffers<'a> {
@@ -58,7 +54,7 @@ impl<'a> Buffers<'a> {
     pub(crate) fn bytes(&self) -> u64 {
         self.groups * (4 * self.of_group() + cached_bytes(self.config, self.longest, true))
             + 4 * self.scores()
-            + self.threads * PRODUCTS
+            + self.threads * own_bytes()
     }
 
     /// Values of the buffers of a group. They are kept from layer to layer, so every kind of layer
@@ -151,10 +147,11 @@ fn cached_bytes(config: &Config, tokens: u64, one: bool) -> u64 {
         + linears * of_recurrence(config)
 }
 
-/// Bytes for each token of a batch in a layer: its state, another one of it, and what a tap sees.
+/// Bytes for each token of a batch in a layer of what a tap sees: five sites of the residual
+/// stream's width, one of which it keeps, router logits, norms of heads, chosen experts.
 pub(crate) fn record_bytes(c: &Config) -> u64 {
     let seen = 6 * c.hidden_size + c.num_experts + c.num_attention_heads;
-    4 * width(2 * c.hidden_size + seen + 4 * c.num_experts_per_tok)
+    4 * width(seen + 4 * c.num_experts_per_tok)
 }
 
 /// Bytes of the caches of `sequences` sequences of `tokens` tokens each.

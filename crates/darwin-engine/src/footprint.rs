@@ -33,6 +33,8 @@ pub struct Footprint {
     pub stored_row: u64,
     /// The whole text model in the files.
     pub stored: u64,
+    /// Elements of the largest matrix of a layer, an expert's being one.
+    pub largest: u64,
 }
 
 impl Footprint {
@@ -54,6 +56,11 @@ impl Footprint {
             stored_head: (config.vocab_size * hidden * dtype(head).size()) as u64,
             stored_row: (hidden * dtype("embed_tokens.weight").size()) as u64,
             stored: expected(config).iter().map(stored).sum(),
+            largest: (0..config.num_hidden_layers)
+                .flat_map(tensors)
+                .map(|t| t.shape.iter().rev().take(2).product::<usize>() as u64)
+                .max()
+                .unwrap_or(0),
         }
     }
 }
@@ -151,9 +158,8 @@ impl Planner<'_> {
             .collect();
         let fits = |bytes: u64| with_slack(bytes) + self.work.kept <= limit;
         // First with all states in memory, then with what is left for them.
-        let found = ways
-            .iter()
-            .find(|(prefetch, batch)| fits(self.passing(*prefetch, *batch, threads) + states));
+        let found =
+            ways.iter().find(|(prefetch, batch)| fits(self.unspilled(*prefetch, *batch, threads)));
         let spilling = || {
             budget.scratch.as_ref().and_then(|_| {
                 ways.iter().find(|(prefetch, batch)| fits(self.passing(*prefetch, *batch, threads)))
@@ -162,7 +168,10 @@ impl Planner<'_> {
         let Some(&(prefetch, batch_tokens)) = found.or_else(spilling) else {
             return Err(self.too_little(limit, budget.scratch.is_some(), threads));
         };
-        let passing = self.passing(prefetch, batch_tokens, threads);
+        let passing = match found {
+            Some(_) => self.unspilled(prefetch, batch_tokens, threads) - states,
+            None => self.passing(prefetch, batch_tokens, threads),
+        };
         let left = |bytes: u64| {
             let usable = (limit - self.work.kept) as f64 / (1.0 + SLACK);
             (usable as u64).saturating_sub(bytes)
@@ -197,8 +206,7 @@ impl Planner<'_> {
 
     fn too_little(&self, given: u64, scratch: bool, threads: u64) -> Error {
         let spilled = with_slack(self.passing(false, LEAST_BATCH, threads)) + self.work.kept;
-        let whole =
-            with_slack(self.passing(false, LEAST_BATCH, threads) + self.states()) + self.work.kept;
+        let whole = with_slack(self.unspilled(false, LEAST_BATCH, threads)) + self.work.kept;
         let least = if scratch { spilled } else { whole };
         Error::Memory { given, least, with_scratch: (!scratch).then_some(spilled) }
     }
@@ -206,6 +214,19 @@ impl Planner<'_> {
     /// Hidden states of all tokens.
     fn states(&self) -> u64 {
         self.work.tokens * self.work.states * 4 * self.config.hidden_size as u64
+    }
+
+    /// [`Planner::passing`] with all states in memory: that of the batch is one of them.
+    fn unspilled(&self, prefetch: bool, batch_tokens: usize, threads: u64) -> u64 {
+        let batch = batch_tokens.max(self.work.longest) as u64;
+        let row = 4 * self.config.hidden_size as u64;
+        let taken = if self.work.models > 1 { 0 } else { row * batch.min(self.work.tokens) };
+        self.passing(prefetch, batch_tokens, threads) + self.states() - taken
+    }
+
+    /// Bytes of all threads that read and pack.
+    fn reading(&self, threads: u64) -> u64 {
+        threads * READING.min(8 * self.parts.largest)
     }
 
     fn largest_layer(&self) -> u64 {
@@ -219,10 +240,12 @@ impl Planner<'_> {
         let ahead = prefetch && threads > 1;
         let layers = self.largest_layer() * self.work.models * if ahead { 2 } else { 1 };
         let buffers = Buffers::new(self.config, batch_tokens, self.work.longest, threads);
-        let working = buffers.bytes() + batch * record_bytes(self.config);
+        // The state that is worked on; where two models are run on it, their outcome too.
+        let states = self.work.models.min(2) * 4 * self.config.hidden_size as u64;
+        let working = buffers.bytes() + batch * (states + record_bytes(self.config));
         let band = HEAD_BLOCK.min(self.config.vocab_size) as u64;
         let head = band * self.parts.head_row + self.around(threads);
-        (layers + working + threads * READING).max(head)
+        (layers + working + self.reading(threads)).max(head)
     }
 
     /// What the output head takes beside its weights: its reading, logits, a batch.

@@ -81,7 +81,7 @@ impl Stream<'_> {
         let (caches, working) = match *run {
             Run::Passes { batch, longest, tapped } => {
                 let buffers = Buffers::new(config, batch, longest, threads).bytes();
-                let seen = if tapped { record_bytes(config) } else { row };
+                let seen = row + if tapped { record_bytes(config) } else { 0 };
                 let rows = threads * (LOGIT_ROWS as u64) * (logits + 2 * row);
                 (0, buffers + batch.max(longest) as u64 * seen + rows)
             }

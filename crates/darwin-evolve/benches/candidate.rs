@@ -3,9 +3,10 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
+use darwin_checkpoint::HashCache;
 use darwin_core::{Cancel, NoProgress, Split};
 use darwin_eval::{Candidate, Evaluator, ItemSet, Likelihood, Scorer};
-use darwin_evolve::{Parents, RunConfig, Shares, line_recipe, recipe};
+use darwin_evolve::{Parents, RunConfig, Shares, Ui, line_recipe, recipe};
 use darwin_merge::Merge;
 use std::path::Path;
 use std::time::Instant;
@@ -18,11 +19,12 @@ fn main() {
     let config = RunConfig::read(Path::new("examples/first-light.yaml")).expect("valid");
     let layers = 8;
     let line = line_recipe(&config, 0.5, layers).expect("valid");
-    let parents = Parents::open(&config, &line).expect("the example parents");
+    let (cancel, hashes) = (Cancel::default(), HashCache::default());
+    let ui = Ui::silent(&cancel, &hashes);
+    let parents = Parents::open(&config, &line, ui).expect("the example parents");
     let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
     let evaluator = Likelihood::new(items.take_per_domain(config.proxy.per_domain), &parents.text)
         .expect("items");
-    let cancel = Cancel::default();
     let mut shares = Shares::uniform(0.4, layers);
     shares.layers.iter_mut().for_each(|l| l.density_m = 0.8);
     let evolved = recipe(&config, &shares).expect("valid");

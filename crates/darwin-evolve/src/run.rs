@@ -11,7 +11,7 @@ use darwin_checkpoint::HashCache;
 use darwin_core::files::{Comparison, Health, Origin, Phase, Profile, RunHeader, SCHEMA, Scores};
 use darwin_core::fs::{own, write_json};
 use darwin_core::keyed::{Key, Rng};
-use darwin_core::{Cancel, Fingerprint, Progress};
+use darwin_core::{Cancel, Fingerprint, NoProgress, Progress};
 use darwin_eval::Evaluator;
 use serde_json::json;
 use std::path::Path;
@@ -36,6 +36,15 @@ pub struct Ui<'a> {
     pub hashes: &'a HashCache,
     /// Told, in a sentence, what of an earlier run is made anew, and why.
     pub note: &'a (dyn Fn(&str) + Sync),
+}
+
+impl<'a> Ui<'a> {
+    /// Talks to nobody.
+    #[must_use]
+    pub fn silent(cancel: &'a Cancel, hashes: &'a HashCache) -> Self {
+        let (progress, note) = (&NoProgress, &|_: &str| {});
+        Self { progress, cancel, created: "", program: "", command: "", hashes, note }
+    }
 }
 
 /// What a run found.

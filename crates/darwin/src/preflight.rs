@@ -57,7 +57,7 @@ impl Need {
             ui.say(self.table(machine.memory().as_ref()));
         }
         self.check_memory(machine.memory())?;
-        self.check_disk(|path| disk_room(path))?;
+        self.check_disk(disk_room)?;
         Ok(dry_run)
     }
 

@@ -114,7 +114,7 @@ impl AtomicDir {
 
     /// The final name, as the caller wrote it.
     #[must_use]
-    pub fn target(&self) -> &Path {
+    pub fn named(&self) -> &Path {
         &self.named
     }
 

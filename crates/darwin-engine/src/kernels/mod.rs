@@ -20,7 +20,7 @@ pub(crate) use math::{
 };
 pub(crate) use matrix::{Form, Matrix, PANEL, Panels, Values};
 pub(crate) use pool::{Pool, Pooled};
-pub(crate) use product::{Rows, multiply, multiply_rows};
+pub(crate) use product::{Rows, multiply, multiply_rows, own_bytes};
 pub(crate) use rows::{
     LogTotal, all_finite, argmax, dot, gated_rms_norm, l2_norm, l2_normalize, log_total, rms_norm,
     softmax, softmax_of_falling,

@@ -4,7 +4,8 @@
 use darwin_checkpoint::{Dtype, MemorySource, TensorSource};
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::{
-    Batch, Budget, Interventions, Model, NoTap, Run, Sequence, Stream, Sweep, Workload,
+    Batch, Budget, Interventions, Model, NoTap, Record, Run, Sequence, Site, Stream, Sweep, Tap,
+    Workload,
 };
 use darwin_testkit::Tiny;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -68,13 +69,14 @@ fn wide(full_attention: &[bool]) -> MemorySource {
 }
 
 fn sequences(tokens: usize) -> Vec<Sequence> {
-    let one = |s: usize| Sequence::new((0..32).map(|i| ((s * 7 + i) % 200) as u32).collect());
-    (0..tokens / 32).map(one).collect()
+    let one = |s: usize| Sequence::new((0..31).map(|i| ((s * 7 + i) % 200) as u32).collect());
+    (0..tokens / 31).map(one).collect()
 }
 
 /// Within a tenth of what was foretold.
 fn assert_near(what: &str, found: u64, foretold: u64) {
     let ratio = found as f64 / foretold as f64;
+    println!("{what}: {found} bytes, foretold {foretold} ({ratio:.3})");
     assert!(
         (0.9..=1.1).contains(&ratio),
         "{what}: {found} bytes, foretold {foretold} ({ratio:.3})"
@@ -99,7 +101,7 @@ fn memory_is_what_was_foretold() {
 
 fn loaded(what: &str, source: &dyn TensorSource, threads: usize) {
     const BATCH: usize = 2048;
-    let run = Run::Passes { batch: BATCH, longest: 32, tapped: false };
+    let run = Run::Passes { batch: BATCH, longest: 31, tapped: false };
     let foretold = Stream::open(source).unwrap().resident(&run, threads);
     let found = peak(|| {
         let model = Model::load(source).unwrap();
@@ -116,9 +118,9 @@ fn streamed(what: &str, source: &dyn TensorSource) {
     let batches: Vec<Batch> = (0..2).map(|_| Batch::new(sequences(2048))).collect();
     let stream = Stream::open(source).unwrap();
     let work = Workload {
-        tokens: 4096,
+        tokens: 2 * 66 * 31,
         distinct: 200,
-        longest: 32,
+        longest: 31,
         batch_tokens: 2048,
         states: 1,
         models: 1,
@@ -128,11 +130,39 @@ fn streamed(what: &str, source: &dyn TensorSource) {
     let plan = stream.plan(&work, &Budget::default()).unwrap();
     let found = peak(|| {
         let mut sweep = Sweep::begin(&stream, &batches, &plan.room).unwrap();
-        sweep.run(&mut [NoTap, NoTap], &NoProgress, &Cancel::default()).unwrap();
+        let mut taps = [Looking::default(), Looking::default()];
+        sweep.run(&mut taps, &NoProgress, &Cancel::default()).unwrap();
         sweep.logits(&[vec![0, 1], vec![5]], &mut |_| {}).unwrap();
     });
-    // A promise: no more than that, and not much less. Taps, which see nothing here, would take
-    // their part.
+    // A promise, with room for what the allocator keeps for itself, which is not counted here.
     assert!(found <= plan.peak, "{what}: {found} bytes, promised {}", plan.peak);
-    assert!(2 * found > plan.peak, "{what}: {found} bytes, promised {}", plan.peak);
+    assert_near(what, (found as f64 * 1.06) as u64, plan.peak);
+}
+
+/// Looks at what a profile looks at, and keeps what came in.
+#[derive(Default)]
+struct Looking {
+    entered: Vec<f32>,
+}
+
+impl Tap for Looking {
+    fn wants(&self, site: Site, _: usize) -> bool {
+        use Site as S;
+        let resid = [S::ResidIn, S::MixerOut, S::ExpertOut, S::SharedOut, S::ResidOut];
+        resid.contains(&site) || [S::MixerHeads, S::RouterLogits, S::TopK].contains(&site)
+    }
+
+    fn record(&mut self, record: &Record<'_>) {
+        match record.site {
+            Site::ResidIn => {
+                self.entered
+                    .reserve_exact(record.batch.tokens() * record.shape[1] - self.entered.len());
+                self.entered.extend_from_slice(record.values);
+            }
+            Site::ResidOut if record.first_token + record.shape[0] == record.batch.tokens() => {
+                self.entered = Vec::new();
+            }
+            _ => {}
+        }
+    }
 }

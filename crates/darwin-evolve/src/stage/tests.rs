@@ -110,19 +110,11 @@ fn a_candidate_that_panics_errs_or_overflows_fails_alone() {
     let folder = tempfile::tempdir().expect("tempdir");
     let config = setting(folder.path());
     let line = |t: f64| line_recipe(&config, t, LAYERS).expect("valid");
-    let ui = Ui {
-        progress: &NoProgress,
-        cancel: &Cancel::default(),
-        created: "",
-        program: "",
-        command: "",
-        hashes: &HashCache::default(),
-        note: &|_| {},
-    };
+    let (never, hashes) = (Cancel::default(), HashCache::default());
+    let ui = Ui::silent(&never, &hashes);
     let parents = Parents::open(&config, &line(0.5), ui).expect("two parents");
     let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
     let proxy = Likelihood::new(items.clone(), &parents.text).expect("items");
-    let never = Cancel::default();
     let run = |recipe: &Recipe, evaluator: &dyn Evaluator| {
         parents.evaluate(recipe, evaluator, &never).expect("the search goes on")
     };

@@ -150,7 +150,7 @@ fn one(
     }
     let place = match &out {
         None => arguments.out.as_deref(),
-        Some(Output::Opened(dir)) => Some(dir.target()),
+        Some(Output::Opened(dir)) => Some(dir.named()),
         // Nothing is written where it is there already.
         Some(Output::Step(at)) => Some(*at).filter(|at| !at.exists()),
     };
@@ -177,7 +177,7 @@ fn one(
         Some(Output::Step(at)) => open_output(at)?,
         Some(Output::Opened(dir)) => dir,
     };
-    let out = dir.target().to_owned();
+    let out = dir.named().to_owned();
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
         memory,

@@ -69,7 +69,7 @@ impl Stopped {
         self.0.wait_with_output().expect("ends")
     }
 
-    fn is_killed(mut self) {
+    fn killed(mut self) {
         self.0.kill().expect("SIGKILL");
         self.0.wait().expect("ends");
     }
@@ -163,7 +163,7 @@ fn the_second_merge_on_an_output_says_who_has_it() {
     // A dead owner's lock holds nobody; the other recipe takes nothing over.
     for (recipe, expected) in [("merge.yaml", &expected), ("other.yaml", &other)] {
         std::fs::remove_dir_all(folder.join("child")).expect("remove");
-        Stopped::with_shards(merge(folder, "merge.yaml", "child"), &partial, 2).is_killed();
+        Stopped::with_shards(merge(folder, "merge.yaml", "child"), &partial, 2).killed();
         assert_eq!(left(folder), [".child.darwin-lock", "child.darwin-partial"]);
         assert_success(&merge(folder, recipe, "child").output().expect("runs"));
         assert_same(&folder.join("child"), expected);
@@ -237,7 +237,7 @@ fn a_shard_that_was_damaged_meanwhile_is_made_anew() {
     let folder = setting.path();
     let expected = reference(folder, "merge.yaml");
     let partial = folder.join("child.darwin-partial");
-    Stopped::with_shards(merge(folder, "merge.yaml", "child"), &partial, 2).is_killed();
+    Stopped::with_shards(merge(folder, "merge.yaml", "child"), &partial, 2).killed();
     let shard = whole(&partial).into_keys().next().expect("two are there");
     flip(&partial.join(&shard), 3);
     let output = merge(folder, "merge.yaml", "child").output().expect("runs");

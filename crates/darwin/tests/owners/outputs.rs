@@ -47,7 +47,7 @@ fn an_interrupted_merge_into_the_working_folder_goes_on() {
     // By its name from elsewhere it is the same folder.
     let second = merge(folder, "merge.yaml", "here").output().expect("runs");
     assert_eq!(second.status.code(), Some(3), "{}", stderr(&second));
-    first.is_killed();
+    first.killed();
     assert!(whole(&partial).len() >= 2);
     let output = merge(folder, "merge.yaml", "here").output().expect("runs");
     assert_success(&output);

@@ -32,6 +32,16 @@ const PER_NANOSECOND: f64 = 40.0;
 const UNITS_PER_NANOSECOND: f64 = 160.0;
 const FREE_ROWS: usize = 8;
 
+/// Bytes that products take for themselves on each thread: matrix units cut a block of inputs into
+/// tiles.
+pub(crate) fn own_bytes() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if amx::is_available() {
+        return 1 << 20;
+    }
+    0
+}
+
 /// Which rows of the left-hand side enter a product.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rows<'a> {
