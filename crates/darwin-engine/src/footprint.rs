@@ -12,7 +12,14 @@ use std::path::PathBuf;
 /// Bytes that a thread reads, and packs, at once.
 pub(crate) const READING: u64 = 8 << 20;
 
+<<<<<<< ours
 /// Allocator overhead as a fraction of the memory requested.
+=======
+/// Bytes of a thread's stack that are in use, and of the heap that it allocates from.
+const OF_THREAD: u64 = 1 << 20;
+
+/// Of what memory is asked for, the part that the allocator keeps for itself.
+>>>>>>> theirs
 const SLACK: f64 = 0.06;
 
 /// Fewest tokens of a batch: fewer leave threads without work.
@@ -242,7 +249,8 @@ impl Planner<'_> {
         let buffers = Buffers::new(self.config, batch_tokens, self.work.longest, threads);
         // The state that is worked on; where two models are run on it, their outcome too.
         let states = self.work.models.min(2) * 4 * self.config.hidden_size as u64;
-        let working = buffers.bytes() + batch * (states + record_bytes(self.config));
+        let working =
+            buffers.bytes() + batch * (states + record_bytes(self.config)) + threads * OF_THREAD;
         let band = HEAD_BLOCK.min(self.config.vocab_size) as u64;
         let head = band * self.parts.head_row + self.around(threads);
         (layers + working + self.reading(threads)).max(head)
