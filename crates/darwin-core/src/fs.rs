@@ -101,11 +101,22 @@ fn clean(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name.to_str().is_some_and(is_abandoned) && entry.file_type()?.is_file() {
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        if name.to_str().is_some_and(is_abandoned) {
             let _ = fs::remove_file(entry.path());
+        } else if let Some(name) = name.to_str().and_then(locked_name) {
+            // Whoever gets the lock removes its file.
+            let _ = Lock::beside(&folder.join(name));
         }
     }
     Ok(())
+}
+
+/// What a lock file's name says that it locks, beside it.
+fn locked_name(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".darwin-lock").filter(|name| !name.is_empty())
 }
 
 /// Whether a file bears the name of a partial one whose process is dead. The process of an old
@@ -211,13 +222,15 @@ mod tests {
         create(&mine);
         create("c.json");
         fs::create_dir(dir.path().join("child.darwin-partial")).unwrap();
+        create(".child.darwin-lock");
+        let _held = Lock::beside(&dir.path().join("other")).unwrap();
         clean(dir.path()).unwrap();
         let mut left: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(left, [mine.as_str(), "c.json", "child.darwin-partial"]);
+        assert_eq!(left, [".other.darwin-lock", &mine, "c.json", "child.darwin-partial"]);
     }
 
     #[test]

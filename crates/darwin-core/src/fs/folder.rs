@@ -177,7 +177,7 @@ impl AtomicDir {
         Ok(())
     }
 
-    fn rename(&self) -> io::Result<()> {
+    fn rename(&mut self) -> io::Result<()> {
         let mut notes = Vec::new();
         for name in names(&self.aside)?.into_iter().filter(is_note) {
             let path = self.aside.join(&name);
@@ -190,6 +190,8 @@ impl AtomicDir {
             }
             return Err(error);
         }
+        // At once: a process that is killed from now on leaves no lock file beside the folder.
+        self.locks.clear();
         sync_parent(&self.target);
         Ok(())
     }

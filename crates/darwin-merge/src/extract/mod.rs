@@ -140,6 +140,8 @@ pub fn extract_lora(
     let readme = readme(finetuned, base, &result);
     write_atomic(&dir.path().join("README.md"), readme.as_bytes()).map_err(io)?;
     result.bytes = std::fs::metadata(&weights).map_err(io)?.len();
+    finetuned.check_unchanged()?;
+    base.check_unchanged()?;
     dir.commit().map_err(io)?;
     Ok(result)
 }

@@ -49,7 +49,7 @@ fn an_interrupted_merge_into_the_working_folder_goes_on() {
     assert_eq!(second.status.code(), Some(3), "{}", stderr(&second));
     first.killed();
     assert!(whole(&partial).len() >= 2);
-    let output = merge(folder, "merge.yaml", "here").output().expect("runs");
+    let output = command().output().expect("runs");
     assert_success(&output);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("from an interrupted merge"), "{text}");

@@ -91,6 +91,7 @@ fn too_few_open_files_are_one_sentence() {
         // The program raises the limit as far as it may.
         let output = run("-S -n", arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let _ = std::fs::remove_dir_all(folder.path().join("child"));
     }
 }
 
