@@ -276,6 +276,15 @@ vectorised! {
     }
 }
 
+/// The first value that is infinite or no number, with its index. There is none as a rule, so all
+/// are looked at before it is searched for.
+pub(crate) fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
+    if all_finite(values) {
+        return None;
+    }
+    values.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
+}
+
 /// Rounds to bf16, ties to even; NaN stays NaN. Written without a branch so that it vectorises.
 #[inline(always)]
 fn round_bf16(value: f32) -> f32 {

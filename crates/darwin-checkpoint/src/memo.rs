@@ -179,6 +179,16 @@ impl TensorSource for Memo {
         Ok(())
     }
 
+    /// Bytes are not memorised, but they do not cost the way by values either.
+    fn read_bytes(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
+        self.source.read_bytes(plan, rows, out)
+    }
+
     fn read_raw(&self, id: TensorId, rows: Range<usize>, out: &mut Vec<u8>) -> Result<bool, Error> {
         self.source.read_raw(id, rows, out)
     }

@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::ops::Range;
 
 /// Another source, whose every tile is shown to a closure on its way: the plan, the rows, and the
-/// values or the error that reading them brought. Raw bytes pass unseen.
+/// values or the error that reading them brought. Raw bytes pass unseen. `read_bytes` is not
+/// forwarded: its rows would pass the closure by.
 pub struct Tapped<'a, F> {
     source: &'a dyn TensorSource,
     tap: F,

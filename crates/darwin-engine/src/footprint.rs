@@ -12,14 +12,10 @@ use std::path::PathBuf;
 /// Bytes that a thread reads, and packs, at once.
 pub(crate) const READING: u64 = 8 << 20;
 
-<<<<<<< ours
-/// Allocator overhead as a fraction of the memory requested.
-=======
 /// Bytes of a thread's stack that are in use, and of the heap that it allocates from.
 const OF_THREAD: u64 = 1 << 20;
 
-/// Of what memory is asked for, the part that the allocator keeps for itself.
->>>>>>> theirs
+/// Allocator overhead as a fraction of the memory requested.
 const SLACK: f64 = 0.06;
 
 /// Fewest tokens of a batch: fewer leave threads without work.

@@ -6,11 +6,15 @@ use darwin_core::files::{DomainScore, Estimate, ModelScores, Scored};
 use darwin_core::stats::{mcnemar_exact, mean_se};
 use std::collections::BTreeMap;
 
-/// The mean of some samples with its standard error; 0 where a single sample has none.
+/// The mean of some samples with its standard error; a single one has no spread, which is written
+/// as 0.
 #[must_use]
 pub fn estimate(samples: &[f64]) -> Estimate {
+    if samples.is_empty() {
+        return Estimate::default();
+    }
     let found = mean_se(samples);
-    Estimate { value: found.value, se: if found.se.is_nan() { 0.0 } else { found.se } }
+    Estimate { value: found.value, se: if samples.len() < 2 { 0.0 } else { found.se } }
 }
 
 /// The results of every domain, in the order of the items.

@@ -1,6 +1,7 @@
 //! The genome and which `t` a tensor gets (method 3.1).
 
 use crate::prior::Prior;
+use darwin_core::stats::{logit, sigmoid};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -286,16 +287,4 @@ impl Genome {
             gene.sd = sd.clamp(0.25 * gene.sd, gene.sd);
         }
     }
-}
-
-/// 1 / (1 + e^-x).
-#[must_use]
-pub(crate) fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// ln(p / (1 - p)).
-#[must_use]
-pub(crate) fn logit(p: f64) -> f64 {
-    (p / (1.0 - p)).ln()
 }

@@ -1,8 +1,9 @@
 //! From diagnostics to a prior (method 2): what an arm knows before it starts.
 
-use crate::genome::{RouterChoice, logit, sigmoid};
+use crate::genome::RouterChoice;
 use darwin_core::files::{Comparison, Profile};
 use darwin_core::keyed::Rng;
+use darwin_core::stats::{logit, sigmoid};
 use std::collections::BTreeMap;
 
 /// In a layer where at least this share of the experts is dead in the mother and alive in the

@@ -1,16 +1,8 @@
 //! Means with standard errors over samples, never over tokens (method 0).
 
 use darwin_core::files::Estimate;
-use darwin_core::stats::mean_se;
 
-/// A mean over samples; a single one has no spread, which is written as 0.
-pub(crate) fn mean(samples: &[f64]) -> Estimate {
-    if samples.is_empty() {
-        return Estimate::default();
-    }
-    let found = mean_se(samples);
-    Estimate { value: found.value, se: if samples.len() < 2 { 0.0 } else { found.se } }
-}
+pub(crate) use darwin_eval::estimate as mean;
 
 /// Mean over tokens of a quantity that is summed per sample: sum(x) / sum(t), with the linearised
 /// standard error sqrt(m / (m - 1) sum((x - r t)^2)) / sum(t) over m samples (Cochran 1977, 6.5).

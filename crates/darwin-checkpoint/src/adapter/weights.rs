@@ -1,5 +1,6 @@
 //! `adapter_model.safetensors`, opened.
 
+use crate::dtype::first_not_finite;
 use crate::error::Problems;
 use crate::header::{Entry, read_header};
 use crate::{Error, Problem};
@@ -65,13 +66,13 @@ impl Weights {
             .map_err(|e| Error::io("read", &self.path, e))?;
         let mut values = vec![0.0; count];
         entry.dtype.decode(&bytes, &mut values);
-        match values.iter().position(|v| !v.is_finite()) {
+        match first_not_finite(&values) {
             None => Ok(values),
-            Some(at) => Err(Error::NotFinite {
+            Some((at, value)) => Err(Error::NotFinite {
                 file: self.path.clone(),
                 tensor: entry.name.clone(),
                 element: first + at,
-                value: values[at],
+                value,
             }),
         }
     }

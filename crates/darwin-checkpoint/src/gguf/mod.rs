@@ -17,7 +17,7 @@ mod tokenizer;
 mod values;
 
 use crate::checkpoint::main_dtype;
-use crate::dtype::all_finite;
+use crate::dtype::first_not_finite;
 use crate::error::Problems;
 use crate::names::role_of;
 use crate::{Error, Manifest, TensorId, TensorInfo, TensorPlan, TensorSource};
@@ -122,15 +122,12 @@ impl Gguf {
     }
 
     fn check_finite(&self, place: &Place, first: usize, values: &[f32]) -> Result<(), Error> {
-        if all_finite(values) {
-            return Ok(());
-        }
-        let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        let Some((at, value)) = first_not_finite(values) else { return Ok(()) };
         Err(Error::NotFinite {
             file: self.path.clone(),
             tensor: place.stored.clone(),
             element: first + at,
-            value: values[at],
+            value,
         })
     }
 }

@@ -5,7 +5,7 @@
 mod disk;
 mod outlet;
 
-use crate::dtype::all_finite;
+use crate::dtype::first_not_finite;
 use crate::{Dtype, Error, Stored, TensorId, TensorPlan, TensorSource};
 use darwin_core::fs::Stamp;
 use darwin_core::{Cancel, Progress};
@@ -212,17 +212,14 @@ impl Filling<'_> {
     }
 
     fn finite(&self, tile: &Tile<'_>, values: &[f32]) -> Result<(), Error> {
-        if all_finite(values) {
-            return Ok(());
-        }
-        let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        let Some((at, value)) = first_not_finite(values) else { return Ok(()) };
         let stored = tile.slot.stored;
         let cols = self.source.manifest().get(stored.id).cols();
         Err(Error::NotFinite {
             file: PathBuf::from(self.source.name()),
             tensor: stored.name.clone(),
             element: (tile.rows.start - stored.rows.start) * cols + at,
-            value: values[at],
+            value,
         })
     }
 }

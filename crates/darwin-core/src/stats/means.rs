@@ -51,6 +51,18 @@ pub struct Difference {
     pub n: usize,
 }
 
+/// 1 / (1 + e^-x).
+#[must_use]
+pub fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// ln(p / (1 - p)).
+#[must_use]
+pub fn logit(p: f64) -> f64 {
+    (p / (1.0 - p)).ln()
+}
+
 /// Paired bootstrap of the mean of `a - b`, pairs being resampled together (method 6).
 ///
 /// `None` if the lengths differ, there are fewer than two pairs or no draws, or a value is not

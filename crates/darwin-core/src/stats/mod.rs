@@ -4,7 +4,7 @@
 //! [`mcnemar_exact`], [`minimum_detectable_effect`]. Means: [`mean_se`], [`paired_bootstrap`],
 //! [`equivalence_p`], [`quantile`]. Clusters: [`design_effect`], [`pooled_design_effect`].
 //! Ranks and several tests at once: [`spearman`], [`holm`]. Others: [`entropy_bits`],
-//! [`normal_cdf`], [`two_sided_p`], [`assignment`].
+//! [`normal_cdf`], [`two_sided_p`], [`assignment`], [`sigmoid`], [`logit`].
 //!
 //! What is undefined is `None` or not a number, never 0; a value that is not a number is written
 //! to JSON as `null` and read back as what it was.
@@ -18,8 +18,8 @@ mod ranks;
 pub use assignment::assignment;
 pub use clusters::{design_effect, pooled_design_effect};
 pub use means::{
-    Difference, Estimate, entropy_bits, equivalence_p, mean_se, normal_cdf, paired_bootstrap,
-    quantile, two_sided_p,
+    Difference, Estimate, entropy_bits, equivalence_p, logit, mean_se, normal_cdf,
+    paired_bootstrap, quantile, sigmoid, two_sided_p,
 };
 pub use proportions::{
     Interval, Z95, clopper_pearson_lower, clopper_pearson_upper, mcnemar_exact,

@@ -26,7 +26,7 @@ pub(crate) struct Family {
     config: fn(&mut Reader<'_>) -> Config,
 }
 
-/// All families.
+/// All families. Each is among those of `darwin_checkpoint::FAMILIES`, which can be merged.
 const FAMILIES: &[Family] = &[
     qwen3_5_moe::FAMILY,
     qwen3_5::FAMILY,
@@ -63,5 +63,20 @@ impl Config {
         };
         let mut read = Reader::new(config, name);
         (family.config)(&mut read).checked(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What can be run can be merged: the two lists speak of the same model types.
+    #[test]
+    fn every_family_is_one_of_the_checkpoints_families() {
+        let types = || darwin_checkpoint::FAMILIES.iter().flat_map(|family| family.types);
+        for run in FAMILIES.iter().flat_map(|family| family.model_types) {
+            let text = run.strip_suffix("_text").unwrap_or(run);
+            assert!(types().any(|(known, _)| known == run || *known == text), "{run}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What a model takes in memory is what was foretold from its headers: the most bytes that were
 //! allocated at a time, counted by the allocator. One test, so that nothing else allocates.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 use darwin_checkpoint::{Dtype, MemorySource, TensorSource};
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::{

@@ -1,6 +1,7 @@
 //! From advantages to the search's prior (method 2).
 
 use darwin_core::files::Estimate;
+use darwin_core::stats::sigmoid;
 
 /// What is known of the mother's share in one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,10 +38,6 @@ pub fn prior(advantages: &[Estimate]) -> Vec<LayerPrior> {
             LayerPrior { r: sigmoid(shrunk / s0), sd: Some(w.sqrt() * a.se / s0) }
         })
         .collect()
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 #[cfg(test)]

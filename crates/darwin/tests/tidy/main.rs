@@ -135,11 +135,13 @@ fn libraries_do_not_print_or_read_the_environment() {
             continue;
         }
         let text = std::fs::read_to_string(&path).expect("readable");
+        let product =
+            text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or("").lines().count();
         for (i, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
             let banned = ["println!(", "eprintln!(", "std::env::"].into_iter();
             let threads = ["thread::spawn", "thread::scope", "thread::Builder"].into_iter();
-            let threads = threads.filter(|_| !THREADS.contains(&name.as_str()));
+            let threads = threads.filter(|_| i < product && !THREADS.contains(&name.as_str()));
             for banned in banned.chain(threads) {
                 assert!(
                     !code.contains(banned),
