@@ -53,6 +53,12 @@ pub(crate) fn read_header(path: &Path, file: &mut File) -> Result<Vec<Entry>, Ve
         one(format!("{file_name}: {length} bytes are too few for a safetensors file"))
     })?;
     let header_length = u64::from_le_bytes(prefix);
+    if header_length > MAX_HEADER_BYTES && header_length > length {
+        return Err(one(format!(
+            "{file_name}: is not a safetensors file: its first bytes claim a header of \
+             {header_length} bytes, the file has {length}"
+        )));
+    }
     if header_length > length.saturating_sub(8) {
         return Err(one(format!(
             "{file_name}: its header claims {header_length} bytes, the file has {length}"

@@ -110,7 +110,7 @@ fn whatever_a_path_is_opens() {
         let model = AnyModel::open(path).unwrap();
         assert!(matches!(model, AnyModel::Gguf(_)));
         assert_eq!(model.path(), inside);
-        assert_eq!(model.decisive_files(), [inside.clone()]);
+        assert_eq!(model.decisive_files(), std::slice::from_ref(&inside));
         let error = Checkpoint::open(path).unwrap_err();
         assert!(error.to_string().contains("model.gguf: is a GGUF file, needed is"), "{error}");
         assert!(error.hint().is_some());

@@ -91,7 +91,7 @@ fn the_numerics_are_chosen_and_recorded() {
     let masks = ["-q", "merge", "merge.yaml", "four", "--masks", "merge.yaml"];
     std::fs::write(folder.path().join("merge.yaml"), RECIPE).expect("write");
     let (code, _, stderr) = darwin(folder.path(), &masks);
-    assert!(code == 2 && stderr.contains("merge.yaml is not a safetensors file"), "{stderr}");
+    assert!(code == 2 && stderr.contains("merge.yaml: is not a safetensors file"), "{stderr}");
 }
 
 #[test]

@@ -116,7 +116,10 @@ fn a_journal_of_other_items_or_parents_is_refused_and_stays() {
         assert!(lasting(folder) == before, "nothing is changed by a refusal");
     };
     let other = moved(folder.path());
-    replace(&other.path().join("items/search.jsonl"), r#""target":"3""#, r#""target":"4""#);
+    edit(&other.path().join("items/search.jsonl"), |bytes| {
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        text.replace(r#""target":""#, r#""target":"1"#).into_bytes()
+    });
     refused(other.path(), &["journal.jsonl: belongs to a run", "other items (search)"]);
 
     let other = moved(folder.path());
