@@ -131,7 +131,7 @@ impl SideKind {
         }
         let (stem, end) = name.rsplit_once('.').unwrap_or((name, ""));
         let licences = NAMES.iter().filter(|(_, kind)| *kind == Self::Licence);
-        // LICENSE-APACHE, Notice.txt, LICENSE_en.md, USE_POLICY.md
+        // LICENSE-APACHE, Notice.txt, and such names with a language or another ending
         let named = licences.into_iter().any(|(word, _)| {
             let start = stem.get(..word.len()).is_some_and(|s| s.eq_ignore_ascii_case(word));
             start && stem[word.len()..].bytes().next().is_none_or(|b| b"-_ .".contains(&b))

@@ -180,9 +180,10 @@ impl Planner<'_> {
             (usable as u64).saturating_sub(bytes)
         };
         let in_memory = states.min(left(passing));
-        let largest = self.largest_layer() * self.work.models * if prefetch { 2 } else { 1 };
-        // Before and after the layers there is room for embedding and head instead.
-        let free = left(in_memory + self.around(threads)).max(largest);
+        // Before and after the layers there is room for embedding and head instead; that of a band of
+        // the head is part of `passing`.
+        let around = self.around(batch_tokens, threads);
+        let free = left(in_memory + around);
         let layers = self.kept_layers(left(passing + in_memory));
         let row = 4 * self.config.hidden_size as u64;
         let head = free / self.parts.head_row / HEAD_BLOCK as u64;
@@ -196,7 +197,7 @@ impl Planner<'_> {
         let of_layers: u64 = self.parts.layers[..layers].iter().sum::<u64>() * self.work.models;
         let embedding = (self.work.distinct * row).min(room.embedding);
         let ends = embedding.max(room.head as u64 * self.parts.head_row);
-        let peak = passing.max(ends + self.around(threads)) + in_memory + of_layers;
+        let peak = passing.max(ends + around) + in_memory + of_layers;
         Ok(Plan {
             room,
             batch_tokens,
@@ -248,13 +249,13 @@ impl Planner<'_> {
         let working =
             buffers.bytes() + batch * (states + record_bytes(self.config)) + threads * OF_THREAD;
         let band = HEAD_BLOCK.min(self.config.vocab_size) as u64;
-        let head = band * self.parts.head_row + self.around(threads);
+        let head = band * self.parts.head_row + self.around(batch_tokens, threads);
         (layers + working + self.reading(threads)).max(head)
     }
 
     /// What the output head takes beside its weights: its reading, logits, a batch.
-    fn around(&self, threads: u64) -> u64 {
-        let batch = self.work.batch_tokens.max(self.work.longest) * self.config.hidden_size;
+    fn around(&self, batch_tokens: usize, threads: u64) -> u64 {
+        let batch = batch_tokens.max(self.work.longest) * self.config.hidden_size;
         threads * READING + 4 * (LOGITS + self.config.vocab_size.min(1 << 18) + batch) as u64
     }
 

@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 const THREADS: [&str; 1] = ["crates/darwin-checkpoint/src/shard/mod.rs"];
 
 /// Files that models have and this repository has not.
-const MODEL_FILES: [&str; 1] = ["LICENSE.md"];
+const MODEL_FILES: [&str; 2] = ["LICENSE.md", "USE_POLICY.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two above").to_owned()
