@@ -25,7 +25,7 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The journal belongs to another run, or is damaged.
+    /// The journal is damaged.
     #[error("{}: {text}", path.display())]
     Journal {
         /// The journal.

@@ -6,6 +6,7 @@
 //! byte, as one that was not.
 
 use crate::Error;
+use darwin_core::Fingerprint;
 use darwin_core::files::{Chain, JournalLine, JournalText, Phase, RunHeader};
 use darwin_core::fs::sync_parent;
 use std::fs::{File, OpenOptions};
@@ -23,14 +24,25 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens a run's journal, or begins it. A last line that was cut off by a crash is dropped.
+    /// Opens a run's journal, or begins it. A last line that was cut off by a crash is dropped. A
+    /// journal of another run is put aside under that run's fingerprint, and this run's own is taken
+    /// back where it was put aside: the second value says so in a sentence.
     ///
     /// # Errors
-    /// [`Error::Journal`] if it belongs to another run or is damaged before its end, with what
-    /// differs or which line it is.
-    pub fn open(path: &Path, header: &RunHeader) -> Result<Self, Error> {
+    /// [`Error::Journal`] if it is damaged before its end, with the line and what can be kept.
+    pub fn open(path: &Path, header: &RunHeader) -> Result<(Self, Option<String>), Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let text = Self::read(path, header)?;
+        let mut text = read(path)?;
+        let mut note = None;
+        if let Some((difference, kept)) = other(path, &text, header) {
+            std::fs::rename(path, &kept).map_err(io)?;
+            let own = aside(path, &header.run);
+            if own.exists() {
+                std::fs::rename(&own, path).map_err(io)?;
+            }
+            text = read(path)?;
+            note = Some(describe(path, &difference, &kept, text.lines.len()));
+        }
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
         file.set_len(text.whole as u64).map_err(io)?;
         let mut chain = text.chain;
@@ -39,34 +51,21 @@ impl Journal {
             sync_parent(path);
         }
         let (path, replay) = (path.to_owned(), text.lines.into_iter());
-        Ok(Self { path, file, chain, replay, lines: Vec::new() })
+        Ok((Self { path, file, chain, replay, lines: Vec::new() }, note))
     }
 
-    /// How many candidates a run of this header would find in a journal; nothing is written.
+    /// How many candidates a run of this header would find, and the sentence of
+    /// [`Journal::open`]; nothing is written.
     ///
     /// # Errors
     /// As [`Journal::open`].
-    pub fn known(path: &Path, header: &RunHeader) -> Result<usize, Error> {
-        Self::read(path, header).map(|text| text.lines.len())
-    }
-
-    fn read(path: &Path, header: &RunHeader) -> Result<JournalText, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let bytes = if path.exists() { std::fs::read(path).map_err(io)? } else { Vec::new() };
-        let text = JournalText::read(&bytes);
-        if let Some((line, what)) = &text.damaged {
-            return Err(damaged(path, *line, what));
-        }
-        if let Some(found) = text.header.as_ref().filter(|found| *found != header) {
-            let difference = header.origin.difference(&found.origin);
-            let difference = difference.unwrap_or_else(|| "with other seeds".to_owned());
-            return Err(Error::Journal {
-                path: path.to_owned(),
-                text: format!("belongs to a run that was made {difference}"),
-                hint: begin_anew(path),
-            });
-        }
-        Ok(text)
+    pub fn known(path: &Path, header: &RunHeader) -> Result<(usize, Option<String>), Error> {
+        let text = read(path)?;
+        let Some((difference, kept)) = other(path, &text, header) else {
+            return Ok((text.lines.len(), None));
+        };
+        let known = read(&aside(path, &header.run))?.lines.len();
+        Ok((known, Some(describe(path, &difference, &kept, known))))
     }
 
     /// The journal's line for the next candidate, if an earlier run wrote one.
@@ -145,6 +144,39 @@ fn phase(phase: Phase) -> &'static str {
     }
 }
 
+/// A journal that is whole, or not there yet.
+fn read(path: &Path) -> Result<JournalText, Error> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let bytes = if path.exists() { std::fs::read(path).map_err(io)? } else { Vec::new() };
+    let text = JournalText::read(&bytes);
+    match &text.damaged {
+        Some((line, what)) => Err(damaged(path, *line, what)),
+        None => Ok(text),
+    }
+}
+
+/// What differs where a journal is another run's, and the name under which that is kept.
+fn other(path: &Path, text: &JournalText, header: &RunHeader) -> Option<(String, PathBuf)> {
+    let found = text.header.as_ref().filter(|found| *found != header)?;
+    let difference = header.origin.difference(&found.origin);
+    let difference = difference.unwrap_or_else(|| "with other seeds".to_owned());
+    Some((difference, aside(path, &found.run)))
+}
+
+/// Where the journal of another run is kept.
+fn aside(path: &Path, run: &Fingerprint) -> PathBuf {
+    path.with_file_name(format!("journal.{}.jsonl", run.short()))
+}
+
+fn describe(path: &Path, difference: &str, kept: &Path, known: usize) -> String {
+    let (path, kept) = (path.display(), kept.display());
+    let then = match known {
+        0 => "is begun anew".to_owned(),
+        known => format!("goes on after {known} candidates of an earlier run like this"),
+    };
+    format!("{path} {then}: what was there was made {difference}, and is kept as {kept}")
+}
+
 /// A line that is not what was written, and what can be kept.
 fn damaged(path: &Path, line: usize, what: &str) -> Error {
     let hint = match line {
@@ -176,8 +208,8 @@ fn append<T: serde::Serialize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use darwin_core::Split;
     use darwin_core::files::{Origin, SCHEMA, Status};
-    use darwin_core::{Fingerprint, Split};
 
     fn header() -> RunHeader {
         let of = |text: &str| Fingerprint::of("test", [("text", text)]);
@@ -215,7 +247,7 @@ mod tests {
     fn a_cut_off_line_is_dropped_and_the_rest_replayed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("journal.jsonl");
-        let mut journal = Journal::open(&path, &header()).expect("new");
+        let mut journal = Journal::open(&path, &header()).expect("new").0;
         journal.append(line(0)).expect("append");
         journal.append(line(1)).expect("append");
         let whole = std::fs::read(&path).expect("read");
@@ -226,7 +258,7 @@ mod tests {
                 .expect("open")
                 .set_len(cut as u64)
                 .expect("cut");
-            let mut again = Journal::open(&path, &header()).expect("reopens");
+            let mut again = Journal::open(&path, &header()).expect("reopens").0;
             for step in 0..2 {
                 let recipe = format!("r{step}");
                 if again.next_known(&wanted(step, &recipe)).expect("same run").is_none() {
@@ -238,24 +270,37 @@ mod tests {
     }
 
     #[test]
-    fn another_runs_journal_is_refused() {
+    fn another_runs_journal_is_put_aside_and_taken_back() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("journal.jsonl");
-        let mut journal = Journal::open(&path, &header()).expect("new");
+        let mut journal = Journal::open(&path, &header()).expect("new").0;
         journal.append(line(0)).expect("append");
+        let first = std::fs::read(&path).expect("read");
         let mother = Fingerprint::of("test", [("text", "another mother")]);
         let mut other = header();
         other.origin.models.insert("mother".into(), mother);
-        let error = Journal::open(&path, &other).expect_err("another run");
-        assert!(error.to_string().contains("of the mother"), "{error}");
-        let mut same = Journal::open(&path, &header()).expect("same");
+        other.run = other.origin.fingerprint();
+        let (known, note) = Journal::known(&path, &other).expect("known");
+        assert_eq!((known, std::fs::read(&path).expect("read")), (0, first.clone()));
+        assert!(note.expect("a note").contains("of the mother"));
+        let (mut second, note) = Journal::open(&path, &other).expect("another run");
+        let note = note.expect("a note");
+        assert!(note.contains("begun anew") && note.contains("of the mother"), "{note}");
+        assert_eq!(second.next_known(&wanted(0, "r0")).expect("empty"), None);
+        let kept = dir.path().join(format!("journal.{}.jsonl", header().run.short()));
+        assert_eq!(std::fs::read(&kept).expect("kept"), first);
+        assert_eq!(Journal::known(&path, &header()).expect("known").0, 1);
+        let (mut same, note) = Journal::open(&path, &header()).expect("the first again");
+        assert!(note.expect("a note").contains("goes on after 1 candidates"));
+        assert!(!kept.exists() && std::fs::read(&path).expect("read") == first);
         assert!(same.next_known(&wanted(0, "another")).is_err());
     }
+
     #[test]
     fn a_damaged_line_is_named_with_what_can_be_kept() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("journal.jsonl");
-        let mut journal = Journal::open(&path, &header()).expect("new");
+        let mut journal = Journal::open(&path, &header()).expect("new").0;
         (0..3).for_each(|step| journal.append(line(step)).expect("append"));
         let text = std::fs::read_to_string(&path).expect("read");
         let edited = text.replacen("\"r1\"", "\"r7\"", 1);
@@ -266,7 +311,7 @@ mod tests {
         assert!(hint.contains("lines 1 to 2 are good"), "{hint}");
         let kept: String = edited.split_inclusive('\n').take(2).collect();
         darwin_core::fs::write_atomic(&path, kept.as_bytes()).expect("write");
-        let mut again = Journal::open(&path, &header()).expect("what was kept");
+        let mut again = Journal::open(&path, &header()).expect("what was kept").0;
         assert_eq!(again.next_known(&wanted(0, "r0")).expect("same run"), Some(line(0)));
         (1..3).for_each(|step| again.append(line(step)).expect("append"));
         assert_eq!(std::fs::read_to_string(&path).expect("read"), text);

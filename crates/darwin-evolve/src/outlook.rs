@@ -185,7 +185,7 @@ pub fn outlook(
         hashes.save();
         Ok(found.try_into().expect("a fingerprint for each parent"))
     };
-    let place = place(config, parents, &items)?;
+    let (place, aside) = place(config, parents, &items)?;
     let encoded = [items.search.encoded(), items.selection.encoded(), items.test.encoded()];
     let each = || encoded.iter().flat_map(|set| set.items()).map(|item| item.main());
     let longest = each().map(|main| main.tokens()).max().unwrap_or(1);
@@ -206,7 +206,7 @@ pub fn outlook(
         rank_check: if config.rank_check < 4 { 0 } else { config.rank_check },
         takes,
         place,
-        notes: notes(config, &splits),
+        notes: notes(config, &splits).into_iter().chain(aside).collect(),
         splits,
     })
 }
@@ -251,12 +251,12 @@ fn notes(config: &RunConfig, splits: &[SplitOutlook]) -> Vec<String> {
     notes
 }
 
-/// Whether the run folder can be used, and what is there.
+/// Whether the run folder can be used, what is there, and what of it would be put aside.
 fn place(
     config: &RunConfig,
     parents: impl Fn() -> Result<[Fingerprint; 2], Error>,
     items: &Items,
-) -> Result<Place, Error> {
+) -> Result<(Place, Option<String>), Error> {
     let io = |path: &Path, source| Error::Io { path: path.to_owned(), source };
     let absolute = std::path::absolute(&config.out).map_err(|e| io(&config.out, e))?;
     let there = absolute.ancestors().find(|path| path.symlink_metadata().is_ok());
@@ -269,11 +269,11 @@ fn place(
     }
     let journal = config.out.join("journal.jsonl");
     if !journal.exists() {
-        return Ok(Place::New);
+        return Ok((Place::New, None));
     }
     let header = header(config, parents()?.each_ref(), items)?;
     match Journal::known(&journal, &header)? {
-        0 => Ok(Place::New),
-        known => Ok(Place::Continued(known)),
+        (0, aside) => Ok((Place::New, aside)),
+        (known, aside) => Ok((Place::Continued(known), aside)),
     }
 }

@@ -69,7 +69,7 @@ pub struct Outcome {
 /// Runs everything; the same call continues a run that was stopped or killed.
 ///
 /// # Errors
-/// Wrong input ([`Error::Config`], [`Error::Below`]), a journal of another run
+/// Wrong input ([`Error::Config`], [`Error::Below`]), a damaged journal
 /// ([`Error::Journal`]), [`Error::Cancelled`].
 pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let out = &config.out;
@@ -79,7 +79,10 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let items = Items::open(config, &parents.text)?;
     let fingerprints = parents.refs.each_ref().map(|parent| &parent.fingerprint);
     let header = header(config, fingerprints, &items)?;
-    let mut journal = Journal::open(&out.join("journal.jsonl"), &header)?;
+    let (mut journal, aside) = Journal::open(&out.join("journal.jsonl"), &header)?;
+    if let Some(sentence) = aside {
+        (ui.note)(&sentence);
+    }
     let profiles = diagnose::profiles(config, &parents, &items, ui)?;
     let comparison = diagnose::comparison(config, &parents, &profiles, &items, ui)?;
     let mut bench = Bench { config, parents: &parents, journal: &mut journal, cancel: ui.cancel };

@@ -103,45 +103,77 @@ fn what_was_kept_is_used_again_elsewhere_and_mended_where_it_is_not_the_same() {
     again(&["comparison.json is made anew", "0 layers"]);
 }
 
-#[test]
-fn a_journal_of_other_items_or_parents_is_refused_and_stays() {
-    let folder = finished();
-    let refused = |folder: &Path, words: &[&str]| {
-        let before = lasting(folder);
-        let (code, text) = said(folder);
-        assert_eq!(code, Some(2), "{text}");
-        for word in words {
-            assert!(text.contains(word), "`{word}` is missing in:\n{text}");
-        }
-        assert!(lasting(folder) == before, "nothing is changed by a refusal");
+/// The journals of other runs that were put aside.
+fn aside(folder: &Path) -> Vec<std::path::PathBuf> {
+    let paths = std::fs::read_dir(folder.join("run")).expect("list").flatten().map(|e| e.path());
+    let journal = |p: &std::path::PathBuf| {
+        let name = p.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("journal.") && name != "journal.jsonl"
     };
+    paths.filter(journal).collect()
+}
+
+/// Runs on what another run left in the folder: as one that begins there, with these words and the
+/// other's journal kept.
+fn anew(folder: &Path, words: &[&str]) {
+    let before = std::fs::read(folder.join("run/journal.jsonl")).expect("read");
+    let (code, text) = said(folder);
+    assert!(code == Some(0) || code == Some(1), "{code:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "`{word}` is missing in:\n{text}");
+    }
+    let kept = aside(folder);
+    assert_eq!(kept.len(), 1, "{text}");
+    assert!(std::fs::read(&kept[0]).expect("read") == before, "hours are not lost");
+    std::fs::remove_file(&kept[0]).expect("remove");
+    let found = lasting(folder);
+    std::fs::remove_dir_all(folder.join("run")).expect("remove");
+    assert_finished(folder, &evolve(folder).output().expect("runs"));
+    assert!(lasting(folder) == found, "as if it had begun there: nothing is mixed");
+}
+
+#[test]
+fn a_journal_of_another_run_is_put_aside_and_taken_back() {
+    let folder = finished();
+    let begun = "journal.jsonl is begun anew: what was there was made ";
     let other = moved(folder.path());
     edit(&other.path().join("items/search.jsonl"), |bytes| {
         let text = String::from_utf8(bytes).expect("UTF-8");
         text.replace(r#""target":""#, r#""target":"1"#).into_bytes()
     });
-    refused(other.path(), &["journal.jsonl: belongs to a run", "other items (search)"]);
+    anew(other.path(), &[begun, "with other items (search)"]);
 
     let other = moved(folder.path());
     flip_last_bit(&shard(&other.path().join("mother")));
-    refused(other.path(), &["journal.jsonl: belongs to a run", "of the mother"]);
-    // Without the journal everything that depends on the mother is made anew, nothing is mixed.
-    std::fs::remove_file(other.path().join("run/journal.jsonl")).expect("remove");
+    let anew_too = ["mother.profile.json is made anew", "comparison.json is made anew"];
+    anew(other.path(), &[&[begun, "tokenizer of the mother"], &anew_too[..]].concat());
+
+    // Another configuration, and the first again: what it had is taken back.
+    let other = moved(folder.path());
+    let expected = lasting(other.path());
+    let config = other.path().join("run.yaml");
+    replace(&config, "rank_check: 4", "rank_check: 5");
     let (code, text) = said(other.path());
     assert!(code == Some(0) || code == Some(1), "{code:?}: {text}");
-    for word in
-        ["mother.profile.json is made anew", "comparison.json is made anew", "of the mother"]
-    {
+    assert!(text.contains(begun) && text.contains("with another configuration"), "{text}");
+    assert_eq!(aside(other.path()).len(), 1);
+    replace(&config, "rank_check: 5", "rank_check: 4");
+    let (_, text) = said(other.path());
+    assert!(text.contains("candidates of an earlier run like this"), "{text}");
+    let found = lasting(other.path());
+    assert!(expected.iter().all(|(name, bytes)| found[name] == *bytes), "as before");
+}
+
+#[test]
+fn a_damaged_journal_is_refused_and_stays() {
+    let folder = finished();
+    let journal = folder.path().join("run/journal.jsonl");
+    replace(&journal, "\"fitness\":0.", "\"fitness\":1.");
+    let before = lasting(folder.path());
+    let (code, text) = said(folder.path());
+    assert_eq!(code, Some(2), "{text}");
+    for word in ["is damaged", "the chain does not fit", "are good"] {
         assert!(text.contains(word), "`{word}` is missing in:\n{text}");
     }
-    assert!(!text.contains("father.profile.json is made anew"), "{text}");
-    let found = lasting(other.path());
-    std::fs::remove_dir_all(other.path().join("run")).expect("remove");
-    assert_finished(other.path(), &evolve(other.path()).output().expect("runs"));
-    assert!(lasting(other.path()) == found, "as if it had begun with this mother");
-
-    let other = moved(folder.path());
-    let journal = other.path().join("run/journal.jsonl");
-    replace(&journal, "\"fitness\":0.", "\"fitness\":1.");
-    refused(other.path(), &["is damaged", "the chain does not fit"]);
+    assert!(lasting(folder.path()) == before, "nothing is changed by a refusal");
 }
