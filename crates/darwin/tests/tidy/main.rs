@@ -10,7 +10,7 @@ const MAX_LINES: usize = 400;
 const MAX_FAMILY_LINES: usize = 600;
 
 /// Which crates each crate may use (ARCHITECTURE.md, code map).
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("darwin-core", &[]),
     ("darwin-checkpoint", &["core"]),
     ("darwin-merge", &["core", "checkpoint"]),
@@ -21,6 +21,20 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("darwin-report", &["core"]),
     ("darwin", &["core", "checkpoint", "engine", "eval", "evolve", "merge", "profile", "report"]),
     ("darwin-testkit", &["core", "checkpoint"]),
+    (
+        "darwin-fuzz",
+        &[
+            "core",
+            "checkpoint",
+            "engine",
+            "eval",
+            "evolve",
+            "merge",
+            "profile",
+            "report",
+            "testkit",
+        ],
+    ),
 ];
 
 /// The library files that may run a thread of their own: the writer of a shard waits for the disk,

@@ -1,0 +1,96 @@
+//! Targets that read what Darwin itself wrote.
+
+use crate::scratch::{folder, put};
+use darwin_core::Fingerprint;
+use darwin_core::files::{
+    Chain, Comparison, FileHashes, Health, JournalText, MergeManifest, Origin, Profile, RunHeader,
+    SCHEMA, Scores,
+};
+use darwin_evolve::Journal;
+use darwin_profile::{comparison_summary, health_summary, literal_mri, profile_summary};
+
+/// A run's journal.
+pub(crate) fn journal(input: &[u8]) {
+    let read = JournalText::read(input);
+    match &read.damaged {
+        None => assert_eq!(read.whole + read.torn, input.len()),
+        Some(_) => assert!(read.whole + read.torn <= input.len()),
+    }
+    let header = read.header.clone().unwrap_or_else(any_header);
+    let path = folder("journal", |_| ()).join("journal.jsonl");
+    put(&path, input);
+    let known = Journal::known(&path, &header);
+    let opened = Journal::open(&path, &header);
+    assert_eq!(known.is_ok(), opened.is_ok(), "both look at the same file");
+    assert_eq!(opened.is_ok(), read.damaged.is_none(), "what is damaged is not gone on with");
+    drop(opened);
+    let after = JournalText::read(&std::fs::read(&path).expect("written above"));
+    if read.damaged.is_none() {
+        assert_eq!((after.torn, &after.damaged), (0, &None), "an open journal is whole");
+        assert_eq!(after.lines.len(), read.lines.len(), "no line is lost");
+        let mut chain = Chain::default();
+        assert!(chain.seal(&header).is_ok());
+    }
+}
+
+fn any_header() -> RunHeader {
+    let origin = Origin::now([], [], Fingerprint::of("fuzz", [("text", "text")]));
+    RunHeader { schema: SCHEMA, run: origin.fingerprint(), origin, seeds: [].into() }
+}
+
+/// The files of a run's folder that the first byte chooses from.
+const FILES: [&str; 8] = [
+    "father.profile.json",
+    "comparison.json",
+    "health.json",
+    "child/manifest.json",
+    "scores.json",
+    "journal.jsonl",
+    "best.yaml",
+    "run.json",
+];
+
+/// A kept file by its type, and the report of a folder with it alone.
+pub(crate) fn kept(input: &[u8]) {
+    let Some((first, input)) = input.split_first() else { return };
+    let file = FILES[usize::from(*first) % FILES.len()];
+    let run = folder("kept", |folder| {
+        std::fs::create_dir_all(folder.join("child")).expect("a folder for temporary files");
+    });
+    let path = run.join(file);
+    put(&path, input);
+    typed(file, input);
+    let page = darwin_report::html(&run);
+    let card = darwin_report::model_card(&run);
+    std::fs::remove_file(&path).expect("written above");
+    assert!(page.is_ok_and(|page| page.ends_with("</html>\n") || page.contains("</html>")));
+    assert!(card.is_ok(), "a card of what is there");
+}
+
+fn typed(file: &str, input: &[u8]) {
+    match file {
+        "father.profile.json" => {
+            if let Ok(profile) = serde_json::from_slice::<Profile>(input)
+                && profile.check(profile.layers.len()).is_ok()
+            {
+                let _ = profile_summary(&profile);
+                let _ = literal_mri(&profile, 0.5);
+            }
+        }
+        "comparison.json" => {
+            if let Ok(comparison) = serde_json::from_slice::<Comparison>(input)
+                && comparison.check(comparison.layers.len()).is_ok()
+            {
+                let _ = comparison_summary(&comparison);
+            }
+        }
+        "health.json" => {
+            if let Ok(health) = serde_json::from_slice::<Health>(input) {
+                let _ = health_summary(&health);
+            }
+        }
+        "child/manifest.json" => drop(serde_json::from_slice::<MergeManifest>(input)),
+        "scores.json" => drop(serde_json::from_slice::<Scores>(input)),
+        _ => drop(serde_json::from_slice::<FileHashes>(input)),
+    }
+}
