@@ -15,6 +15,8 @@ pub mod fs;
 pub mod hash;
 pub mod keyed;
 pub mod memory;
+pub mod panics;
+mod printable;
 mod progress;
 pub mod stats;
 pub mod time;
@@ -23,5 +25,6 @@ mod words;
 
 pub use diagnose::{Diagnose, Failure, Fault, io_hint, nearest};
 pub use fingerprint::{ARITHMETIC, Fingerprint, NotAFingerprint};
+pub use printable::{one_line, printable};
 pub use progress::{Cancel, NoProgress, Progress};
 pub use words::{Component, Density, Domain, ExpertIdx, LayerIdx, OutOfRange, Share, Split};

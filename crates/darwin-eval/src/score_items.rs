@@ -31,16 +31,16 @@ pub fn read(
     text: impl FnOnce() -> Result<Text, darwin_engine::Error>,
 ) -> Result<Vec<Scorable>, Error> {
     let content = read_text(path)?;
-    let lines = Line::parse_all(path, &content)?;
     let mut open = Some(text);
     let mut tokenizer = None;
-    let mut items = Vec::with_capacity(lines.len());
-    for line in &lines {
+    let mut items = Vec::new();
+    for line in Line::parse_all(path, &content) {
+        let line = line?;
         let as_text = line.get("prompt_ids").is_none() && line.get("answer_ids").is_none();
         if let Some(open) = open.take_if(|_| as_text) {
             tokenizer = Some(open()?);
         }
-        items.push(scorable(line, tokenizer.as_ref())?);
+        items.push(scorable(&line, tokenizer.as_ref())?);
     }
     if items.is_empty() {
         return Err(Error::Empty { name: path.display().to_string() });

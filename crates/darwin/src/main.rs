@@ -17,6 +17,13 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::Ending = allocator::Ending;
 
 fn main() -> ExitCode {
+    // a panic that becomes an error is said once, as the error
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !darwin_core::panics::is_caught() {
+            usual(panic);
+        }
+    }));
     let arguments = match cli::Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(text) => return ui::show_usage(&text),

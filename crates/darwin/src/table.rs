@@ -1,8 +1,13 @@
 //! Plain text tables for the terminal.
 
+use darwin_core::one_line;
+
 /// Rows of cells, the first row being the head; the first column is left-aligned, the others
 /// right-aligned.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    // a cell is one line of what a terminal shows, whatever a name holds
+    let plain = |row: &Vec<String>| row.iter().map(|cell| one_line(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(plain).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|c| rows.iter().filter_map(|r| r.get(c)).map(|t| t.chars().count()).max().unwrap_or(0))
@@ -53,6 +58,12 @@ pub(crate) fn human_count(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_stays_in_its_line() {
+        let rows = vec![vec!["head".into()], vec!["a\nb\u{1b}".into()]];
+        assert_eq!(table(&rows), "head\n-------------\na\\u000ab\\u001b\n");
+    }
 
     #[test]
     fn columns_line_up() {

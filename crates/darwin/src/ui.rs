@@ -2,7 +2,7 @@
 
 use crate::system;
 use crate::table::human_bytes;
-use darwin_core::{Cancel, Failure, Fault, Progress, io_hint};
+use darwin_core::{Cancel, Failure, Fault, Progress, io_hint, one_line, printable};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -55,12 +55,14 @@ impl Ui {
     /// Prints a result on stdout. Where that cannot be, the work is cancelled, and
     /// [`Ui::ended`] says why.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
-        let text = text.as_ref().trim_end_matches('\n');
+        let text = printable(text.as_ref().trim_end_matches('\n'));
         self.put(|stdout| writeln!(stdout, "{text}"));
     }
 
-    /// Prints text on stdout as it comes; otherwise as [`Ui::say`].
+    /// Prints what a model says on stdout as it comes; otherwise as [`Ui::say`]. On a terminal it
+    /// cannot steer it; a pipe gets every byte.
     pub(crate) fn stream(&self, text: &str) {
+        let text = if io::stdout().is_terminal() { printable(text) } else { text.into() };
         self.put(|stdout| stdout.write_all(text.as_bytes()));
     }
 
@@ -96,13 +98,13 @@ impl Ui {
     /// Says on stderr how things went, unless the user wants it quiet.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         if !self.progress.quiet {
-            let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+            let _ = writeln!(std::io::stderr().lock(), "{}", printable(text.as_ref()));
         }
     }
 
     /// Prints a warning on stderr.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
-        let _ = writeln!(std::io::stderr().lock(), "warning: {}", text.as_ref());
+        let _ = writeln!(std::io::stderr().lock(), "warning: {}", message(text.as_ref()));
     }
 
     /// Prints a failure as a sentence with its hint.
@@ -114,11 +116,24 @@ impl Ui {
 
 fn print_failure(failure: &Failure) -> ExitCode {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "error: {failure}");
+    let _ = writeln!(stderr, "error: {}", message(&failure.to_string()));
     if let Some(hint) = failure.hint() {
-        let _ = writeln!(stderr, "hint: {hint}");
+        let _ = writeln!(stderr, "hint: {}", message(hint));
     }
     ExitCode::from(failure.fault().exit_code())
+}
+
+/// A message whose later lines are indented: a name with a line feed cannot begin a message of its
+/// own.
+fn message(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (i, line) in printable(text).split('\n').enumerate() {
+        let indented = line.is_empty() || line.starts_with(' ');
+        out.push_str(if i > 0 { "\n" } else { "" });
+        out.push_str(if i > 0 && !indented { "  " } else { "" });
+        out.push_str(line);
+    }
+    out
 }
 
 /// A closed pipe ends quietly; everything else is said.
@@ -182,14 +197,14 @@ impl Progress for Bar {
                 bar.finish_and_clear();
             }
             *s = Shown {
-                phase: phase.to_owned(),
-                unit: unit.to_owned(),
+                phase: one_line(phase).into_owned(),
+                unit: one_line(unit).into_owned(),
                 total,
                 since: Some(Instant::now()),
                 ..Shown::default()
             };
             if self.terminal {
-                s.bar = Some(bar(phase, total, unit));
+                s.bar = Some(bar(&s.phase, total, unit));
             } else {
                 plain_line(s);
             }
@@ -212,9 +227,9 @@ impl Progress for Bar {
 
     fn note(&self, text: &str) {
         self.with(|s| {
-            text.clone_into(&mut s.note);
+            s.note = one_line(text).into_owned();
             if let Some(bar) = &s.bar {
-                bar.set_message(text.to_owned());
+                bar.set_message(s.note.clone());
             }
         });
     }
@@ -268,4 +283,15 @@ fn plain_line(s: &mut Shown) {
         line.push_str(&format!(", {}", s.note));
     }
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::message;
+
+    #[test]
+    fn a_name_cannot_steer_the_terminal_or_begin_a_message() {
+        assert_eq!(message("`a\u{1b}[2J` is missing"), "`a\\u001b[2J` is missing");
+        assert_eq!(message("2 problems:\n  a\nerror: b"), "2 problems:\n  a\n  error: b");
+    }
 }

@@ -1,19 +1,18 @@
 //! Tokenizer and chat template that lie in a GGUF file.
 
 use super::template::Templates;
-use super::{Text, as_id, damaged};
+use super::{Text, as_id, damaged, max_bytes, tokenizer};
 use crate::Error;
 use darwin_checkpoint::{Gguf, TensorSource};
 use darwin_core::hash::sha256_hex;
 use serde_json::{Map, Value};
 use std::path::Path;
-use tokenizers::Tokenizer;
 
 /// The text of a GGUF file.
 pub(super) fn open(file: &Path) -> Result<Text, Error> {
     let model = Gguf::open(file)?;
     let bytes = model.tokenizer_json()?.to_string().into_bytes();
-    let tokenizer = Tokenizer::from_bytes(&bytes)
+    let tokenizer = tokenizer::load(&bytes)
         .map_err(|e| damaged(file, format!("holds no tokenizer: {e}")))?;
     let special = |key: &str| {
         let token = model.token_text(&format!("{key}_id"));
@@ -38,5 +37,6 @@ pub(super) fn open(file: &Path) -> Result<Text, Error> {
         tokenizer,
         templates,
         stop_ids,
+        max_bytes: max_bytes(model.config()),
     })
 }

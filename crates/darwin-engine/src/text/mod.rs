@@ -1,17 +1,25 @@
 //! Tokenizer and chat template of a checkpoint folder or a GGUF file.
 
+mod budget;
+mod charges;
 mod chat;
 mod defaults;
 mod gguf;
+mod guards;
+mod parts;
 mod python;
+mod rewrite;
 mod stream;
 mod template;
+mod tokenizer;
 
 use crate::Error;
 pub use chat::ChatRequest;
 use darwin_checkpoint::gguf_file;
 use darwin_core::Fault;
+use darwin_core::fs::{MAX_JSON_BYTES, read_bounded};
 use darwin_core::hash::sha256_hex;
+use darwin_core::panics::caught;
 pub use defaults::GenerationDefaults;
 use serde_json::Value;
 use std::io::ErrorKind;
@@ -28,7 +36,19 @@ pub struct Text {
     tokenizer_sha256: String,
     templates: Option<Templates>,
     stop_ids: Vec<u32>,
+    /// Longest text that is cut into tokens, bytes.
+    max_bytes: usize,
 }
+
+/// Bytes of text for each token of the context: English has four or five, and nothing that people
+/// write has more than a few times that.
+const BYTES_PER_TOKEN: usize = 16;
+
+/// Bytes beside those for the context.
+const SLACK_BYTES: usize = 1 << 16;
+
+/// Longest text where the model states no context.
+const MAX_BYTES: usize = 16 << 20;
 
 impl Text {
     /// Reads `tokenizer.json`, the chat template (`chat_template.jinja`, or the key
@@ -45,12 +65,9 @@ impl Text {
         {
             return gguf::open(&file);
         }
-        let bytes = std::fs::read(&tokenizer_path).map_err(|e| unreadable(&tokenizer_path, &e))?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes)
-            .map_err(|e| damaged(&tokenizer_path, format!("not a tokenizer: {e}")))?;
-        tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
+        let bytes = read_bounded(&tokenizer_path, MAX_JSON_BYTES)
+            .map_err(|e| unreadable(&tokenizer_path, &e))?;
+        let tokenizer = tokenizer::load(&bytes)
             .map_err(|e| damaged(&tokenizer_path, format!("not a tokenizer: {e}")))?;
         Ok(Self {
             tokenizer_sha256: sha256_hex(&bytes),
@@ -58,6 +75,7 @@ impl Text {
             tokenizer,
             templates: Templates::find(folder)?,
             stop_ids: stop_ids(folder)?,
+            max_bytes: max_bytes(&read_json(&folder.join("config.json"))?.unwrap_or_default()),
         })
     }
 
@@ -65,34 +83,52 @@ impl Text {
     /// recognised.
     ///
     /// # Errors
-    /// [`Error::Text`] where the tokenizer fails.
+    /// [`Error::Text`] where the tokenizer fails, and for a text that is longer than any that fits
+    /// the model's context: cutting it into tokens would take hundreds of bytes for each of its own.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|e| damaged(&self.tokenizer_path, format!("cannot encode: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoding(text, false)?.get_ids().to_vec())
     }
 
     /// Token ids of a text that stands alone: with the special tokens that the tokenizer puts around
     /// it, and how many it puts before it.
     ///
     /// # Errors
-    /// [`Error::Text`] where the tokenizer fails.
+    /// As [`Text::encode`].
     pub fn encode_alone(&self, text: &str) -> Result<(Vec<u32>, usize), Error> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, true)
-            .map_err(|e| damaged(&self.tokenizer_path, format!("cannot encode: {e}")))?;
+        let encoding = self.encoding(text, true)?;
         let special = encoding.get_special_tokens_mask();
         let before = special.iter().take_while(|mask| **mask == 1).count();
         Ok((encoding.get_ids().to_vec(), before))
     }
 
-    /// The text of token ids; ids that the tokenizer does not know are left out.
+    fn encoding(&self, text: &str, alone: bool) -> Result<tokenizers::Encoding, Error> {
+        if text.len() > self.max_bytes {
+            return Err(Error::Text {
+                path: self.tokenizer_path.clone(),
+                reason: format!(
+                    "a text of {} bytes is longer than any that fits the model's context, allowed \
+                     are {} bytes",
+                    text.len(),
+                    self.max_bytes
+                ),
+                hint: "shorten the text".to_owned(),
+                fault: Fault::User,
+            });
+        }
+        let failed = |e: String| damaged(&self.tokenizer_path, format!("cannot encode: {e}"));
+        match caught(|| self.tokenizer.encode_fast(text, alone)) {
+            Ok(encoding) => encoding.map_err(|e| failed(e.to_string())),
+            Err(panic) => Err(failed(panic)),
+        }
+    }
+
+    /// The text of token ids; ids that the tokenizer does not know are left out. Where the
+    /// tokenizer's decoder fails, the text is the replacement character.
     #[must_use]
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        self.tokenizer.decode(ids, skip_special).unwrap_or_default()
+        let decoded = caught(|| self.tokenizer.decode(ids, skip_special));
+        let failed = || char::REPLACEMENT_CHARACTER.to_string();
+        decoded.ok().and_then(Result::ok).unwrap_or_else(failed)
     }
 
     /// The id of a whole token, special ones included.
@@ -146,9 +182,20 @@ fn as_id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
+/// Longest text that is cut into tokens, from the context that a config states.
+fn max_bytes(config: &Value) -> usize {
+    let key = "max_position_embeddings";
+    let nested = config.get("text_config").and_then(|text| text.get(key));
+    let context = config.get(key).or(nested).and_then(Value::as_u64);
+    context.map_or(MAX_BYTES, |tokens| {
+        let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+        tokens.saturating_mul(BYTES_PER_TOKEN).saturating_add(SLACK_BYTES).min(4 * MAX_BYTES)
+    })
+}
+
 /// A JSON file; `None` where there is no such file.
 fn read_json(path: &Path) -> Result<Option<Value>, Error> {
-    match std::fs::read(path) {
+    match read_bounded(path, MAX_JSON_BYTES) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|e| damaged(path, format!("not valid JSON: {e}"))),
@@ -166,7 +213,12 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     }
 }
 
-fn damaged(path: &Path, reason: String) -> Error {
+fn damaged(path: &Path, mut reason: String) -> Error {
+    // what a file holds may be part of what is wrong with it
+    if reason.len() > MAX_REASON {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        reason.push('…');
+    }
     Error::Text {
         path: path.to_owned(),
         reason,
@@ -174,3 +226,6 @@ fn damaged(path: &Path, reason: String) -> Error {
         fault: Fault::User,
     }
 }
+
+/// Longest reason that is given, bytes.
+const MAX_REASON: usize = 400;

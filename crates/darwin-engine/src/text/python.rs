@@ -1,35 +1,70 @@
 //! How Python prints values: what templates that were written for Python's Jinja expect of
 //! `{{ x }}`, `x | string` and `x | tojson`.
 
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use super::budget::too_deep;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-/// `str(value)`; what is undefined prints nothing.
-pub(super) fn str(value: &Value) -> String {
+/// Levels of lists and mappings within each other that are printed; JSON has no more either.
+pub(super) const MAX_DEPTH: usize = 200;
+
+/// `str(value)` of at most `limit` bytes, and what was begun where it would be longer; what is
+/// undefined prints nothing.
+pub(super) fn str(value: &Value, limit: usize) -> Result<String, Error> {
     match value.kind() {
-        ValueKind::Undefined => String::new(),
-        ValueKind::String => value.as_str().unwrap_or_default().to_owned(),
-        _ => repr(value),
+        ValueKind::Undefined => Ok(String::new()),
+        ValueKind::String => Ok(value.as_str().unwrap_or_default().to_owned()),
+        _ => {
+            let mut out = String::new();
+            repr(value, 0, limit, &mut out)?;
+            Ok(out)
+        }
     }
 }
 
-/// `repr(value)`
-fn repr(value: &Value) -> String {
+/// `repr(value)`, ended where it becomes longer than the limit.
+fn repr(value: &Value, depth: usize, limit: usize, out: &mut String) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(too_deep());
+    }
     match value.kind() {
-        ValueKind::None => "None".to_owned(),
-        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.to_owned(),
-        ValueKind::Number => number(value, ["nan", "inf", "-inf"]),
-        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Seq | ValueKind::Iterable => match value.try_iter() {
-            Ok(items) => format!("[{}]", items.map(|v| repr(&v)).collect::<Vec<_>>().join(", ")),
-            Err(_) => value.to_string(),
-        },
-        ValueKind::Map => {
-            let entry = |(key, value): (Value, Value)| format!("{}: {}", repr(&key), repr(&value));
-            let entries: Vec<String> = entries(value).map(entry).collect();
-            format!("{{{}}}", entries.join(", "))
+        ValueKind::None => out.push_str("None"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => out.push_str(&number(value, ["nan", "inf", "-inf"])),
+        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
+        ValueKind::Seq | ValueKind::Iterable => {
+            out.push('[');
+            for (i, item) in value.try_iter()?.enumerate() {
+                fits(out, limit)?;
+                out.push_str(if i > 0 { ", " } else { "" });
+                repr(&item, depth + 1, limit, out)?;
+            }
+            out.push(']');
         }
-        _ => value.to_string(),
+        ValueKind::Map => {
+            out.push('{');
+            for (i, (key, item)) in entries(value).enumerate() {
+                fits(out, limit)?;
+                out.push_str(if i > 0 { ", " } else { "" });
+                repr(&key, depth + 1, limit, out)?;
+                out.push_str(": ");
+                repr(&item, depth + 1, limit, out)?;
+            }
+            out.push('}');
+        }
+        _ => out.push_str(&value.to_string()),
+    }
+    Ok(())
+}
+
+/// An error where the text is longer than the limit.
+fn fits(out: &str, limit: usize) -> Result<(), Error> {
+    match out.len() <= limit {
+        true => Ok(()),
+        false => {
+            let reason = "it makes too much text, it loops or repeats itself";
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        }
     }
 }
 
@@ -68,9 +103,9 @@ fn float(x: f64) -> String {
 }
 
 /// A string in quotes, single ones where it can be.
-fn quoted(text: &str) -> String {
+fn quoted(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
+    out.push(quote);
     for c in text.chars() {
         match c {
             '\n' => out.push_str("\\n"),
@@ -83,7 +118,6 @@ fn quoted(text: &str) -> String {
         }
     }
     out.push(quote);
-    out
 }
 
 /// The test `iterable`: what Python's `iter` takes, of what is undefined too.
@@ -104,9 +138,12 @@ pub(super) fn is_number(value: &Value) -> bool {
 }
 
 /// The filter `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`: Python's
-/// `json.dumps`, nothing escaped for HTML.
-pub(super) fn tojson(value: &Value, arguments: Rest<Value>) -> Result<String, Error> {
-    let mut arguments = arguments.0;
+/// `json.dumps`, nothing escaped for HTML; of at most `limit` bytes and a little more.
+pub(super) fn tojson(
+    value: &Value,
+    mut arguments: Vec<Value>,
+    limit: usize,
+) -> Result<String, Error> {
     let keywords = match arguments.last() {
         Some(last) if last.is_kwargs() => arguments.pop(),
         _ => None,
@@ -122,7 +159,7 @@ pub(super) fn tojson(value: &Value, arguments: Rest<Value>) -> Result<String, Er
     let ensure_ascii = option(0, "ensure_ascii")?.is_true();
     let indent = option(1, "indent")?;
     let indent = match indent.kind() {
-        ValueKind::String => indent.as_str().map(str::to_owned),
+        ValueKind::String => indent.as_str().map(|text| text.chars().take(64).collect()),
         ValueKind::Number => Some(" ".repeat(indent.as_usize().unwrap_or(0).min(64))),
         _ => None,
     };
@@ -137,6 +174,7 @@ pub(super) fn tojson(value: &Value, arguments: Rest<Value>) -> Result<String, Er
         key: separator(1, ": "),
         indent,
         sort_keys: option(3, "sort_keys")?.is_true(),
+        limit,
     };
     if let Some(keywords) = &keywords {
         keywords.assert_all_used()?;
@@ -153,10 +191,15 @@ struct Json {
     item: String,
     key: String,
     sort_keys: bool,
+    limit: usize,
 }
 
 impl Json {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        fits(out, self.limit)?;
+        if depth > MAX_DEPTH {
+            return Err(too_deep());
+        }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

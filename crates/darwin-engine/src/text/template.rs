@@ -1,15 +1,15 @@
 //! Chat templates: Jinja as transformers sets it up for them.
 
-use super::{damaged, python, read_json, unreadable};
+use super::budget::{self, Budget};
+use super::{damaged, guards, read_json, rewrite, unreadable};
 use crate::Error;
+use darwin_core::fs::{MAX_TEXT_BYTES, read_text_bounded};
 use darwin_core::hash::sha256_hex;
+use darwin_core::panics::caught;
 use jiff::SignedDuration;
 use jiff::civil::DateTime;
-use minijinja::value::Rest;
-use minijinja::{Environment, ErrorKind, Value as Jinja, filters};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,19 @@ use std::path::{Path, PathBuf};
 /// hundredth.
 const FUEL: u64 = 20_000_000;
 
-/// Bytes after which a template is stopped.
-const MAX_BYTES: usize = 64 << 20;
+/// Bytes of output after which a template is stopped, beside what the conversation allows:
+/// published templates print a few kilobytes of their own.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Bytes of output for each byte of the conversation.
+const BYTES_PER_BYTE: usize = 16;
+
+/// Templates of one model.
+const MAX_TEMPLATES: usize = 64;
+
+/// Levels of macros and loops within each other while a template is rendered, a macro counted as
+/// four.
+const MAX_RECURSION: usize = 240;
 
 /// The templates of a model that have been parsed: one, or several with names.
 #[derive(Clone, Debug)]
@@ -26,7 +37,8 @@ pub(super) struct Templates {
     pub(super) path: PathBuf,
     pub(super) sha256: String,
     environment: Environment<'static>,
-    names: Vec<String>,
+    /// Names and sources as they stand in the file.
+    sources: Vec<(String, String)>,
     /// The special tokens of `tokenizer_config.json` by their keys: templates may print them.
     specials: Map<String, Value>,
 }
@@ -44,7 +56,7 @@ impl Templates {
         let file = folder.join("chat_template.jinja");
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?.unwrap_or(Value::Null);
-        let (path, sources) = match std::fs::read_to_string(&file) {
+        let (path, sources) = match read_text_bounded(&file, MAX_TEXT_BYTES) {
             Ok(source) => (file, vec![("default".to_owned(), source)]),
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(unreadable(&file, &e)),
             Err(_) => match config.get("chat_template") {
@@ -72,27 +84,35 @@ impl Templates {
         let sha256 = sha256_hex(
             sources.iter().map(|(_, s)| s.as_str()).collect::<Vec<_>>().join("\0").as_bytes(),
         );
-        let mut names = Vec::new();
-        for (name, source) in sources {
-            environment
-                .add_template_owned(name.clone(), without_generation_tags(&source))
-                .map_err(|e| damaged(&path, format!("not a chat template: {}", sentence(&e))))?;
-            names.push(name);
+        if sources.len() > MAX_TEMPLATES {
+            let reason =
+                format!("{} chat templates, allowed are {MAX_TEMPLATES}", sources.len());
+            return Err(damaged(&path, reason));
         }
-        Ok(Self { path, sha256, environment, names, specials })
+        for (name, source) in &sources {
+            let wrong = |why: String| damaged(&path, format!("not a chat template: {why}"));
+            caught(|| {
+                let guarded = rewrite::guarded(&without_generation_tags(source))?;
+                environment.add_template_owned(name.clone(), guarded)
+            })
+            .map_err(wrong)?
+            .map_err(|e| wrong(sentence(&e)))?;
+        }
+        Ok(Self { path, sha256, environment, sources, specials })
     }
 
     /// The template for a conversation: `tool_use` where there are tools and it exists, else
     /// `default`.
     pub(super) fn choose(&self, tools: bool) -> Result<Template<'_>, Error> {
-        let has = |name: &&str| self.names.iter().any(|n| n == name);
+        let has = |name: &&str| self.sources.iter().any(|(n, _)| n == name);
         let wanted = if tools { &["tool_use", "default"][..] } else { &["default"] };
         match wanted.iter().copied().find(has) {
             Some(name) => Ok(Template { of: self, name }),
             None => {
+                let names: Vec<&str> = self.sources.iter().map(|(n, _)| n.as_str()).collect();
                 let reason = format!(
                     "none of the chat templates is called `default`, there are {}",
-                    self.names.join(", ")
+                    names.join(", ")
                 );
                 Err(damaged(&self.path, reason))
             }
@@ -103,8 +123,7 @@ impl Templates {
 impl Template<'_> {
     /// The template's text, for which transformers asks before it continues a message.
     pub(super) fn mentions(&self, word: &str) -> bool {
-        let template = self.of.environment.get_template(self.name);
-        template.is_ok_and(|t| t.source().contains(word))
+        self.of.sources.iter().any(|(name, source)| name == self.name && source.contains(word))
     }
 
     /// Renders with these variables; special tokens stand behind them. `now` is what the caller's
@@ -116,30 +135,49 @@ impl Template<'_> {
     ) -> Result<String, Error> {
         let mut all = self.of.specials.clone();
         all.extend(variables);
+        let given = all.iter().map(|(key, value)| key.len() + bytes_of(value)).sum::<usize>();
+        let max_bytes = MAX_BYTES.saturating_add(given.saturating_mul(BYTES_PER_BYTE));
         let context = Jinja::from_serialize(&all);
-        let mut environment = Cow::Borrowed(&self.of.environment);
+        let mut environment = self.of.environment.clone();
+        let budget = Budget::for_input(given as u64);
+        environment.add_global(budget::NAME, Jinja::from_object(budget));
         if let Some(now) = now {
             let clock = move |format: String| strftime(&format, now);
-            environment.to_mut().add_function("strftime_now", clock);
+            environment.add_function("strftime_now", clock);
         }
-        let mut out = Limited(Vec::new());
-        let rendered = environment
-            .get_template(self.name)
-            .and_then(|t| t.render_captured_to(context, &mut out).map(drop));
+        let mut out = Limited { bytes: Vec::new(), max: max_bytes };
+        let rendered = caught(|| {
+            environment
+                .get_template(self.name)
+                .and_then(|t| t.render_captured_to(context, &mut out).map(drop))
+        });
         let failed = |why: String| Error::Chat {
             path: self.of.path.clone(),
             reason: format!("chat template fails: {why}"),
         };
         match rendered {
-            Ok(_) => String::from_utf8(out.0).map_err(|e| failed(e.to_string())),
-            Err(e) if e.kind() == ErrorKind::OutOfFuel => {
+            Err(panic) => Err(failed(panic)),
+            Ok(Ok(())) => String::from_utf8(out.bytes).map_err(|e| failed(e.to_string())),
+            Ok(Err(e)) if e.kind() == ErrorKind::OutOfFuel => {
                 Err(failed(format!("stopped after {FUEL} steps, it loops or the chat is too long")))
             }
-            Err(e) if e.kind() == ErrorKind::WriteFailure && out.0.len() >= MAX_BYTES => {
-                Err(failed(format!("stopped after {MAX_BYTES} bytes of output")))
+            Ok(Err(e)) if e.kind() == ErrorKind::WriteFailure && out.bytes.len() >= max_bytes => {
+                Err(failed(format!("stopped after {max_bytes} bytes of output")))
             }
-            Err(e) => Err(failed(sentence(&e))),
+            Ok(Err(e)) => Err(failed(sentence(&e))),
         }
+    }
+}
+
+/// About the bytes of a value as JSON.
+fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => items.iter().map(|item| bytes_of(item) + 1).sum::<usize>() + 2,
+        Value::Object(entries) => {
+            entries.iter().map(|(key, item)| key.len() + 4 + bytes_of(item)).sum::<usize>() + 2
+        }
+        _ => 8,
     }
 }
 
@@ -161,31 +199,14 @@ fn sentence(error: &minijinja::Error) -> String {
     text
 }
 
+/// The environment of guarded sources, whose whitespace is settled already.
 fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let mut environment = Environment::empty();
+    environment.set_keep_trailing_newline(true);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(unknown_method_callback);
-    environment.set_formatter(|out, _, value| {
-        out.write_str(&python::str(value)).map_err(minijinja::Error::from)
-    });
-    environment.add_filter("tojson", |value: Jinja, arguments: Rest<Jinja>| {
-        python::tojson(&value, arguments)
-    });
-    environment.add_filter("string", |value: Jinja| python::str(&value));
-    for name in ["length", "count"] {
-        environment.add_filter(name, |value: &Jinja| match value.is_undefined() {
-            true => Ok(0),
-            false => filters::length(value),
-        });
-    }
-    environment.add_test("iterable", |value: Jinja| python::is_iterable(&value));
-    environment.add_test("sequence", |value: Jinja| python::is_sequence(&value));
-    environment.add_test("number", |value: Jinja| python::is_number(&value));
-    environment.add_function("raise_exception", |why: String| -> Result<String, _> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
-    });
+    environment.set_recursion_limit(MAX_RECURSION);
+    environment.set_debug(false);
+    guards::add_to(&mut environment);
     environment
 }
 
@@ -195,6 +216,10 @@ fn strftime(format: &str, now: i64) -> Result<String, minijinja::Error> {
         let detail = format!("strftime_now(`{format}`): {e}");
         minijinja::Error::new(ErrorKind::InvalidOperation, detail)
     };
+    if format.len() > 256 || format.contains(|c: char| c.is_ascii_digit()) {
+        let detail = "strftime_now takes a short format without widths".to_owned();
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, detail));
+    }
     let date = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
     let date = date.checked_add(SignedDuration::from_secs(now)).map_err(wrong)?;
     jiff::fmt::strtime::format(format, date).map_err(wrong)
@@ -251,13 +276,16 @@ fn specials(config: &Value) -> Map<String, Value> {
     found
 }
 
-/// Output up to [`MAX_BYTES`].
-struct Limited(Vec<u8>);
+/// Output up to a number of bytes.
+struct Limited {
+    bytes: Vec<u8>,
+    max: usize,
+}
 
 impl io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = MAX_BYTES - self.0.len();
-        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let room = self.max - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
         if bytes.len() > room { Err(io::Error::other("too long")) } else { Ok(bytes.len()) }
     }
 
