@@ -296,3 +296,70 @@ fn literal_text(text: &str, out: &mut String) {
     }
     out.push('"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::guards;
+    use darwin_core::keyed::{Key, Rng};
+    use minijinja::{Environment, context};
+
+    /// What minijinja itself prints, set up as transformers sets up Jinja.
+    fn plain(source: &str) -> Result<String, String> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.render_str(source, context! { a => [1, 2], t => "x" }).map_err(|e| e.to_string())
+    }
+
+    fn ours(source: &str) -> Result<String, String> {
+        let mut environment = Environment::empty();
+        environment.set_keep_trailing_newline(true);
+        guards::add_to(&mut environment);
+        let guarded = guarded(source).map_err(|e| e.to_string())?;
+        environment
+            .render_str(&guarded, context! { a => [1, 2], t => "x" })
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn whitespace_and_text_stay_what_they_are() {
+        let pieces = [
+            "text", " ", "\n", "\n\n", "\t", "  ", "\\", "\"", "'", "ä", "\r\n", "}", "{",
+            "{{ t }}", "{{- t -}}", "{{ t -}}", "{{- t }}", "{{+ t }}", "{{ 't' ~ t\n }}",
+            "{% if t %}", "{%- if t %}", "{% if t -%}", "{%- if a -%}", "{%+ if t %}",
+            "{% endif %}", "{%- endif %}", "{%- endif -%}", "{% else %}", "{% elif t %}",
+            "{% for i in a %}", "{%- for i in a -%}", "{% endfor %}", "{%- endfor -%}",
+            "{% set y = t %}", "{%- set y = t -%}", "{# c #}", "{#- c -#}", "{# {{ t }} #}",
+            "{% raw %}{{ r }}{% endraw %}", "{%- raw -%} {% r %} {%- endraw -%}",
+        ];
+        let mut whole = 0;
+        for case in 0..20_000 {
+            let mut rng = Rng::new(Key::new(case, &["whitespace"]), 0);
+            let mut source = String::new();
+            let mut open = Vec::new();
+            for _ in 0..rng.below(12) {
+                let piece = pieces[rng.below(pieces.len())];
+                if piece.contains("if t") && !piece.contains("elif") || piece.contains("if a") {
+                    open.push("{% endif %}");
+                } else if piece.contains(" for ") || piece.contains("- for ") {
+                    open.push("{%- endfor %}");
+                } else if piece.contains("end") && !piece.contains("raw") {
+                    let wanted = if piece.contains("if") { "endif" } else { "endfor" };
+                    if !open.last().is_some_and(|end: &&str| end.contains(wanted)) {
+                        continue;
+                    }
+                    open.pop();
+                }
+                source.push_str(piece);
+            }
+            open.iter().rev().for_each(|end| source.push_str(end));
+            let expected = plain(&source);
+            if let Ok(expected) = expected {
+                whole += 1;
+                assert_eq!(ours(&source), Ok(expected), "{source:?}");
+            }
+        }
+        assert!(whole > 5_000, "only {whole} templates are valid");
+    }
+}

@@ -10,6 +10,7 @@ mod finite;
 mod fixture;
 mod generation;
 mod golden;
+mod hostile_text;
 mod mtp;
 mod padded;
 mod prefixes;
