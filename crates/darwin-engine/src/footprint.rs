@@ -225,7 +225,8 @@ impl Planner<'_> {
         let batch = batch_tokens.max(self.work.longest) as u64;
         let row = 4 * self.config.hidden_size as u64;
         let taken = if self.work.models > 1 { 0 } else { row * batch.min(self.work.tokens) };
-        self.passing(prefetch, batch_tokens, threads) + self.states() - taken
+        let layers = self.through_layers(prefetch, batch_tokens, threads) - taken;
+        layers.max(self.through_head(batch_tokens, threads)) + self.states()
     }
 
     /// Bytes of all threads that read and pack.
@@ -237,9 +238,14 @@ impl Planner<'_> {
         self.parts.layers.iter().copied().max().unwrap_or(0)
     }
 
-    /// Layers, and what a batch takes on its way through one; or a band of the head with its
-    /// logits, where that is more.
+    /// What a sweep takes at a time: that of the layers or of the head, where that is more.
     fn passing(&self, prefetch: bool, batch_tokens: usize, threads: u64) -> u64 {
+        let layers = self.through_layers(prefetch, batch_tokens, threads);
+        layers.max(self.through_head(batch_tokens, threads))
+    }
+
+    /// Layers, and what a batch takes on its way through one.
+    fn through_layers(&self, prefetch: bool, batch_tokens: usize, threads: u64) -> u64 {
         let batch = batch_tokens.max(self.work.longest) as u64;
         let ahead = prefetch && threads > 1;
         let layers = self.largest_layer() * self.work.models * if ahead { 2 } else { 1 };
@@ -248,9 +254,13 @@ impl Planner<'_> {
         let states = self.work.models.min(2) * 4 * self.config.hidden_size as u64;
         let working =
             buffers.bytes() + batch * (states + record_bytes(self.config)) + threads * OF_THREAD;
+        layers + working + self.reading(threads)
+    }
+
+    /// A band of the head with its logits.
+    fn through_head(&self, batch_tokens: usize, threads: u64) -> u64 {
         let band = HEAD_BLOCK.min(self.config.vocab_size) as u64;
-        let head = band * self.parts.head_row + self.around(batch_tokens, threads);
-        (layers + working + self.reading(threads)).max(head)
+        band * self.parts.head_row + self.around(batch_tokens, threads)
     }
 
     /// What the output head takes beside its weights: its reading, logits, a batch.

@@ -93,8 +93,9 @@ impl ItemSet {
     /// [`Error::Io`]; [`Error::Line`] naming file, line and key; [`Error::Empty`].
     pub fn open(path: &Path, split: Split) -> Result<Self, Error> {
         let text = read_text(path)?;
-        let items =
-            Line::parse_all(path, &text).map(|line| parse_item(&line?)).collect::<Result<_, _>>()?;
+        let items = Line::parse_all(path, &text)
+            .map(|line| parse_item(&line?))
+            .collect::<Result<_, _>>()?;
         let set = Self::from_items(items, split);
         if set.items.is_empty() {
             return Err(Error::Empty { name: path.display().to_string() });

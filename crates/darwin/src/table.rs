@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn a_cell_stays_in_its_line() {
         let rows = vec![vec!["head".into()], vec!["a\nb\u{1b}".into()]];
-        assert_eq!(table(&rows), "head\n-------------\na\\u000ab\\u001b\n");
+        assert_eq!(table(&rows), "head\n--------------\na\\u000ab\\u001b\n");
     }
 
     #[test]

@@ -23,7 +23,7 @@ const BYTES_PER_BYTE: u64 = 100;
 const MOST_BYTES: u64 = 1 << 30;
 
 /// Bytes that a template may look through; the conversation adds to it as above.
-const WORK: u64 = 2 << 30;
+const WORK: u64 = 256 << 20;
 
 /// Work of a value within a list or mapping that is looked through.
 const NODE: u64 = 32;

@@ -20,12 +20,7 @@ pub(super) fn walked(value: &Value) -> u64 {
 }
 
 /// Charges a filter or method for its arguments, and for what it makes of them.
-pub(super) fn charge(
-    budget: &Budget,
-    name: &str,
-    all: &[Value],
-    light: bool,
-) -> Result<(), Error> {
+pub(super) fn charge(budget: &Budget, name: &str, all: &[Value], light: bool) -> Result<(), Error> {
     let Some(value) = all.first() else { return Ok(()) };
     if light {
         return budget.look(ITEM);
@@ -74,7 +69,9 @@ pub(super) fn charge(
         }
         "split" => length + (2 * ITEM).saturating_mul(found(given(1)) + 1),
         "lines" | "splitlines" => length + 2 * ITEM * (text.matches('\n').count() as u64 + 1),
-        "list" | "reverse" | "sort" | "unique" | "select" | "reject" | "map" => ITEM + ITEM * length,
+        "list" | "reverse" | "sort" | "unique" | "select" | "reject" | "map" => {
+            ITEM + ITEM * length
+        }
         "strip" | "lstrip" | "rstrip" | "trim" => {
             budget.look(length.saturating_mul(given(1).map_or(1, |set| set.len() as u64)))?;
             length

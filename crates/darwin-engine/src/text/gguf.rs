@@ -12,8 +12,8 @@ use std::path::Path;
 pub(super) fn open(file: &Path) -> Result<Text, Error> {
     let model = Gguf::open(file)?;
     let bytes = model.tokenizer_json()?.to_string().into_bytes();
-    let tokenizer = tokenizer::load(&bytes)
-        .map_err(|e| damaged(file, format!("holds no tokenizer: {e}")))?;
+    let tokenizer =
+        tokenizer::load(&bytes).map_err(|e| damaged(file, format!("holds no tokenizer: {e}")))?;
     let special = |key: &str| {
         let token = model.token_text(&format!("{key}_id"));
         (!token.is_empty()).then(|| (key.to_owned(), token.into()))

@@ -14,8 +14,20 @@ const LIGHT: [&str; 6] = ["default", "d", "first", "safe", "bool", "items"];
 
 /// Tests that look at the outside of a value.
 const LIGHT_TESTS: [&str; 14] = [
-    "undefined", "defined", "none", "safe", "escaped", "boolean", "odd", "even", "integer", "int",
-    "float", "string", "mapping", "true",
+    "undefined",
+    "defined",
+    "none",
+    "safe",
+    "escaped",
+    "boolean",
+    "odd",
+    "even",
+    "integer",
+    "int",
+    "float",
+    "string",
+    "mapping",
+    "true",
 ];
 
 /// Everything that templates may call.
@@ -182,9 +194,10 @@ fn add_functions(environment: &mut Environment<'static>) {
     environment.add_function("range", |from: isize, to: Option<isize>, step: Option<isize>| {
         functions::range(from, to, step.map(|step| step.max(-isize::MAX)))
     });
-    let functions =
-        [("dict", Value::from_function(functions::dict)),
-        ("namespace", Value::from_function(functions::namespace))];
+    let functions = [
+        ("dict", Value::from_function(functions::dict)),
+        ("namespace", Value::from_function(functions::namespace)),
+    ];
     for (name, function) in functions {
         environment.add_function(name, move |state: &State<'_, '_>, arguments: Rest<Value>| {
             let budget = Budget::of(state);

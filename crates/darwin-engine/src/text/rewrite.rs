@@ -58,7 +58,8 @@ pub(super) fn guarded(source: &str) -> Result<String, Error> {
     let mut tokens = Vec::new();
     for token in tokenize(source, false, Default::default(), whitespace) {
         tokens.push(token.map_err(|e| {
-            let line = e.line().or_else(|| tokens.last().map(|(_, s): &(_, Span)| s.end_line.into()));
+            let line =
+                e.line().or_else(|| tokens.last().map(|(_, s): &(_, Span)| s.end_line.into()));
             wrong(e.detail().unwrap_or("a tag is broken").to_owned(), line.unwrap_or(0))
         })?);
     }
@@ -208,7 +209,8 @@ impl<'a> Rewriter<'a> {
 
     /// The `=` of a statement `set`.
     fn assignment(&self, from: usize, end: usize) -> Option<usize> {
-        (from..end).find(|i| matches!(self.token(*i), Some(Token::Assign | Token::Pipe)))
+        (from..end)
+            .find(|i| matches!(self.token(*i), Some(Token::Assign | Token::Pipe)))
             .filter(|i| matches!(self.token(*i), Some(Token::Assign)))
     }
 
@@ -220,9 +222,7 @@ impl<'a> Rewriter<'a> {
         let mut opens: Vec<usize> = (0..self.wraps.len()).collect();
         opens.sort_by_key(|i| (self.wraps[*i].from, Reverse(self.wraps[*i].to), *i));
         let mut closes: Vec<usize> = (0..self.wraps.len()).collect();
-        closes.sort_by_key(|i| {
-            (self.wraps[*i].to, Reverse(self.wraps[*i].from), Reverse(*i))
-        });
+        closes.sort_by_key(|i| (self.wraps[*i].to, Reverse(self.wraps[*i].from), Reverse(*i)));
         let (mut opens, mut closes) = (opens.into_iter().peekable(), closes.into_iter().peekable());
         let tokens = std::mem::take(&mut self.tokens);
         let mut out = String::with_capacity(2 * self.source.len());
@@ -309,7 +309,9 @@ mod tests {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        environment.render_str(source, context! { a => [1, 2], t => "x" }).map_err(|e| e.to_string())
+        environment
+            .render_str(source, context! { a => [1, 2], t => "x" })
+            .map_err(|e| e.to_string())
     }
 
     fn ours(source: &str) -> Result<String, String> {
@@ -325,13 +327,46 @@ mod tests {
     #[test]
     fn whitespace_and_text_stay_what_they_are() {
         let pieces = [
-            "text", " ", "\n", "\n\n", "\t", "  ", "\\", "\"", "'", "ä", "\r\n", "}", "{",
-            "{{ t }}", "{{- t -}}", "{{ t -}}", "{{- t }}", "{{+ t }}", "{{ 't' ~ t\n }}",
-            "{% if t %}", "{%- if t %}", "{% if t -%}", "{%- if a -%}", "{%+ if t %}",
-            "{% endif %}", "{%- endif %}", "{%- endif -%}", "{% else %}", "{% elif t %}",
-            "{% for i in a %}", "{%- for i in a -%}", "{% endfor %}", "{%- endfor -%}",
-            "{% set y = t %}", "{%- set y = t -%}", "{# c #}", "{#- c -#}", "{# {{ t }} #}",
-            "{% raw %}{{ r }}{% endraw %}", "{%- raw -%} {% r %} {%- endraw -%}",
+            "text",
+            " ",
+            "\n",
+            "\n\n",
+            "\t",
+            "  ",
+            "\\",
+            "\"",
+            "'",
+            "ä",
+            "\r\n",
+            "}",
+            "{",
+            "{{ t }}",
+            "{{- t -}}",
+            "{{ t -}}",
+            "{{- t }}",
+            "{{+ t }}",
+            "{{ 't' ~ t\n }}",
+            "{% if t %}",
+            "{%- if t %}",
+            "{% if t -%}",
+            "{%- if a -%}",
+            "{%+ if t %}",
+            "{% endif %}",
+            "{%- endif %}",
+            "{%- endif -%}",
+            "{% else %}",
+            "{% elif t %}",
+            "{% for i in a %}",
+            "{%- for i in a -%}",
+            "{% endfor %}",
+            "{%- endfor -%}",
+            "{% set y = t %}",
+            "{%- set y = t -%}",
+            "{# c #}",
+            "{#- c -#}",
+            "{# {{ t }} #}",
+            "{% raw %}{{ r }}{% endraw %}",
+            "{%- raw -%} {% r %} {%- endraw -%}",
         ];
         let mut whole = 0;
         for case in 0..20_000 {

@@ -85,8 +85,7 @@ impl Templates {
             sources.iter().map(|(_, s)| s.as_str()).collect::<Vec<_>>().join("\0").as_bytes(),
         );
         if sources.len() > MAX_TEMPLATES {
-            let reason =
-                format!("{} chat templates, allowed are {MAX_TEMPLATES}", sources.len());
+            let reason = format!("{} chat templates, allowed are {MAX_TEMPLATES}", sources.len());
             return Err(damaged(&path, reason));
         }
         for (name, source) in &sources {

@@ -73,7 +73,10 @@ fn values_that_would_exhaust_the_stack_are_refused() {
     }
     refused("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", "namespace");
     refused("{% set ns = namespace() %}{% set ns.x = [{'a': ns}] %}{{ ns }}", "namespace");
-    refused("{% macro f(x) %}{{ f([[[[[[x]]]]]]) }}{% endmacro %}{{ f(1) }}", "chat template fails");
+    refused(
+        "{% macro f(x) %}{{ f([[[[[[x]]]]]]) }}{% endmacro %}{{ f(1) }}",
+        "chat template fails",
+    );
     let views = "{% set ns = namespace(x=range(100)) %}{% for i in range(20000) %}\
                  {% set ns.x = ns.x[0:] %}{% endfor %}{{ ns.x|length }}";
     assert_eq!(says(views), Ok("100".to_owned()));
@@ -278,8 +281,10 @@ fn tokenizers_of_strangers_get_a_sentence() {
         "pattern": {"Regex": "(?:(?:(?=a)b{1000}){1000}){1000}"}});
     let error = tokenizer(|t| t["pre_tokenizer"] = bomb).unwrap_err();
     assert!(error.contains("repetitions"), "{error}");
-    let prefix = |n: usize| move |t: &mut Value| {
-        t["model"]["continuing_subword_prefix"] = "x".repeat(n).into();
+    let prefix = |n: usize| {
+        move |t: &mut Value| {
+            t["model"]["continuing_subword_prefix"] = "x".repeat(n).into();
+        }
     };
     assert!(tokenizer(prefix(100_000)).is_err_and(|e| e.contains("continuing_subword_prefix")));
     drop(tokenizer(prefix(100)));

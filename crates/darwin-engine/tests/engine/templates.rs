@@ -120,8 +120,7 @@ fn clocks_are_the_callers() {
 
 #[test]
 fn endless_templates_are_stopped() {
-    let nested =
-        "{% for a in range(10000) %}{% for b in range(10000) %}{% if b %}{% endif %}{% endfor %}{% endfor %}";
+    let nested = "{% for a in range(10000) %}{% for b in range(10000) %}{% if b %}{% endif %}{% endfor %}{% endfor %}";
     let error = text(nested, &json!({})).chat("hi", false).unwrap_err().to_string();
     assert!(error.contains("chat template fails: stopped after 20000000 steps"), "{error}");
     let long = "{% set x = 'x' * 1000000 %}{% for a in range(100) %}{{ x }}{% endfor %}";

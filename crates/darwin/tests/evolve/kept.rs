@@ -168,7 +168,11 @@ fn a_journal_of_another_run_is_put_aside_and_taken_back() {
 fn a_damaged_journal_is_refused_and_stays() {
     let folder = finished();
     let journal = folder.path().join("run/journal.jsonl");
-    replace(&journal, "\"fitness\":0.", "\"fitness\":1.");
+    edit(&journal, |bytes| {
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        let at = text.rfind("\"fitness\":0.").expect("a score");
+        format!("{}\"fitness\":1.{}", &text[..at], &text[at + 12..]).into_bytes()
+    });
     let before = lasting(folder.path());
     let (code, text) = said(folder.path());
     assert_eq!(code, Some(2), "{text}");

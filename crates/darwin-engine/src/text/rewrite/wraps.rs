@@ -59,8 +59,14 @@ impl Rewriter<'_> {
         match self.token(i) {
             Some(Token::Ident(name)) => self.names_part(i) || !is_keyword(name),
             Some(
-                Token::Str(_) | Token::String(_) | Token::Int(_) | Token::Int128(_)
-                | Token::Float(_) | Token::ParenClose | Token::BracketClose | Token::BraceClose,
+                Token::Str(_)
+                | Token::String(_)
+                | Token::Int(_)
+                | Token::Int128(_)
+                | Token::Float(_)
+                | Token::ParenClose
+                | Token::BracketClose
+                | Token::BraceClose,
             ) => true,
             _ => false,
         }
@@ -71,7 +77,10 @@ impl Rewriter<'_> {
         match self.token(i) {
             Some(Token::Ident(name)) => !self.names_part(i) && !is_keyword(name),
             Some(
-                Token::Str(_) | Token::String(_) | Token::Int(_) | Token::Int128(_)
+                Token::Str(_)
+                | Token::String(_)
+                | Token::Int(_)
+                | Token::Int128(_)
                 | Token::Float(_),
             ) => true,
             Some(Token::ParenOpen | Token::BracketOpen | Token::BraceOpen) => {
@@ -93,7 +102,9 @@ impl Rewriter<'_> {
         loop {
             match self.token(last + 1) {
                 Some(Token::Dot | Token::Pipe) => last += 2,
-                Some(Token::BracketOpen | Token::ParenOpen) if self.partner[last + 1] > last + 1 => {
+                Some(Token::BracketOpen | Token::ParenOpen)
+                    if self.partner[last + 1] > last + 1 =>
+                {
                     last = self.partner[last + 1];
                 }
                 _ => return last,
@@ -249,8 +260,18 @@ impl Rewriter<'_> {
         use Token as T;
         matches!(
             self.token(at),
-            Some(T::Plus | T::Minus | T::Tilde | T::Mul | T::Div | T::FloorDiv | T::Mod | T::Pow
-                | T::Dot | T::Pipe)
+            Some(
+                T::Plus
+                    | T::Minus
+                    | T::Tilde
+                    | T::Mul
+                    | T::Div
+                    | T::FloorDiv
+                    | T::Mod
+                    | T::Pow
+                    | T::Dot
+                    | T::Pipe
+            )
         )
     }
 
