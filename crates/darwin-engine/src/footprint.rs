@@ -184,6 +184,7 @@ impl Planner<'_> {
         // the head is part of `passing`.
         let around = self.around(batch_tokens, threads);
         let free = left(in_memory + around);
+        let before = left(in_memory + self.reading(threads));
         let layers = self.kept_layers(left(passing + in_memory));
         let row = 4 * self.config.hidden_size as u64;
         let head = free / self.parts.head_row / HEAD_BLOCK as u64;
@@ -191,13 +192,14 @@ impl Planner<'_> {
             prefetch,
             states: if in_memory == states { u64::MAX } else { in_memory },
             scratch: budget.scratch.clone(),
-            embedding: free / 2,
+            embedding: before / 2,
             head: (head.max(1) as usize).saturating_mul(HEAD_BLOCK).min(self.config.vocab_size),
         };
         let of_layers: u64 = self.parts.layers[..layers].iter().sum::<u64>() * self.work.models;
         let embedding = (self.work.distinct * row).min(room.embedding);
-        let ends = embedding.max(room.head as u64 * self.parts.head_row);
-        let peak = passing.max(ends + around) + in_memory + of_layers;
+        let ends = (embedding + self.reading(threads))
+            .max(room.head as u64 * self.parts.head_row + around);
+        let peak = passing.max(ends) + in_memory + of_layers;
         Ok(Plan {
             room,
             batch_tokens,

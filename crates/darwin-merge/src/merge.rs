@@ -48,6 +48,10 @@ impl Merge {
         if let Some(vocabulary) = &mut vocabulary {
             vocabulary.finish(&mut plan);
         }
+        if plan.lines.is_empty() {
+            let text = "the child would have no tensor: the models hold none";
+            return Err(Error::plan(text, "check that the models are complete (`darwin inspect`)"));
+        }
         let side = Side::new(recipe, sources, vocabulary.as_ref());
         plan.notes.extend(side.note()?);
         let list = align(recipe, &aligned, &mut plan)?;
