@@ -3,6 +3,8 @@
 //! One test for every target, so that an abort names it; the input that is being read lies in the
 //! temporary folder under the name that [`waiting`] gives until it has been read.
 
+#![allow(clippy::print_stdout, reason = "a test may say what it did")]
+
 use darwin_core::keyed::{Key, Rng};
 use darwin_fuzz::{Target, mutate, target};
 use std::alloc::{GlobalAlloc, Layout, System};

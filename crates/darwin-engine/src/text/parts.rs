@@ -68,6 +68,7 @@ struct Model {
     #[serde(default)]
     vocab: Entries,
     #[serde(default)]
+    #[expect(dead_code, reason = "it is read for its limits alone")]
     merges: Option<Entries>,
 }
 
@@ -105,7 +106,6 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
             model.vocab.bytes
         ));
     }
-    drop(model.merges);
     for (key, rules) in [
         ("normalizer", &parts.normalizer),
         ("pre_tokenizer", &parts.pre_tokenizer),
@@ -217,7 +217,7 @@ fn table_of_characters(table: &str) -> Result<(), String> {
         return wrong("without a table");
     };
     let size = u32::from_le_bytes(*size) as usize;
-    if size == 0 || size % 4 != 0 || size > rest.len() {
+    if size == 0 || !size.is_multiple_of(4) || size > rest.len() {
         return wrong("whose size is wrong");
     }
     let (tree, texts) = rest.split_at(size);

@@ -283,8 +283,8 @@ impl Rewriter<'_> {
             Some(Token::BracketOpen) => true,
             // names on the left of an assignment
             Some(Token::ParenOpen) => {
-                !commas.is_empty()
-                    && !(close == to && matches!(self.token(close + 1), Some(Token::Assign)))
+                let assigned = close == to && matches!(self.token(close + 1), Some(Token::Assign));
+                !commas.is_empty() && !assigned
             }
             Some(Token::BraceOpen) => {
                 let mut ends = commas.iter().copied().peekable();
