@@ -14,7 +14,6 @@ mod fingerprint;
 pub mod fs;
 pub mod hash;
 pub mod keyed;
-pub mod memory;
 pub mod panics;
 mod printable;
 mod progress;

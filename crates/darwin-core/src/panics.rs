@@ -1,4 +1,4 @@
-//! Panics of third-party parsers, turned into sentences.
+//! Panics of third-party parsers and of candidates, turned into sentences.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +7,7 @@ thread_local! {
     static CAUGHT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs a function of a library that may panic on hostile input; a panic becomes its message.
+/// Runs a function that may panic on hostile input; a panic becomes its message.
 /// A panic hook that asks [`is_caught`] prints nothing meanwhile.
 ///
 /// Nothing that the function writes to may be used after a panic.

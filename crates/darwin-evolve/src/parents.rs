@@ -5,13 +5,12 @@ use crate::run::Ui;
 use crate::{Error, RunConfig};
 use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource};
 use darwin_core::files::ModelRef;
+use darwin_core::panics::caught;
 use darwin_core::{Cancel, Fault, NoProgress};
 use darwin_engine::{Model, Text};
 use darwin_eval::{Candidate, Evaluation, Evaluator};
 use darwin_merge::{Merge, Recipe, Sources};
 use darwin_profile::{Loaded, Subject, Weights, model_ref};
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -137,7 +136,7 @@ impl Parents {
         // What a panic could leave half done is not seen afterwards: merge and loaded model are the
         // candidate's own and gone, weights and items of the parents are only read, and what is
         // kept for the next candidate (draws, buffers) is put in its place whole.
-        catch_unwind(AssertUnwindSafe(evaluate)).unwrap_or_else(|panic| Ok(Err(panicked(&*panic))))
+        caught(evaluate).unwrap_or_else(|reason| Ok(Err(panicked(&reason))))
     }
 
     /// A recipe's identity: its logical form and the parents that it merges.
@@ -156,11 +155,9 @@ impl Parents {
 }
 
 /// The failure of a candidate that panicked, in the words of the panic.
-fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+fn panicked(reason: &str) -> Error {
     Error::Below {
-        message: format!("the candidate panicked: {}", text.unwrap_or("without a message")),
+        message: format!("the candidate panicked: {reason}"),
         hint: Some("this is a fault of Darwin: please report it with the recipe".to_owned()),
         fault: Fault::User,
     }

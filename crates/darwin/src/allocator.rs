@@ -3,13 +3,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator. Where a caller is prepared to go without ([`darwin_core::memory`]) it
-/// gets its refusal; everything else has no way to go on, so the process ends here. What is written
-/// is written aside, so nothing under its final name is half there.
+/// The system's allocator. Where it gives nothing, the process ends here. What is written is written
+/// aside, so nothing under its final name is half there.
 pub(crate) struct Ending;
 
-// SAFETY: every call is the system allocator's; where that gives nothing, the process ends or the
-// caller gets the null pointer.
+// SAFETY: every call is the system allocator's; where that gives nothing, the process ends.
 unsafe impl GlobalAlloc for Ending {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: handed on.
@@ -37,7 +35,7 @@ unsafe impl GlobalAlloc for Ending {
 
 #[inline]
 fn given(found: *mut u8, bytes: usize) -> *mut u8 {
-    if found.is_null() && !darwin_core::memory::is_refusable() {
+    if found.is_null() {
         end(bytes);
     }
     found
