@@ -50,15 +50,20 @@ pub(super) fn charge(budget: &Budget, name: &str, all: &[Value], light: bool) ->
     };
     let items = || value.len().unwrap_or(0) as u64;
     let made = match name {
-        "batch" => 2 * ITEM * items() + ITEM.saturating_mul(number(1, "linecount")),
-        "slice" => ITEM * items() + (3 * ITEM).saturating_mul(number(1, "slices")),
+        "batch" => {
+            (2 * ITEM * items()).saturating_add(ITEM.saturating_mul(number(1, "linecount")))
+        }
+        "slice" => {
+            (ITEM * items()).saturating_add((3 * ITEM).saturating_mul(number(1, "slices")))
+        }
         "indent" => {
             let lines = text.matches('\n').count() as u64 + 2;
-            length + lines.saturating_mul(number(1, "width").max(4))
+            length.saturating_add(lines.saturating_mul(number(1, "width").max(4)))
         }
-        "format" => length + formatted(text, all, size),
+        "format" => length.saturating_add(formatted(text, all, size)),
         "replace" => {
-            length + found(given(1)).saturating_mul(given(2).map_or(0, |to| to.len() as u64))
+            let to = given(2).map_or(0, |to| to.len() as u64);
+            length.saturating_add(found(given(1)).saturating_mul(to))
         }
         "join" => {
             // the filter joins its value, the method its argument

@@ -288,7 +288,7 @@ fn kept(budget: &Budget, value: Value, as_it_is: bool) -> Result<Value, Error> {
 /// Most bytes of the value as text: strings within others have quotes and escapes.
 fn printed(budget: &Budget, value: &Value) -> Result<u64, Error> {
     match value.as_str() {
-        Some(text) => Ok(ITEM + text.len() as u64),
+        Some(text) => Ok(ITEM.saturating_add(text.len() as u64)),
         None => Ok(budget.size(value)?.saturating_mul(6)),
     }
 }
