@@ -50,12 +50,8 @@ pub(super) fn charge(budget: &Budget, name: &str, all: &[Value], light: bool) ->
     };
     let items = || value.len().unwrap_or(0) as u64;
     let made = match name {
-        "batch" => {
-            (2 * ITEM * items()).saturating_add(ITEM.saturating_mul(number(1, "linecount")))
-        }
-        "slice" => {
-            (ITEM * items()).saturating_add((3 * ITEM).saturating_mul(number(1, "slices")))
-        }
+        "batch" => (2 * ITEM * items()).saturating_add(ITEM.saturating_mul(number(1, "linecount"))),
+        "slice" => (ITEM * items()).saturating_add((3 * ITEM).saturating_mul(number(1, "slices"))),
         "indent" => {
             let lines = text.matches('\n').count() as u64 + 2;
             length.saturating_add(lines.saturating_mul(number(1, "width").max(4)))
