@@ -51,21 +51,25 @@ fn whole(partial: &Path) -> BTreeMap<String, String> {
 struct Stopped(Child);
 
 impl Stopped {
-    /// Starts a command and stops it when some shards are whole.
+    /// Starts a command and stops it when some shards are whole. It runs for a millisecond at a
+    /// time and stands still while it is looked at, so that it cannot end meanwhile.
     fn with_shards(mut command: Command, partial: &Path, shards: usize) -> Self {
         let mut child = command.spawn().expect("runs");
         let begun = Instant::now();
-        while whole(partial).len() < shards {
+        loop {
+            signal(&child, libc::SIGSTOP);
+            if whole(partial).len() >= shards {
+                return Self(child);
+            }
+            signal(&child, libc::SIGCONT);
             assert!(child.try_wait().expect("waits").is_none(), "it ended before it was stopped");
             assert!(begun.elapsed() < Duration::from_secs(120), "no shard after two minutes");
             std::thread::sleep(Duration::from_millis(1));
         }
-        signal(&child, "-STOP");
-        Self(child)
     }
 
     fn goes_on(self) -> Output {
-        signal(&self.0, "-CONT");
+        signal(&self.0, libc::SIGCONT);
         self.0.wait_with_output().expect("ends")
     }
 
@@ -75,9 +79,10 @@ impl Stopped {
     }
 }
 
-fn signal(child: &Child, signal: &str) {
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args([signal, &id]).status().expect("kill").success());
+fn signal(child: &Child, signal: libc::c_int) {
+    let id = libc::pid_t::try_from(child.id()).expect("a process");
+    // SAFETY: the call takes numbers alone, and the child was not waited for: the number is its own.
+    assert_eq!(unsafe { libc::kill(id, signal) }, 0, "signal {signal}");
 }
 
 fn stderr(output: &Output) -> String {
@@ -277,12 +282,12 @@ fn signals_and_errors_keep_what_is_whole() {
     let folder = setting.path();
     let expected = reference(folder, "merge.yaml");
     let partial = folder.join("child.darwin-partial");
-    for name in ["-TERM", "-HUP", "-INT"] {
+    for name in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
         let more = whole(&partial).len() + 1;
         let first = Stopped::with_shards(merge(folder, "merge.yaml", "child"), &partial, more);
         signal(&first.0, name);
         let output = first.goes_on();
-        assert_eq!(output.status.code(), Some(130), "{name}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(130), "signal {name}: {}", stderr(&output));
         assert_eq!(left(folder), ["child.darwin-partial"]);
         let shards = whole(&partial);
         let mut found: Vec<String> = files(&partial).into_keys().collect();
@@ -299,7 +304,7 @@ fn signals_and_errors_keep_what_is_whole() {
     let line = "trap '' HUP; exec \"$0\" -q merge merge.yaml child --out-shard-size 500000 -j 1";
     command.args(["-c", line, env!("CARGO_BIN_EXE_darwin")]);
     let first = Stopped::with_shards(command, &partial, 1);
-    signal(&first.0, "-HUP");
+    signal(&first.0, libc::SIGHUP);
     assert_success(&first.goes_on());
     assert_same(&folder.join("child"), &expected);
     std::fs::remove_dir_all(folder.join("child")).expect("remove");
