@@ -9,6 +9,7 @@ mod streams;
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -37,6 +38,16 @@ fn merge(folder: &Path, recipe: &str, out: &str) -> Command {
     command.current_dir(folder).args(["-q", "merge", recipe, out]);
     command.args(["--out-shard-size", "500000", "--threads", "1"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The tests themselves may run under `nohup`.
+    let heed_hangups = || {
+        // SAFETY: the call changes how this process, still without other threads, takes a signal.
+        match unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) } {
+            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: between fork and exec nothing but a system call is made.
+    unsafe { command.pre_exec(heed_hangups) };
     command
 }
 
