@@ -17,8 +17,11 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The longest that one input may take.
+/// The most processor time that one input may take; other work on the machine does not count.
 const TIME: Duration = Duration::from_secs(10);
+
+/// The longest that one input may take where it uses no processor.
+const WAITING: Duration = Duration::from_secs(300);
 
 /// The most memory of a worker, bytes of address space.
 const MEMORY: u64 = 2 << 30;
@@ -73,6 +76,17 @@ fn current(folder: &Path) -> Option<(u64, Vec<u8>)> {
     Some((u64::from_le_bytes(*number), input.to_vec()))
 }
 
+/// What a process has used of its processors; zero where the system does not say.
+fn processor_time(process: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything; user and system time are the 12th and 13th after.
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    // SAFETY: the call takes a number and gives one.
+    let rate = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Duration::from_secs_f64(ticks as f64 / rate.max(1) as f64)
+}
+
 /// Runs a worker once: the next number, and what was found with its input.
 fn slice(target: &Target, first: u64) -> (u64, Option<(String, Vec<u8>)>) {
     let root =
@@ -88,15 +102,16 @@ fn slice(target: &Target, first: u64) -> (u64, Option<(String, Vec<u8>)>) {
         .stderr(File::create(&errors).expect("the folder can be written"))
         .spawn()
         .expect("this program can be started");
-    let (mut seen, mut since) = (None, Instant::now());
+    let (mut seen, mut since, mut used) = (None, Instant::now(), Duration::ZERO);
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child") {
             break Some(status);
         }
         let now = current(folder.path()).map(|(number, _)| number);
+        let processor = processor_time(child.id());
         if now != seen {
-            (seen, since) = (now, Instant::now());
-        } else if since.elapsed() > TIME {
+            (seen, since, used) = (now, Instant::now(), processor);
+        } else if processor.saturating_sub(used) > TIME || since.elapsed() > WAITING {
             let _ = child.kill();
             let _ = child.wait();
             break None;

@@ -15,8 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// The longest that reading one input may take.
+/// The most processor time of its thread that reading one input may take: other work on the machine
+/// does not count.
 const TIME: Duration = Duration::from_secs(5);
+
+/// The longest that reading one input may take with the work that it hands to the pool.
+const WAITING: Duration = Duration::from_secs(60);
 
 /// The most memory that reading one input may take.
 const MEMORY: usize = 512 << 20;
@@ -75,6 +79,15 @@ fn waiting(target: &Target) -> PathBuf {
     std::env::temp_dir().join(format!("darwin-fuzz-{}-{}", target.name, std::process::id()))
 }
 
+/// What this thread has used of a processor.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure lives for the call, which fills it.
+    let found = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(found, 0, "the system counts processor time");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Reads an input and looks at what it took.
 fn execute(target: &Target, input: &[u8], what: &str) {
     let kept = waiting(target);
@@ -82,12 +95,17 @@ fn execute(target: &Target, input: &[u8], what: &str) {
     written.expect("the folder for temporary files can be written");
     let before = HELD.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
-    let begun = Instant::now();
+    let (begun, used) = (Instant::now(), processor_time());
     let ended = catch_unwind(AssertUnwindSafe(|| target.run(input)));
-    let (took, peak) = (begun.elapsed(), PEAK.load(Ordering::Relaxed).saturating_sub(before));
+    let (waited, took) = (begun.elapsed(), processor_time() - used);
+    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
     let at = kept.display();
     let name = target.name;
     assert!(ended.is_ok(), "target {name} panics on {what}; the input is kept as {at}");
+    assert!(
+        waited < WAITING,
+        "target {name} takes {waited:?} on {what}; the input is kept as {at}"
+    );
     assert!(took < TIME, "target {name} takes {took:?} on {what}; the input is kept as {at}");
     assert!(peak < MEMORY, "target {name} takes {peak} bytes on {what}; the input is kept as {at}");
 }
