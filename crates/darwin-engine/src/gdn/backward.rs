@@ -1,0 +1,399 @@
+//! Gradients of the delta rule.
+//!
+//! For each token `S' = g S + k d^T; d = beta (v - g S^T k); out = S'^T q`. With `G` the gradient of
+//! `S'`, what comes from later tokens and `q out_grad^T`:
+//!
+//! ```text
+//! d_grad = G^T k             v_grad    = beta d_grad         u = -beta d_grad
+//! q_grad = S' out_grad       beta_grad = d_grad . (v - g S^T k)
+//! k_grad = G d + g S u       g_grad    = <G, S> + u . S^T k
+//! and the gradient of S is g (G + k u^T)
+//! ```
+//!
+//! Columns of the state do not see each other. A block of columns goes through the sequence forwards,
+//! its state is kept every [`CHUNK`] tokens, and then backwards, the states of a chunk made again
+//! from the one that was kept. A column's values lie behind each other, so that sums over the keys'
+//! dimensions are the only ones across a vector.
+
+use crate::kernels::Buffer;
+use darwin_core::vectorised;
+
+/// Tokens between states that are kept.
+const CHUNK: usize = 16;
+
+/// Columns that go through the sequence together.
+const COLUMNS: usize = 16;
+
+/// Columns whose values are worked on side by side.
+const SIDE: usize = 4;
+
+/// Values of a vector; keys are padded to it with zeros.
+const LANES: usize = 16;
+
+/// The recurrence of one head of one sequence from an empty state; each slice starts at the head's
+/// first value.
+pub(crate) struct Backward<'a> {
+    pub(crate) tokens: usize,
+    pub(crate) key_dim: usize,
+    pub(crate) value_dim: usize,
+    /// (tokens, key dim), rows `row` apart, as they were put in; likewise `keys` and `values`
+    pub(crate) queries: &'a [f32],
+    pub(crate) keys: &'a [f32],
+    pub(crate) values: &'a [f32],
+    pub(crate) row: usize,
+    /// (tokens), as is `decay`
+    pub(crate) beta: &'a [f32],
+    pub(crate) decay: &'a [f32],
+    /// The gradient of the output (tokens, value dim), rows `grad_row` apart
+    pub(crate) grad: &'a [f32],
+    pub(crate) grad_row: usize,
+}
+
+/// Gradients of a head's inputs.
+#[derive(Debug)]
+pub(crate) struct Gradients<'a> {
+    /// (tokens, key dim), as is `keys`
+    pub(crate) queries: &'a mut [f32],
+    pub(crate) keys: &'a mut [f32],
+    /// (tokens, value dim)
+    pub(crate) values: &'a mut [f32],
+    /// (tokens), as is `decay`
+    pub(crate) beta: &'a mut [f32],
+    pub(crate) decay: &'a mut [f32],
+}
+
+/// Buffers of one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// (tokens, padded key dim), as are the three that follow
+    queries: Buffer,
+    keys: Buffer,
+    queries_grad: Buffer,
+    keys_grad: Buffer,
+    /// (chunks, columns, padded key dim)
+    kept: Buffer,
+    /// The state before each token of a chunk, and after the last: (tokens, columns, padded key dim)
+    states: Buffer,
+    /// (columns, padded key dim)
+    grad: Buffer,
+    /// `S^T k` of each token of a chunk: (tokens, columns)
+    recalled: Buffer,
+}
+
+impl Backward<'_> {
+    /// The gradients of all inputs.
+    pub(crate) fn run(&self, scratch: &mut Scratch, out: &mut Gradients<'_>) {
+        if self.tokens == 0 {
+            return;
+        }
+        let padded = self.key_dim.next_multiple_of(LANES);
+        for (to, from) in [(&mut scratch.queries, self.queries), (&mut scratch.keys, self.keys)] {
+            let to = to.first(self.tokens * padded);
+            for (to, from) in to.chunks_exact_mut(padded).zip(from.chunks(self.row)) {
+                to[..self.key_dim].copy_from_slice(&from[..self.key_dim]);
+                to[self.key_dim..].fill(0.0);
+            }
+        }
+        scratch.queries_grad.first(self.tokens * padded).fill(0.0);
+        scratch.keys_grad.first(self.tokens * padded).fill(0.0);
+        scratch.kept.first(self.tokens.div_ceil(CHUNK) * COLUMNS * padded);
+        scratch.states.first((CHUNK + 1) * COLUMNS * padded);
+        scratch.grad.first(COLUMNS * padded);
+        scratch.recalled.first(CHUNK * COLUMNS);
+        out.beta[..self.tokens].fill(0.0);
+        out.decay[..self.tokens].fill(0.0);
+        for first in (0..self.value_dim).step_by(COLUMNS) {
+            let columns = COLUMNS.min(self.value_dim - first);
+            block(self, first, columns, padded, scratch, out);
+        }
+        let grads = [(&scratch.queries_grad, &mut *out.queries), (&scratch.keys_grad, &mut *out.keys)];
+        for (from, to) in grads {
+            let rows = to.chunks_exact_mut(self.key_dim).zip(from.chunks_exact(padded));
+            rows.take(self.tokens).for_each(|(to, from)| to.copy_from_slice(&from[..self.key_dim]));
+        }
+    }
+}
+
+vectorised! {
+    /// Some columns of the state over the whole sequence and back.
+    fn block(
+        job: &Backward<'_>,
+        first: usize,
+        columns: usize,
+        padded: usize,
+        scratch: &mut Scratch,
+        out: &mut Gradients<'_>,
+    ) {
+        let Scratch { queries, keys, queries_grad, keys_grad, kept, states, grad, recalled } = scratch;
+        let size = COLUMNS * padded;
+        let states = &mut states[..(CHUNK + 1) * size];
+        let grad = &mut grad[..size];
+        // also where there are fewer columns: theirs stay 0
+        states.fill(0.0);
+        grad.fill(0.0);
+        for t in 0..job.tokens {
+            if t % CHUNK == 0 {
+                kept[t / CHUNK * size..][..size].copy_from_slice(&states[..size]);
+            }
+            let (now, next) = states.split_at_mut(size);
+            forwards(job, t, first, columns, row(keys, t, padded), now, &mut next[..size], &mut [0.0; COLUMNS]);
+            now.copy_from_slice(&next[..size]);
+        }
+        for chunk in (0..job.tokens.div_ceil(CHUNK)).rev() {
+            let tokens = chunk * CHUNK..job.tokens.min((chunk + 1) * CHUNK);
+            states[..size].copy_from_slice(&kept[chunk * size..][..size]);
+            for (i, t) in tokens.clone().enumerate() {
+                let (now, next) = states[i * size..].split_at_mut(size);
+                let recalled = &mut recalled[i * COLUMNS..(i + 1) * COLUMNS];
+                forwards(job, t, first, columns, row(keys, t, padded), now, &mut next[..size], recalled);
+            }
+            for (i, t) in tokens.enumerate().rev() {
+                let keys_grad = &mut keys_grad[t * padded..(t + 1) * padded];
+                let queries_grad = &mut queries_grad[t * padded..(t + 1) * padded];
+                let (query, key) = (row(queries, t, padded), row(keys, t, padded));
+                let recalled = &recalled[i * COLUMNS..(i + 1) * COLUMNS];
+                let state = &states[i * size..(i + 1) * size];
+                let (beta, decay) = (job.beta[t], job.decay[t]);
+                let mut overlap = 0.0;
+                for some in (0..columns).step_by(SIDE) {
+                    let n = SIDE.min(columns - some);
+                    let at = job.grad_row * t + first + some;
+                    let mut of = Columns::default();
+                    of.out_grad[..n].copy_from_slice(&job.grad[at..at + n]);
+                    let values = some * padded..(some + SIDE) * padded;
+                    let grad = &mut grad[values.clone()];
+                    let sums = first_pass(padded, query, key, &of.out_grad, grad);
+                    for c in 0..n {
+                        let recalled = recalled[some + c];
+                        let left = job.values[t * job.row + first + some + c] - decay * recalled;
+                        out.values[t * job.value_dim + first + some + c] = beta * sums[c];
+                        out.beta[t] += sums[c] * left;
+                        of.delta[c] = beta * left;
+                        of.u[c] = -beta * sums[c];
+                        out.decay[t] += of.u[c] * recalled;
+                        overlap += of.delta[c] * of.out_grad[c];
+                    }
+                    let state = &state[values];
+                    out.decay[t] +=
+                        second_pass(padded, key, decay, &of, state, grad, queries_grad, keys_grad);
+                }
+                for (to, key) in queries_grad.iter_mut().zip(key) {
+                    *to = overlap.mul_add(*key, *to);
+                }
+            }
+        }
+    }
+}
+
+/// The row of a token.
+#[inline(always)]
+fn row(rows: &[f32], t: usize, padded: usize) -> &[f32] {
+    &rows[t * padded..(t + 1) * padded]
+}
+
+/// What some columns have at a token.
+#[derive(Default)]
+struct Columns {
+    out_grad: [f32; SIDE],
+    delta: [f32; SIDE],
+    u: [f32; SIDE],
+}
+
+/// From the state before a token to the one after it, and what it held for the token's keys.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined into the one function that calls it")]
+fn forwards(
+    job: &Backward<'_>,
+    t: usize,
+    first: usize,
+    columns: usize,
+    key: &[f32],
+    state: &[f32],
+    next: &mut [f32],
+    recalled: &mut [f32],
+) {
+    let (padded, decay, beta) = (key.len(), job.decay[t], job.beta[t]);
+    for c in 0..columns {
+        let state = &state[c * padded..(c + 1) * padded];
+        let next = &mut next[c * padded..(c + 1) * padded];
+        let mut sums = [0.0_f32; LANES];
+        let (keys, _) = key.as_chunks::<LANES>();
+        let (states, _) = state.as_chunks::<LANES>();
+        for (k, s) in keys.iter().zip(states) {
+            for i in 0..LANES {
+                sums[i] = k[i].mul_add(s[i], sums[i]);
+            }
+        }
+        recalled[c] = sum(&sums);
+        let delta = beta * (job.values[t * job.row + first + c] - decay * recalled[c]);
+        let (nexts, _) = next.as_chunks_mut::<LANES>();
+        for ((k, s), next) in keys.iter().zip(states).zip(nexts) {
+            for i in 0..LANES {
+                next[i] = k[i].mul_add(delta, decay * s[i]);
+            }
+        }
+    }
+}
+
+/// Adds `q out_grad^T` to the gradient of some columns, and gives their sums with the keys.
+#[inline(always)]
+fn first_pass(
+    padded: usize,
+    query: &[f32],
+    key: &[f32],
+    out_grad: &[f32; SIDE],
+    grad: &mut [f32],
+) -> [f32; SIDE] {
+    let mut sums = [[0.0_f32; LANES]; SIDE];
+    let (keys, _) = key.as_chunks::<LANES>();
+    let (queries, _) = query.as_chunks::<LANES>();
+    let (grads, _) = grad.as_chunks_mut::<LANES>();
+    let vectors = padded / LANES;
+    for (v, (k, q)) in keys.iter().zip(queries).enumerate() {
+        for c in 0..SIDE {
+            let grad = &mut grads[c * vectors + v];
+            for i in 0..LANES {
+                grad[i] = q[i].mul_add(out_grad[c], grad[i]);
+                sums[c][i] = k[i].mul_add(grad[i], sums[c][i]);
+            }
+        }
+    }
+    std::array::from_fn(|c| sum(&sums[c]))
+}
+
+/// Adds what some columns give to the gradients of queries and keys, makes the gradient of the
+/// state before the token out of that after it, and gives their part of the decay's gradient.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined into the one function that calls it")]
+fn second_pass(
+    padded: usize,
+    key: &[f32],
+    decay: f32,
+    of: &Columns,
+    state: &[f32],
+    grad: &mut [f32],
+    queries_grad: &mut [f32],
+    keys_grad: &mut [f32],
+) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let (keys, _) = key.as_chunks::<LANES>();
+    let (states, _) = state.as_chunks::<LANES>();
+    let (grads, _) = grad.as_chunks_mut::<LANES>();
+    let (queries_grad, _) = queries_grad.as_chunks_mut::<LANES>();
+    let (keys_grad, _) = keys_grad.as_chunks_mut::<LANES>();
+    let vectors = padded / LANES;
+    for (v, ((k, to_query), to_key)) in keys.iter().zip(queries_grad).zip(keys_grad).enumerate() {
+        let (mut query, mut key) = (*to_query, *to_key);
+        for c in 0..SIDE {
+            let (state, grad) = (&states[c * vectors + v], &mut grads[c * vectors + v]);
+            let (of_query, of_key) = (decay * of.out_grad[c], decay * of.u[c]);
+            for i in 0..LANES {
+                query[i] = of_query.mul_add(state[i], query[i]);
+                key[i] = of.delta[c].mul_add(grad[i], of_key.mul_add(state[i], key[i]));
+                sums[i] = grad[i].mul_add(state[i], sums[i]);
+                grad[i] = decay * k[i].mul_add(of.u[c], grad[i]);
+            }
+        }
+        (*to_query, *to_key) = (query, key);
+    }
+    sum(&sums)
+}
+
+#[inline(always)]
+fn sum(lanes: &[f32; LANES]) -> f32 {
+    let mut half: [f32; LANES / 2] = std::array::from_fn(|i| lanes[i] + lanes[i + LANES / 2]);
+    for step in [4, 2, 1] {
+        for i in 0..step {
+            half[i] += half[i + step];
+        }
+    }
+    half[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The loss `sum of weight * out` in float64.
+    fn loss(job: &Backward<'_>, inputs: &[Vec<f64>; 5], weight: &[f32]) -> f64 {
+        let [queries, keys, values, beta, decay] = inputs;
+        let (key, value) = (job.key_dim, job.value_dim);
+        let mut state = vec![0.0; key * value];
+        let mut loss = 0.0;
+        for t in 0..job.tokens {
+            for c in 0..value {
+                let mut held = 0.0;
+                for i in 0..key {
+                    state[i * value + c] *= decay[t];
+                    held += state[i * value + c] * keys[t * key + i];
+                }
+                let delta = beta[t] * (values[t * value + c] - held);
+                let mut out = 0.0;
+                for i in 0..key {
+                    state[i * value + c] += keys[t * key + i] * delta;
+                    out += state[i * value + c] * queries[t * key + i];
+                }
+                loss += out * f64::from(weight[t * value + c]);
+            }
+        }
+        loss
+    }
+
+    #[test]
+    fn gradients_equal_central_differences() {
+        for (tokens, key, value) in [(1, 4, 3), (5, 6, 5), (37, 20, 24), (40, 16, 33)] {
+            let values = |n: usize, of: usize, low: f32, high: f32| -> Vec<f32> {
+                let at = |i: usize| ((i * 37 + of * 101) * 2_654_435_761 % 1009) as f32 / 1009.0;
+                (0..n).map(|i| low + (high - low) * at(i)).collect()
+            };
+            let width = 2 * key + value;
+            let mut joined = values(tokens * width, 1, -1.0, 1.0);
+            for row in joined.chunks_mut(width) {
+                let (q, rest) = row.split_at_mut(key);
+                let norm = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>().sqrt();
+                let (a, b) = (norm(q), norm(&rest[..key]));
+                q.iter_mut().for_each(|v| *v /= a);
+                rest[..key].iter_mut().for_each(|v| *v /= b);
+            }
+            let (beta, decay) = (values(tokens, 2, 0.1, 0.9), values(tokens, 3, 0.5, 1.0));
+            let weight = values(tokens * value, 4, -1.0, 1.0);
+            let job = Backward {
+                tokens,
+                key_dim: key,
+                value_dim: value,
+                queries: &joined,
+                keys: &joined[key..],
+                values: &joined[2 * key..],
+                row: width,
+                beta: &beta,
+                decay: &decay,
+                grad: &weight,
+                grad_row: value,
+            };
+            let mut buffers =
+                [tokens * key, tokens * key, tokens * value, tokens, tokens].map(|n| vec![0.0; n]);
+            let [q, k, v, b, d] = &mut buffers;
+            let mut out = Gradients { queries: q, keys: k, values: v, beta: b, decay: d };
+            job.run(&mut Scratch::default(), &mut out);
+
+            let part = |from: usize, n: usize| -> Vec<f64> {
+                joined.chunks(width).flat_map(|r| r[from..from + n].iter().map(|v| f64::from(*v))).collect()
+            };
+            let wide = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
+            let inputs = [part(0, key), part(key, key), part(2 * key, value), wide(&beta), wide(&decay)];
+            for (which, got) in buffers.iter().enumerate() {
+                let largest = got.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+                for i in (0..got.len()).step_by(1 + got.len() / 40) {
+                    let at = |step: f64| {
+                        let mut moved = inputs.clone();
+                        moved[which][i] += step;
+                        loss(&job, &moved, &weight)
+                    };
+                    let want = (at(1e-5) - at(-1e-5)) / 2e-5;
+                    let off = (f64::from(got[i]) - want).abs();
+                    assert!(off < 2e-5 * f64::from(largest), "{which} {i}: {} {want}", got[i]);
+                }
+            }
+        }
+    }
+}
