@@ -1,18 +1,21 @@
 //! Derivatives by share: PyTorch's gradients (tools/oracle/derivative.py), central differences,
 //! integrals along the line between the example parents, and the same bits on every way.
 
-use crate::fixture::{folder, golden, model, source};
+use crate::fixture::{Everything, folder, model, source};
 use darwin_checkpoint::{
     Checkpoint, Dtype, Error as SourceError, Manifest, MemorySource, TensorId, TensorInfo,
     TensorPlan, TensorSource, read_tensor,
 };
 use darwin_core::{Cancel, NoProgress};
 use darwin_engine::derivative::{Derivatives, Direction, Group, Keep, derivatives};
-use darwin_engine::{Error, LayerSource, Model, Room, ScoreItem, Stream, score};
+use darwin_engine::{
+    Batch, Error, Interventions, LayerSource, Model, Room, ScoreItem, Sequence, Stream, Text, score,
+};
 use darwin_testkit::{sibling, tiny_llama, tiny_qwen3_moe, tiny_qwen35};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// Random models of every form that has derivatives.
 const CASES: [&str; 16] = [
@@ -130,36 +133,42 @@ fn kind(group: &Group) -> String {
     })
 }
 
-/// Every share is within 1e-4 of itself, or of a tenth of the largest of its kind and sequence:
-/// smaller ones are sums that cancel.
+/// Every share is within 1e-4 of itself, or, where that is more, of the largest of its kind in the
+/// case, or of a fiftieth of the largest of all: a smaller one is a sum of terms that cancel, each
+/// with float32's error.
 fn compare(case: &str, got: &Derivatives, golden: &Value) {
-    let mut worst = 0.0_f64;
     let tensors = golden["shares"].as_object().unwrap();
-    let mut seen = 0;
+    let want = |s: usize, group: &Group| {
+        let part = group.expert.map_or(0, |expert| expert.0);
+        let tensor = tensors.get(&*group.tensor).unwrap_or_else(|| panic!("{}", group.tensor));
+        tensor[s][part].as_f64().unwrap()
+    };
+    let (mut largest, mut all) = (BTreeMap::<String, f64>::new(), 0.0_f64);
+    for s in 0..got.nll.len() {
+        for group in &got.groups {
+            let most = largest.entry(kind(group)).or_default();
+            *most = most.max(want(s, group).abs());
+            all = all.max(*most);
+        }
+    }
+    let mut errors = Vec::new();
     for s in 0..got.nll.len() {
         let nll = golden["nll"][s].as_f64().unwrap();
         assert!((got.nll[s] - nll).abs() < 2e-5 * nll, "{case}: nll {} {nll}", got.nll[s]);
-        let want = |group: &Group| {
-            let part = group.expert.map_or(0, |expert| expert.0);
-            let tensor = tensors.get(&*group.tensor).unwrap_or_else(|| panic!("{}", group.tensor));
-            tensor[s][part].as_f64().unwrap()
-        };
-        let mut largest: BTreeMap<String, f64> = BTreeMap::new();
-        for group in &got.groups {
-            let most = largest.entry(kind(group)).or_default();
-            *most = most.max(want(group).abs());
-        }
         for (group, value) in got.groups.iter().zip(got.item(s)) {
-            let (want, most) = (want(group), largest[&kind(group)]);
-            let off = (value - want).abs() / want.abs().max(0.1 * most);
-            worst = worst.max(if most > 0.0 { off } else { value.abs() });
-            assert!(off <= 1e-4 || most == 0.0 && *value == 0.0, "{case} seq{s} {group:?}: {value} {want}, {off:.1e}");
-            seen += 1;
+            let want = want(s, group);
+            let off = (value - want).abs() / largest[&kind(group)].max(0.02 * all);
+            assert!(off <= 1e-4, "{case} seq{s} {group:?}: {value} {want}, {off:.1e}");
+            errors.push(off);
         }
     }
-    let stored: usize = tensors.values().map(|t| t.as_array().unwrap().iter().map(|s| s.as_array().unwrap().len()).sum::<usize>()).sum();
-    assert_eq!(seen, stored, "{case}: every golden share is met");
-    println!("{case}: {worst:.1e}");
+    let groups = |tensor: &Value| -> usize {
+        tensor.as_array().unwrap().iter().map(|s| s.as_array().unwrap().len()).sum()
+    };
+    let stored: usize = tensors.values().map(groups).sum();
+    assert_eq!(errors.len(), stored, "{case}: every golden share is met");
+    errors.sort_by(f64::total_cmp);
+    println!("{case}: {:.1e}, median {:.1e}", errors[errors.len() - 1], errors[errors.len() / 2]);
 }
 
 #[test]
@@ -229,47 +238,73 @@ fn every_way_gives_the_same_bits() {
     }
 }
 
-/// Central differences of the forward pass, for a group of each kind.
+/// The experts that all tokens of items go to.
+fn chosen(model: &Model, items: &[ScoreItem]) -> Vec<Vec<u32>> {
+    let sequence = |item: &ScoreItem| Sequence::new([&item.prompt[..], &item.answer].concat());
+    let mut state = model.embed(&Batch::new(items.iter().map(sequence).collect())).unwrap();
+    let (mut tap, layers) = (Everything::default(), model.config().num_hidden_layers);
+    model.run(&mut state, 0..layers, &mut tap, &Interventions::new()).unwrap();
+    let sorted = |mut row: Vec<u32>| {
+        row.sort_unstable();
+        row
+    };
+    let k = model.config().num_experts_per_tok.max(1);
+    let rows = tap.experts.into_values().flat_map(|all| all.chunks(k).map(|row| sorted(row.to_vec())).collect::<Vec<_>>());
+    rows.collect()
+}
+
+fn loss(model: &Model, items: &[ScoreItem]) -> f64 {
+    score(model, items, &Cancel::default()).unwrap().iter().map(|s| s.nll).sum()
+}
+
+/// Central differences of the forward pass, for the group of each kind that matters most, over steps
+/// that leave every token with its experts.
 #[test]
 fn shares_equal_central_differences() {
     for father in [tiny_qwen35(1), tiny_qwen3_moe(3), tiny_llama(1)] {
         let made = drawn(&father, |_| Some(0.2));
-        let items = some_items(250);
-        let point = Model::load(&father).unwrap();
+        let (items, point) = (some_items(250), Model::load(&father).unwrap());
         let got = at(&point, &Direction::of(&made).unwrap(), &items, &Keep::Activations);
-        let totals = got.total();
-        let mut largest: BTreeMap<String, (usize, f64)> = BTreeMap::new();
+        let (totals, experts) = (got.total(), chosen(&point, &items));
+        let mut largest: BTreeMap<String, usize> = BTreeMap::new();
         for (i, group) in got.groups.iter().enumerate() {
-            let place = largest.entry(kind(group)).or_insert((i, 0.0));
-            if totals[i].abs() >= place.1 {
-                *place = (i, totals[i].abs());
+            let place = largest.entry(kind(group)).or_insert(i);
+            if totals[i].abs() > totals[*place].abs() {
+                *place = i;
             }
         }
-        let scale = totals.iter().map(|t| t * t).sum::<f64>().sqrt();
-        for (kind, (i, _)) in largest {
+        let mut checked = 0;
+        for i in largest.into_values() {
             let group = &got.groups[i];
-            let loss = |step: f32| {
-                let moved = with_values(&father, |info| {
-                    let mut values = read_tensor(&father, father.manifest().find(&info.name)?).unwrap();
+            let moved = |step: f64| {
+                let source = with_values(&father, |info| {
+                    let id = father.manifest().find(&info.name)?;
+                    let mut values = read_tensor(&father, id).unwrap();
                     if info.name == *group.tensor {
-                        let parts = if group.expert.is_some() { info.shape[0] } else { 1 };
-                        let of = values.len() / parts;
+                        let of = values.len() / group.expert.map_or(1, |_| info.shape[0]);
                         let first = group.expert.map_or(0, |e| e.0) * of;
                         for at in first..first + of {
-                            values[at] += step * (draw(&info.name, at) * 0.2) as f32;
+                            values[at] += (step * draw(&info.name, at) * 0.2) as f32;
                         }
                     }
                     Some(values)
                 });
-                let scores = score(&Model::load(&moved).unwrap(), &items, &Cancel::default()).unwrap();
-                scores.iter().map(|s| s.nll).sum::<f64>()
+                Model::load(&source).unwrap()
             };
-            let step = 0.02;
-            let want = (loss(step) - loss(-step)) / (2.0 * f64::from(step));
+            let steps = [0.04, 0.02, 0.01, 0.005];
+            let found = steps.into_iter().find_map(|step| {
+                let ends = [moved(step), moved(-step)];
+                let same = ends.iter().all(|end| chosen(end, &items) == experts);
+                same.then(|| (loss(&ends[0], &items) - loss(&ends[1], &items)) / (2.0 * step))
+            });
+            let Some(want) = found else { continue };
             let off = (totals[i] - want).abs();
-            println!("{kind}: {} {want} {:.1e}", totals[i], off / want.abs());
-            assert!(off < 2e-3 * want.abs() + 2e-4 * scale, "{group:?}: {} {want}", totals[i]);
+            println!("{} {:?}: {} {want}", group.tensor, group.expert, totals[i]);
+            assert!(off < 5e-3 * want.abs() + 1e-3, "{group:?}: {} {want}", totals[i]);
+            checked += 1;
         }
+        println!("{checked} kinds");
+        assert!(checked >= 12, "{checked} kinds were checked");
     }
 }
 
@@ -278,22 +313,45 @@ fn shares_equal_central_differences() {
 #[test]
 fn derivatives_along_the_line_add_up_to_the_difference() {
     let (father, mother) = (source("father"), source("mother"));
-    let items: Vec<ScoreItem> = golden("father")
-        .iter()
-        .chain(&golden("mother"))
-        .map(|g| ScoreItem { prompt: g.ids.clone(), answer: g.greedy[..16].to_vec() })
-        .collect();
+    let parents = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/parents");
+    let text = Text::open(&parents.join("father")).unwrap();
+    let items: Vec<ScoreItem> = [
+        ("76-11", "65"),
+        ("30*4", "120"),
+        ("gcd 84 48", "12"),
+        ("5x+17=57; x", "8"),
+        ("Give the Russian for India?", "Индия"),
+        ("in Dutch Mongolia", "Mongolië"),
+        ("a=51;b=22;print('yes' if a>b else 'red')", "yes"),
+        ("population rank of Palestine plus Israel", "218"),
+        ("second tallest: Eve shorter than Jon, Eve taller than Dan", "Eve"),
+        ("capital of France", "Paris"),
+    ]
+    .into_iter()
+    .map(|(question, answer)| {
+        let prompt = text.encode(&text.chat(question, false).unwrap()).unwrap();
+        let answer = [text.encode(answer).unwrap(), text.stop_ids()[..1].to_vec()].concat();
+        ScoreItem { prompt, answer }
+    })
+    .collect();
     let direction = Direction::between(&father, &mother).unwrap().keeping();
     let weights = [1.0, 4.0, 2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 1.0].map(|w: f64| w / 24.0);
-    let (mut integral, mut ends) = (0.0, Vec::new());
+    let (mut integral, mut ends) = (vec![0.0; items.len()], Vec::new());
     for (i, weight) in weights.into_iter().enumerate() {
         let point = Line { from: &father, to: &mother, share: i as f32 / 8.0 };
         let got = at(&Model::load(&point).unwrap(), &direction, &items, &Keep::Activations);
-        integral += weight * got.total().iter().sum::<f64>();
-        ends.push(got.nll.iter().sum::<f64>());
+        for (item, integral) in integral.iter_mut().enumerate() {
+            *integral += weight * got.item(item).iter().sum::<f64>();
+        }
+        println!("{:?}", got.nll);
+        ends.push(got.nll);
     }
-    let difference = ends[8] - ends[0];
-    println!("{integral} {difference}, losses {ends:?}");
+    for (item, integral) in integral.iter().enumerate() {
+        println!("{integral} {}", ends[8][item] - ends[0][item]);
+    }
+    let integral: f64 = integral.iter().sum();
+    let difference = ends[8].iter().sum::<f64>() - ends[0].iter().sum::<f64>();
+    println!("{integral} {difference}");
     assert!((integral - difference).abs() < 0.01 * difference.abs(), "{integral} {difference}");
 }
 
