@@ -63,11 +63,18 @@ fn drawn(like: &dyn TensorSource, scale: impl Fn(&str) -> Option<f64>) -> Memory
     })
 }
 
-/// `from + share (to - from)` in float32.
+/// `from + share (to - from)` in float32, and the config of a family member.
 struct Line<'a> {
     from: &'a dyn TensorSource,
     to: &'a dyn TensorSource,
     share: f32,
+    config: Value,
+}
+
+impl<'a> Line<'a> {
+    fn new(from: &'a dyn TensorSource, to: &'a dyn TensorSource, share: f32) -> Self {
+        Self { from, to, share, config: from.config().clone() }
+    }
 }
 
 impl TensorSource for Line<'_> {
@@ -80,7 +87,7 @@ impl TensorSource for Line<'_> {
     }
 
     fn config(&self) -> &Value {
-        self.from.config()
+        &self.config
     }
 
     fn prepare(&self, id: TensorId) -> Result<TensorPlan, SourceError> {
@@ -185,7 +192,7 @@ fn shares_equal_those_of_autograd() {
 #[test]
 fn shares_between_the_parents_equal_those_of_autograd() {
     let (father, mother, golden) = (source("father"), source("mother"), golden_shares("pair"));
-    let point = Line { from: &father, to: &mother, share: 0.5 };
+    let point = Line::new(&father, &mother, 0.5);
     let direction = Direction::between(&father, &mother).unwrap();
     let got = at(&Model::load(&point).unwrap(), &direction, &items(&golden), &Keep::Activations);
     compare("pair", &got, &golden);
@@ -309,50 +316,49 @@ fn shares_equal_central_differences() {
 }
 
 /// The integral of the derivatives along the line from father to mother is the difference of their
-/// losses (Simpson's rule, 9 points).
+/// losses (Simpson's rule, 9 points). Every token goes to every expert here, with the gates of the
+/// trained routers: where a token changes its experts along the line, its loss jumps, which no
+/// derivative knows of.
 #[test]
 fn derivatives_along_the_line_add_up_to_the_difference() {
     let (father, mother) = (source("father"), source("mother"));
     let parents = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/parents");
     let text = Text::open(&parents.join("father")).unwrap();
-    let items: Vec<ScoreItem> = [
-        ("76-11", "65"),
-        ("30*4", "120"),
+    let some = [
         ("gcd 84 48", "12"),
-        ("5x+17=57; x", "8"),
         ("Give the Russian for India?", "Индия"),
-        ("in Dutch Mongolia", "Mongolië"),
         ("a=51;b=22;print('yes' if a>b else 'red')", "yes"),
         ("population rank of Palestine plus Israel", "218"),
         ("second tallest: Eve shorter than Jon, Eve taller than Dan", "Eve"),
-        ("capital of France", "Paris"),
-    ]
-    .into_iter()
-    .map(|(question, answer)| {
-        let prompt = text.encode(&text.chat(question, false).unwrap()).unwrap();
-        let answer = [text.encode(answer).unwrap(), text.stop_ids()[..1].to_vec()].concat();
+    ];
+    let some = some.map(|(question, answer)| (question.to_owned(), answer.to_owned()));
+    let sums = (1..6).map(|i| (i * 37 % 80 + 19, i * 23 % 19));
+    let sums = sums.map(|(a, b)| (format!("{a}-{b}"), (a - b).to_string()));
+    let item = |(question, answer): (String, String)| {
+        let prompt = text.encode(&text.chat(&question, false).unwrap()).unwrap();
+        let answer = [text.encode(&answer).unwrap(), text.stop_ids()[..1].to_vec()].concat();
         ScoreItem { prompt, answer }
-    })
-    .collect();
+    };
+    let items: Vec<ScoreItem> = some.into_iter().chain(sums).map(item).collect();
     let direction = Direction::between(&father, &mother).unwrap().keeping();
     let weights = [1.0, 4.0, 2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 1.0].map(|w: f64| w / 24.0);
     let (mut integral, mut ends) = (vec![0.0; items.len()], Vec::new());
     for (i, weight) in weights.into_iter().enumerate() {
-        let point = Line { from: &father, to: &mother, share: i as f32 / 8.0 };
+        let mut point = Line::new(&father, &mother, i as f32 / 8.0);
+        let text = &mut point.config["text_config"];
+        text["num_experts_per_tok"] = text["num_experts"].clone();
         let got = at(&Model::load(&point).unwrap(), &direction, &items, &Keep::Activations);
         for (item, integral) in integral.iter_mut().enumerate() {
             *integral += weight * got.item(item).iter().sum::<f64>();
         }
-        println!("{:?}", got.nll);
         ends.push(got.nll);
     }
-    for (item, integral) in integral.iter().enumerate() {
-        println!("{integral} {}", ends[8][item] - ends[0][item]);
-    }
-    let integral: f64 = integral.iter().sum();
-    let difference = ends[8].iter().sum::<f64>() - ends[0].iter().sum::<f64>();
-    println!("{integral} {difference}");
-    assert!((integral - difference).abs() < 0.01 * difference.abs(), "{integral} {difference}");
+    let difference = |item: usize| ends[8][item] - ends[0][item];
+    let off = |item: usize| (integral[item] - difference(item)).abs();
+    let (off, all): (f64, f64) =
+        (0..items.len()).map(|i| (off(i), difference(i).abs())).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+    println!("{integral:?} {ends:?}: {off} of {all}");
+    assert!(off < 0.01 * all, "{integral:?} {ends:?}");
 }
 
 #[test]
@@ -392,7 +398,7 @@ fn probabilities_have_the_derivative_of_their_mean() {
     let items: Vec<ScoreItem> = some_items(250).into_iter().filter(|i| i.answer.len() < 4).collect();
     let got = at(&Model::load(&father).unwrap(), &direction, &items, &Keep::Activations);
     let mean = |share: f32| {
-        let point = Line { from: &father, to: &mother, share };
+        let point = Line::new(&father, &mother, share);
         let scores = score(&Model::load(&point).unwrap(), &items, &Cancel::default()).unwrap();
         scores.iter().map(|s| (-s.nll).exp()).sum::<f64>() / items.len() as f64
     };
