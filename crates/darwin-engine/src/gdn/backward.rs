@@ -15,8 +15,14 @@
 //! from the one that was kept. A column's values lie behind each other, so that sums over the keys'
 //! dimensions are the only ones across a vector.
 
-use crate::kernels::Buffer;
-use darwin_core::vectorised;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::{Avx2, Avx512};
+use crate::kernels::{Buffer, Isa, Portable, Simd, isa};
+use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    _MM_TRANSPOSE4_PS, _mm_add_ps, _mm_loadu_ps, _mm_setzero_ps, _mm_storeu_ps,
+};
 
 /// Tokens between states that are kept.
 const CHUNK: usize = 16;
@@ -104,7 +110,7 @@ impl Backward<'_> {
         out.decay[..self.tokens].fill(0.0);
         for first in (0..self.value_dim).step_by(COLUMNS) {
             let columns = COLUMNS.min(self.value_dim - first);
-            block(self, first, columns, padded, scratch, out);
+            dispatch(self, first..first + columns, padded, scratch, out);
         }
         let grads = [(&scratch.queries_grad, &mut *out.queries), (&scratch.keys_grad, &mut *out.keys)];
         for (from, to) in grads {
@@ -114,72 +120,135 @@ impl Backward<'_> {
     }
 }
 
-vectorised! {
-    /// Some columns of the state over the whole sequence and back.
-    fn block(
-        job: &Backward<'_>,
-        first: usize,
-        columns: usize,
-        padded: usize,
-        scratch: &mut Scratch,
-        out: &mut Gradients<'_>,
-    ) {
-        let Scratch { queries, keys, queries_grad, keys_grad, kept, states, grad, recalled } = scratch;
-        let size = COLUMNS * padded;
-        let states = &mut states[..(CHUNK + 1) * size];
-        let grad = &mut grad[..size];
-        // also where there are fewer columns: theirs stay 0
-        states.fill(0.0);
-        grad.fill(0.0);
-        for t in 0..job.tokens {
-            if t % CHUNK == 0 {
-                kept[t / CHUNK * size..][..size].copy_from_slice(&states[..size]);
-            }
-            let (now, next) = states.split_at_mut(size);
-            forwards(job, t, first, columns, row(keys, t, padded), now, &mut next[..size], &mut [0.0; COLUMNS]);
-            now.copy_from_slice(&next[..size]);
+/// [`block`] on the best instruction set.
+fn dispatch(
+    job: &Backward<'_>,
+    columns: Range<usize>,
+    padded: usize,
+    scratch: &mut Scratch,
+    out: &mut Gradients<'_>,
+) {
+    // SAFETY: `isa` has detected the instruction set; `Backward::run` has sized the buffers.
+    unsafe {
+        match isa() {
+            Isa::Portable => block::<Portable, 2>(job, columns, padded, scratch, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => block_avx2(job, columns, padded, scratch, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => block_avx512(job, columns, padded, scratch, out),
         }
-        for chunk in (0..job.tokens.div_ceil(CHUNK)).rev() {
-            let tokens = chunk * CHUNK..job.tokens.min((chunk + 1) * CHUNK);
-            states[..size].copy_from_slice(&kept[chunk * size..][..size]);
-            for (i, t) in tokens.clone().enumerate() {
-                let (now, next) = states[i * size..].split_at_mut(size);
-                let recalled = &mut recalled[i * COLUMNS..(i + 1) * COLUMNS];
-                forwards(job, t, first, columns, row(keys, t, padded), now, &mut next[..size], recalled);
+    }
+}
+
+/// # Safety
+/// As for [`block`]; the processor has AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn block_avx2(
+    job: &Backward<'_>,
+    columns: Range<usize>,
+    padded: usize,
+    scratch: &mut Scratch,
+    out: &mut Gradients<'_>,
+) {
+    // SAFETY: the caller has sized the buffers; this function is compiled for AVX2.
+    unsafe { block::<Avx2, 2>(job, columns, padded, scratch, out) }
+}
+
+/// # Safety
+/// As for [`block`]; the processor has AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn block_avx512(
+    job: &Backward<'_>,
+    columns: Range<usize>,
+    padded: usize,
+    scratch: &mut Scratch,
+    out: &mut Gradients<'_>,
+) {
+    // SAFETY: the caller has sized the buffers; this function is compiled for AVX-512F.
+    unsafe { block::<Avx512, 1>(job, columns, padded, scratch, out) }
+}
+
+/// Some columns of the state over the whole sequence and back.
+///
+/// # Safety
+/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. The buffers
+/// have the sizes that [`Backward::run`] gives them for `padded`, a multiple of [`LANES`].
+#[inline(always)]
+unsafe fn block<V: Simd, const N: usize>(
+    job: &Backward<'_>,
+    columns: Range<usize>,
+    padded: usize,
+    scratch: &mut Scratch,
+    out: &mut Gradients<'_>,
+) {
+    let Scratch { queries, keys, queries_grad, keys_grad, kept, states, grad, recalled } = scratch;
+    let (size, first) = (COLUMNS * padded, columns.start);
+    let states = &mut states[..(CHUNK + 1) * size];
+    let grad = &mut grad[..size];
+    // also where there are fewer columns: theirs stay 0
+    states.fill(0.0);
+    grad.fill(0.0);
+    for t in 0..job.tokens {
+        if t % CHUNK == 0 {
+            kept[t / CHUNK * size..][..size].copy_from_slice(&states[..size]);
+        }
+        // SAFETY: the caller has the instruction set and has sized the buffers.
+        unsafe {
+            let state = states.as_mut_ptr();
+            forwards::<V, N>(job, t, &columns, row(keys, t, padded), state, state, &mut [0.0; COLUMNS]);
+        }
+    }
+    for chunk in (0..job.tokens.div_ceil(CHUNK)).rev() {
+        let tokens = chunk * CHUNK..job.tokens.min((chunk + 1) * CHUNK);
+        states[..size].copy_from_slice(&kept[chunk * size..][..size]);
+        for (i, t) in tokens.clone().enumerate() {
+            let (now, next) = states[i * size..].split_at_mut(size);
+            let recalled = &mut recalled[i * COLUMNS..(i + 1) * COLUMNS];
+            let (now, next) = (now.as_ptr(), next[..size].as_mut_ptr());
+            // SAFETY: the caller has the instruction set and has sized the buffers.
+            unsafe {
+                forwards::<V, N>(job, t, &columns, row(keys, t, padded), now, next, recalled);
             }
-            for (i, t) in tokens.enumerate().rev() {
-                let keys_grad = &mut keys_grad[t * padded..(t + 1) * padded];
-                let queries_grad = &mut queries_grad[t * padded..(t + 1) * padded];
-                let (query, key) = (row(queries, t, padded), row(keys, t, padded));
-                let recalled = &recalled[i * COLUMNS..(i + 1) * COLUMNS];
-                let state = &states[i * size..(i + 1) * size];
-                let (beta, decay) = (job.beta[t], job.decay[t]);
-                let mut overlap = 0.0;
-                for some in (0..columns).step_by(SIDE) {
-                    let n = SIDE.min(columns - some);
-                    let at = job.grad_row * t + first + some;
-                    let mut of = Columns::default();
-                    of.out_grad[..n].copy_from_slice(&job.grad[at..at + n]);
-                    let values = some * padded..(some + SIDE) * padded;
-                    let grad = &mut grad[values.clone()];
-                    let sums = first_pass(padded, query, key, &of.out_grad, grad);
-                    for c in 0..n {
-                        let recalled = recalled[some + c];
-                        let left = job.values[t * job.row + first + some + c] - decay * recalled;
-                        out.values[t * job.value_dim + first + some + c] = beta * sums[c];
-                        out.beta[t] += sums[c] * left;
-                        of.delta[c] = beta * left;
-                        of.u[c] = -beta * sums[c];
-                        out.decay[t] += of.u[c] * recalled;
-                        overlap += of.delta[c] * of.out_grad[c];
-                    }
-                    let state = &state[values];
-                    out.decay[t] +=
-                        second_pass(padded, key, decay, &of, state, grad, queries_grad, keys_grad);
+        }
+        for (i, t) in tokens.enumerate().rev() {
+            let keys_grad = &mut keys_grad[t * padded..(t + 1) * padded];
+            let queries_grad = &mut queries_grad[t * padded..(t + 1) * padded];
+            let (query, key) = (row(queries, t, padded), row(keys, t, padded));
+            let recalled = &recalled[i * COLUMNS..(i + 1) * COLUMNS];
+            let state = &states[i * size..(i + 1) * size];
+            let (beta, decay) = (job.beta[t], job.decay[t]);
+            let mut overlap = 0.0;
+            for some in (0..columns.len()).step_by(SIDE) {
+                let n = SIDE.min(columns.len() - some);
+                let at = job.grad_row * t + first + some;
+                let mut of = Side::default();
+                of.out_grad[..n].copy_from_slice(&job.grad[at..at + n]);
+                let values = some * padded..(some + SIDE) * padded;
+                let grad = &mut grad[values.clone()];
+                // SAFETY: the caller has the instruction set; `grad` has SIDE columns as long as
+                // query and key.
+                let sums = unsafe { first_pass::<V, N>(query, key, &of.out_grad, grad) };
+                for c in 0..n {
+                    let recalled = recalled[some + c];
+                    let left = job.values[t * job.row + first + some + c] - decay * recalled;
+                    out.values[t * job.value_dim + first + some + c] = beta * sums[c];
+                    out.beta[t] += sums[c] * left;
+                    of.delta[c] = beta * left;
+                    of.u[c] = -beta * sums[c];
+                    out.decay[t] += of.u[c] * recalled;
+                    overlap += of.delta[c] * of.out_grad[c];
                 }
-                for (to, key) in queries_grad.iter_mut().zip(key) {
-                    *to = overlap.mul_add(*key, *to);
-                }
+                let state = &state[values];
+                // SAFETY: the caller has the instruction set; state and gradient have SIDE columns
+                // as long as the key and the gradients of query and key.
+                out.decay[t] += unsafe {
+                    second_pass::<V, N>((key, decay), &of, state, grad, queries_grad, keys_grad)
+                };
+            }
+            for (to, key) in queries_grad.iter_mut().zip(key) {
+                *to = overlap.mul_add(*key, *to);
             }
         }
     }
@@ -193,121 +262,182 @@ fn row(rows: &[f32], t: usize, padded: usize) -> &[f32] {
 
 /// What some columns have at a token.
 #[derive(Default)]
-struct Columns {
+struct Side {
     out_grad: [f32; SIDE],
     delta: [f32; SIDE],
     u: [f32; SIDE],
 }
 
-/// From the state before a token to the one after it, and what it held for the token's keys.
+/// From the state before a token to the one after it, at the same place or another, and what it held
+/// for the token's keys.
+///
+/// # Safety
+/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `state` and
+/// `next` have [`COLUMNS`] columns as long as the key, whose length is a multiple of [`LANES`].
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined into the one function that calls it")]
-fn forwards(
+unsafe fn forwards<V: Simd, const N: usize>(
     job: &Backward<'_>,
     t: usize,
-    first: usize,
-    columns: usize,
+    columns: &Range<usize>,
     key: &[f32],
-    state: &[f32],
-    next: &mut [f32],
+    state: *const f32,
+    next: *mut f32,
     recalled: &mut [f32],
 ) {
     let (padded, decay, beta) = (key.len(), job.decay[t], job.beta[t]);
-    for c in 0..columns {
-        let state = &state[c * padded..(c + 1) * padded];
-        let next = &mut next[c * padded..(c + 1) * padded];
-        let mut sums = [0.0_f32; LANES];
-        let (keys, _) = key.as_chunks::<LANES>();
-        let (states, _) = state.as_chunks::<LANES>();
-        for (k, s) in keys.iter().zip(states) {
-            for i in 0..LANES {
-                sums[i] = k[i].mul_add(s[i], sums[i]);
+    for some in (0..columns.len()).step_by(SIDE) {
+        // SAFETY: the caller has the instruction set; SIDE columns from `some` on lie in the state,
+        // for there are COLUMNS, a multiple of it, and `k` stays below their length.
+        unsafe {
+            let mut sums = [[V::splat(0.0); N]; SIDE];
+            let mut at = 0;
+            while at < padded {
+                for n in 0..N {
+                    let k = V::load(key.as_ptr().add(at + n * V::LANES));
+                    for (c, sums) in sums.iter_mut().enumerate() {
+                        let s = V::load(state.add((some + c) * padded + at + n * V::LANES));
+                        sums[n] = k.mul_add(s, sums[n]);
+                    }
+                }
+                at += LANES;
             }
-        }
-        recalled[c] = sum(&sums);
-        let delta = beta * (job.values[t * job.row + first + c] - decay * recalled[c]);
-        let (nexts, _) = next.as_chunks_mut::<LANES>();
-        for ((k, s), next) in keys.iter().zip(states).zip(nexts) {
-            for i in 0..LANES {
-                next[i] = k[i].mul_add(delta, decay * s[i]);
+            let sums = add_up::<V, N>(&sums);
+            let mut delta = [0.0; SIDE];
+            for c in 0..SIDE.min(columns.len() - some) {
+                let value = job.values[t * job.row + columns.start + some + c];
+                recalled[some + c] = sums[c];
+                delta[c] = beta * (value - decay * sums[c]);
+            }
+            let mut at = 0;
+            while at < padded {
+                let k = V::load(key.as_ptr().add(at));
+                for (c, delta) in delta.iter().enumerate() {
+                    let place = (some + c) * padded + at;
+                    let kept = V::splat(decay).mul(V::load(state.add(place)));
+                    k.mul_add(V::splat(*delta), kept).store(next.add(place));
+                }
+                at += V::LANES;
             }
         }
     }
 }
 
 /// Adds `q out_grad^T` to the gradient of some columns, and gives their sums with the keys.
+///
+/// # Safety
+/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `grad` has
+/// [`SIDE`] columns as long as query and key, a multiple of [`LANES`].
 #[inline(always)]
-fn first_pass(
-    padded: usize,
+unsafe fn first_pass<V: Simd, const N: usize>(
     query: &[f32],
     key: &[f32],
     out_grad: &[f32; SIDE],
     grad: &mut [f32],
 ) -> [f32; SIDE] {
-    let mut sums = [[0.0_f32; LANES]; SIDE];
-    let (keys, _) = key.as_chunks::<LANES>();
-    let (queries, _) = query.as_chunks::<LANES>();
-    let (grads, _) = grad.as_chunks_mut::<LANES>();
-    let vectors = padded / LANES;
-    for (v, (k, q)) in keys.iter().zip(queries).enumerate() {
-        for c in 0..SIDE {
-            let grad = &mut grads[c * vectors + v];
-            for i in 0..LANES {
-                grad[i] = q[i].mul_add(out_grad[c], grad[i]);
-                sums[c][i] = k[i].mul_add(grad[i], sums[c][i]);
+    let padded = key.len();
+    // SAFETY: the caller has the instruction set, and `at` stays below the length of a column.
+    unsafe {
+        let mut sums = [[V::splat(0.0); N]; SIDE];
+        let mut at = 0;
+        while at < padded {
+            for n in 0..N {
+                let from = at + n * V::LANES;
+                let (q, k) = (V::load(query.as_ptr().add(from)), V::load(key.as_ptr().add(from)));
+                for (c, sums) in sums.iter_mut().enumerate() {
+                    let place = grad.as_mut_ptr().add(c * padded + from);
+                    let sum = q.mul_add(V::splat(out_grad[c]), V::load(place));
+                    sum.store(place);
+                    sums[n] = k.mul_add(sum, sums[n]);
+                }
             }
+            at += LANES;
         }
+        add_up::<V, N>(&sums)
     }
-    std::array::from_fn(|c| sum(&sums[c]))
 }
 
 /// Adds what some columns give to the gradients of queries and keys, makes the gradient of the
 /// state before the token out of that after it, and gives their part of the decay's gradient.
+///
+/// # Safety
+/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `state` and
+/// `grad` have [`SIDE`] columns as long as the key and the two gradients, a multiple of [`LANES`].
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined into the one function that calls it")]
-fn second_pass(
-    padded: usize,
-    key: &[f32],
-    decay: f32,
-    of: &Columns,
+unsafe fn second_pass<V: Simd, const N: usize>(
+    (key, decay): (&[f32], f32),
+    of: &Side,
     state: &[f32],
     grad: &mut [f32],
     queries_grad: &mut [f32],
     keys_grad: &mut [f32],
 ) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    let (keys, _) = key.as_chunks::<LANES>();
-    let (states, _) = state.as_chunks::<LANES>();
-    let (grads, _) = grad.as_chunks_mut::<LANES>();
-    let (queries_grad, _) = queries_grad.as_chunks_mut::<LANES>();
-    let (keys_grad, _) = keys_grad.as_chunks_mut::<LANES>();
-    let vectors = padded / LANES;
-    for (v, ((k, to_query), to_key)) in keys.iter().zip(queries_grad).zip(keys_grad).enumerate() {
-        let (mut query, mut key) = (*to_query, *to_key);
-        for c in 0..SIDE {
-            let (state, grad) = (&states[c * vectors + v], &mut grads[c * vectors + v]);
-            let (of_query, of_key) = (decay * of.out_grad[c], decay * of.u[c]);
-            for i in 0..LANES {
-                query[i] = of_query.mul_add(state[i], query[i]);
-                key[i] = of.delta[c].mul_add(grad[i], of_key.mul_add(state[i], key[i]));
-                sums[i] = grad[i].mul_add(state[i], sums[i]);
-                grad[i] = decay * k[i].mul_add(of.u[c], grad[i]);
+    let padded = key.len();
+    // SAFETY: the caller has the instruction set, and `at` stays below the length of a column.
+    unsafe {
+        let mut sums = [[V::splat(0.0); N]; SIDE];
+        let factor = V::splat(decay);
+        let mut at = 0;
+        while at < padded {
+            for n in 0..N {
+                let from = at + n * V::LANES;
+                let k = V::load(key.as_ptr().add(from));
+                let to_query = queries_grad.as_mut_ptr().add(from);
+                let to_key = keys_grad.as_mut_ptr().add(from);
+                let (mut query, mut key) = (V::load(to_query), V::load(to_key));
+                for (c, sums) in sums.iter_mut().enumerate() {
+                    let place = grad.as_mut_ptr().add(c * padded + from);
+                    let (s, g) = (V::load(state.as_ptr().add(c * padded + from)), V::load(place));
+                    query = V::splat(decay * of.out_grad[c]).mul_add(s, query);
+                    key = V::splat(decay * of.u[c]).mul_add(s, key);
+                    key = V::splat(of.delta[c]).mul_add(g, key);
+                    sums[n] = g.mul_add(s, sums[n]);
+                    factor.mul(k.mul_add(V::splat(of.u[c]), g)).store(place);
+                }
+                query.store(to_query);
+                key.store(to_key);
             }
+            at += LANES;
         }
-        (*to_query, *to_key) = (query, key);
+        let [a, b, c, d] = add_up::<V, N>(&sums);
+        (a + b) + (c + d)
     }
-    sum(&sums)
 }
 
+/// The sums over the lanes of each column, in an order that is the same for every instruction set.
+///
+/// # Safety
+/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values.
 #[inline(always)]
-fn sum(lanes: &[f32; LANES]) -> f32 {
-    let mut half: [f32; LANES / 2] = std::array::from_fn(|i| lanes[i] + lanes[i + LANES / 2]);
-    for step in [4, 2, 1] {
-        for i in 0..step {
-            half[i] += half[i + step];
+unsafe fn add_up<V: Simd, const N: usize>(sums: &[[V; N]; SIDE]) -> [f32; SIDE] {
+    let mut lanes = [[0.0_f32; LANES]; SIDE];
+    for (to, from) in lanes.iter_mut().zip(sums) {
+        for (n, vector) in from.iter().enumerate() {
+            // SAFETY: the caller has the instruction set; `N` vectors are the lanes.
+            unsafe { vector.store(to.as_mut_ptr().add(n * V::LANES)) };
         }
     }
-    half[0]
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has SSE; reads and writes stay in the arrays.
+    unsafe {
+        let mut quarters = [_mm_setzero_ps(); SIDE];
+        for (to, from) in quarters.iter_mut().zip(&lanes) {
+            let part = |i: usize| _mm_loadu_ps(from.as_ptr().add(4 * i));
+            *to = _mm_add_ps(_mm_add_ps(part(0), part(1)), _mm_add_ps(part(2), part(3)));
+        }
+        let [mut a, mut b, mut c, mut d] = quarters;
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        let mut out = [0.0; SIDE];
+        _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d)));
+        out
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|c| {
+        let lane = |i: usize| {
+            let at = |part: usize| lanes[c][4 * part + i];
+            (at(0) + at(1)) + (at(2) + at(3))
+        };
+        (lane(0) + lane(2)) + (lane(1) + lane(3))
+    })
 }
 
 #[cfg(test)]
