@@ -63,7 +63,11 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn read(source: &dyn TensorSource, plan: &TensorPlan, ids: Vec<u32>) -> Result<Self, Error> {
+    pub(crate) fn read(
+        source: &dyn TensorSource,
+        plan: &TensorPlan,
+        ids: Vec<u32>,
+    ) -> Result<Self, Error> {
         let width = plan.cols;
         let mut rows = vec![0.0; ids.len() * width];
         let mut rest = rows.as_mut_slice();

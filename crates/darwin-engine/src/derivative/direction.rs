@@ -1,7 +1,7 @@
 //! The direction that derivatives are taken along.
 
-use super::maps::{Layer, Map, Vector};
 use super::groups::Groups;
+use super::maps::{Layer, Map, Vector};
 use super::supported;
 use crate::embedding::Table;
 use crate::families::read_config;

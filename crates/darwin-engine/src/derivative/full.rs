@@ -359,8 +359,7 @@ impl Member {
                     to[dim..].fill(0.0);
                 }
                 let values = Values::F32(padding);
-                let right =
-                    Panels { values, columns: dim, depth: rows, row: padded, panel: PANEL };
+                let right = Panels { values, columns: dim, depth: rows, row: padded, panel: PANEL };
                 multiply(alone, seen, turned, rows, right, sums, dim);
                 add_assign(&mut to[..seen * dim], sums);
             };

@@ -69,7 +69,6 @@ impl Groups {
     pub(super) fn of_tensor(&self, name: &str) -> usize {
         self.first[name]
     }
-
 }
 
 /// The component that a layer's tensor belongs to.
@@ -141,7 +140,8 @@ mod tests {
             for (i, group) in groups.all.iter().enumerate() {
                 let expert = group.expert.map_or(0, |expert| expert.0);
                 assert_eq!(groups.of_tensor(&group.tensor) + expert, i);
-                let layer = group.tensor.strip_prefix("layers.").map(|rest| rest[..1].parse().unwrap());
+                let layer =
+                    group.tensor.strip_prefix("layers.").map(|rest| rest[..1].parse().unwrap());
                 assert_eq!(group.layer.map(|layer| layer.0), layer);
                 assert_eq!(group.component.is_some(), layer.is_some());
             }

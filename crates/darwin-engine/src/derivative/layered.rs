@@ -71,7 +71,8 @@ impl Pass<'_> {
         for (number, group) in ends.iter().zip(&groups) {
             let mut state = states.take(*number)?;
             let backward = |space: &mut Space, tokens: &Tokens<'_>, job: Job<'_>| {
-                let (work, tally) = ((&mut space.head, &mut space.work.maps), &mut job.bundle.tally(job.sums));
+                let (work, tally) =
+                    ((&mut space.head, &mut space.work.maps), &mut job.bundle.tally(job.sums));
                 ending.backward(tokens, &job.bundle.asked, job.grad, work, job.nlls, tally)
             };
             self.each(group, &large, None, &mut state, result, &spaces, backward)?;
@@ -95,7 +96,15 @@ impl Pass<'_> {
                     let tally = &mut job.bundle.tally(job.sums);
                     step.backward(tokens, job.input, kept, work, job.grad, tally)
                 };
-                self.each(group, &step.weights, Some(&input), &mut state, result, &spaces, backward)?;
+                self.each(
+                    group,
+                    &step.weights,
+                    Some(&input),
+                    &mut state,
+                    result,
+                    &spaces,
+                    backward,
+                )?;
                 states.put(*number, input)?;
                 states.forget(*number);
                 states.put(*end, state)?;

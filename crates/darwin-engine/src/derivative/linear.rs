@@ -3,15 +3,15 @@
 use super::groups::Tally;
 use super::maps::{self, Output};
 use super::step::{Pair, Tokens};
+use crate::Config;
 use crate::gdn::backward::{Backward, Gradients, Scratch};
 use crate::gdn::{Cache, Recurrence, Weights};
 use crate::kernels::{
-    Buffer, convolve_row, convolve_row_back, decay_back, gated_norm_back, multiply,
-    scratch, silu_back, triple_dot, unit_back,
+    Buffer, convolve_row, convolve_row_back, decay_back, gated_norm_back, multiply, scratch,
+    silu_back, triple_dot, unit_back,
 };
 use crate::mixer::Input;
 use crate::team::Disjoint;
-use crate::Config;
 use std::ops::Range;
 
 /// Multiply-adds of a core in a nanosecond, for sharing the work only.
@@ -170,7 +170,15 @@ pub(super) fn backward(
     let gates = (&mut *beta_grad, &mut *decay_grad);
     let room = (scratch(&mut work.alphas, n), scratch(&mut work.rates, n));
     for head in 0..heads {
-        gates_back(of, kept, head, n, (&mut gates.0[head * n..(head + 1) * n], &mut gates.1[head * n..(head + 1) * n]), (&mut *room.0, &mut *room.1), tally);
+        gates_back(
+            of,
+            kept,
+            head,
+            n,
+            (&mut gates.0[head * n..(head + 1) * n], &mut gates.1[head * n..(head + 1) * n]),
+            (&mut *room.0, &mut *room.1),
+            tally,
+        );
         for t in 0..n {
             let row = &mut inputs_grad[t * all + channels + values..(t + 1) * all];
             row[head] = gates.0[head * n + t];

@@ -224,9 +224,8 @@ impl Layer {
         prefix: &str,
         groups: &Groups,
     ) -> Result<Self, Error> {
-        let norm = |name: &str| {
-            Vector::load(loader, &format!("{prefix}{name}.weight"), groups, |w| w)
-        };
+        let norm =
+            |name: &str| Vector::load(loader, &format!("{prefix}{name}.weight"), groups, |w| w);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
             mixer: match config.layer_types[layer] {
@@ -350,8 +349,7 @@ fn sparse(
     let shared = match config.shared {
         SharedForm::Gated => {
             let width = config.shared_expert_intermediate_size;
-            let expert =
-                dense(loader, config, &name("shared_expert"), width, false, groups)?;
+            let expert = dense(loader, config, &name("shared_expert"), width, false, groups)?;
             let gate = name("shared_expert_gate.weight");
             Some((expert, Vector::load(loader, &gate, groups, |w| w)?))
         }

@@ -173,7 +173,9 @@ impl Bundle {
             (vec![0], Vec::new(), Vec::new(), Vec::new());
         for (i, item) in items.iter().enumerate() {
             let row = ids.len() + item.prompt.len() - 1;
-            asked.extend(item.answer.iter().enumerate().map(|(j, id)| Asked { row: row + j, id: *id }));
+            asked.extend(
+                item.answer.iter().enumerate().map(|(j, id)| Asked { row: row + j, id: *id }),
+            );
             ids.extend(fed(item));
             owners.resize(ids.len(), i as u32);
             offsets.push(ids.len());

@@ -6,8 +6,8 @@ use super::step::Tokens;
 use crate::Error;
 use crate::finite::first_not_finite;
 use crate::kernels::{
-    Buffer, Matrix, Rows, add_assign, add_scaled, multiply, multiply_rows, row_dots, scratch, silu_mul,
-    silu_mul_back, softmax,
+    Buffer, Matrix, Rows, add_assign, add_scaled, multiply, multiply_rows, row_dots, scratch,
+    silu_mul, silu_mul_back, softmax,
 };
 use crate::moe::{Order, Routed};
 use crate::router::Router;

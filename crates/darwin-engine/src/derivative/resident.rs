@@ -59,9 +59,9 @@ impl Pass<'_> {
             .collect();
         let spaces: Mutex<Vec<Space>> = Mutex::default();
         let idle = || spaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = steps.first().is_some_and(|step| {
-            step.weights.shares(jobs.len(), result.tokens as usize)
-        });
+        let shared = steps
+            .first()
+            .is_some_and(|step| step.weights.shares(jobs.len(), result.tokens as usize));
         run_all(jobs, shared, |job, team| {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);

@@ -190,11 +190,26 @@ impl Step {
             (
                 layer::Mlp::Sparse { shared, .. },
                 MlpBack::Sparse { router, gate_up, down, shared: shared_back },
-                maps::Mlp::Sparse { router: to_router, gate_up: to_gate_up, down: to_down, shared: to },
+                maps::Mlp::Sparse {
+                    router: to_router,
+                    gate_up: to_gate_up,
+                    down: to_down,
+                    shared: to,
+                },
             ) => {
                 let of = moe::Of { router, gate_up, down, to_router, to_gate_up, to_down };
                 let moe_work = &mut work.moe;
-                moe::backward(tokens, &of, normed, &kept.moe, grad, maps, moe_work, normed_grad, tally);
+                moe::backward(
+                    tokens,
+                    &of,
+                    normed,
+                    &kept.moe,
+                    grad,
+                    maps,
+                    moe_work,
+                    normed_grad,
+                    tally,
+                );
                 if let (Some(shared), Some(back), Some((direction, to_gate))) =
                     (shared, shared_back, to)
                 {
@@ -214,11 +229,39 @@ impl Step {
         match (&weights.mixer, &direction.mixer) {
             (layer::Mixer::Linear(mixer), maps::Mixer::Linear(to)) => {
                 let (kept, work) = (&kept.linear, &mut work.linear);
-                linear::backward(tokens, &linear::Of { mixer, back, to }, normed, kept, grad, maps, work, normed_grad, tally);
+                linear::backward(
+                    tokens,
+                    &linear::Of { mixer, back, to },
+                    normed,
+                    kept,
+                    grad,
+                    maps,
+                    work,
+                    normed_grad,
+                    tally,
+                );
             }
             (layer::Mixer::Full(mixer), maps::Mixer::Full { inputs, q_norm, k_norm, output }) => {
-                let of = full::Of { layer: self.layer, mixer, back, inputs, q_norm: q_norm.as_ref(), k_norm: k_norm.as_ref(), output };
-                full::backward(tokens, &of, normed, &kept.full, grad, maps, &mut work.full, normed_grad, tally);
+                let of = full::Of {
+                    layer: self.layer,
+                    mixer,
+                    back,
+                    inputs,
+                    q_norm: q_norm.as_ref(),
+                    k_norm: k_norm.as_ref(),
+                    output,
+                };
+                full::backward(
+                    tokens,
+                    &of,
+                    normed,
+                    &kept.full,
+                    grad,
+                    maps,
+                    &mut work.full,
+                    normed_grad,
+                    tally,
+                );
             }
             _ => unreachable!("weights and directions are of the same layer"),
         }

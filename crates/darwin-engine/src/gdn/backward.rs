@@ -15,14 +15,13 @@
 //! from the one that was kept. A column's values lie behind each other, so that sums over the keys'
 //! dimensions are the only ones across a vector.
 
+mod passes;
+
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{Avx2, Avx512};
 use crate::kernels::{Buffer, Isa, Portable, Simd, isa};
+use passes::{Side, first_pass, forwards, second_pass};
 use std::ops::Range;
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    _MM_TRANSPOSE4_PS, _mm_add_ps, _mm_loadu_ps, _mm_setzero_ps, _mm_storeu_ps,
-};
 
 /// Tokens between states that are kept.
 const CHUNK: usize = 16;
@@ -112,7 +111,8 @@ impl Backward<'_> {
             let columns = COLUMNS.min(self.value_dim - first);
             dispatch(self, first..first + columns, padded, scratch, out);
         }
-        let grads = [(&scratch.queries_grad, &mut *out.queries), (&scratch.keys_grad, &mut *out.keys)];
+        let grads =
+            [(&scratch.queries_grad, &mut *out.queries), (&scratch.keys_grad, &mut *out.keys)];
         for (from, to) in grads {
             let rows = to.chunks_exact_mut(self.key_dim).zip(from.chunks_exact(padded));
             rows.take(self.tokens).for_each(|(to, from)| to.copy_from_slice(&from[..self.key_dim]));
@@ -197,7 +197,15 @@ unsafe fn block<V: Simd, const N: usize>(
         // SAFETY: the caller has the instruction set and has sized the buffers.
         unsafe {
             let state = states.as_mut_ptr();
-            forwards::<V, N>(job, t, &columns, row(keys, t, padded), state, state, &mut [0.0; COLUMNS]);
+            forwards::<V, N>(
+                job,
+                t,
+                &columns,
+                row(keys, t, padded),
+                state,
+                state,
+                &mut [0.0; COLUMNS],
+            );
         }
     }
     for chunk in (0..job.tokens.div_ceil(CHUNK)).rev() {
@@ -258,186 +266,6 @@ unsafe fn block<V: Simd, const N: usize>(
 #[inline(always)]
 fn row(rows: &[f32], t: usize, padded: usize) -> &[f32] {
     &rows[t * padded..(t + 1) * padded]
-}
-
-/// What some columns have at a token.
-#[derive(Default)]
-struct Side {
-    out_grad: [f32; SIDE],
-    delta: [f32; SIDE],
-    u: [f32; SIDE],
-}
-
-/// From the state before a token to the one after it, at the same place or another, and what it held
-/// for the token's keys.
-///
-/// # Safety
-/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `state` and
-/// `next` have [`COLUMNS`] columns as long as the key, whose length is a multiple of [`LANES`].
-#[inline(always)]
-unsafe fn forwards<V: Simd, const N: usize>(
-    job: &Backward<'_>,
-    t: usize,
-    columns: &Range<usize>,
-    key: &[f32],
-    state: *const f32,
-    next: *mut f32,
-    recalled: &mut [f32],
-) {
-    let (padded, decay, beta) = (key.len(), job.decay[t], job.beta[t]);
-    for some in (0..columns.len()).step_by(SIDE) {
-        // SAFETY: the caller has the instruction set; SIDE columns from `some` on lie in the state,
-        // for there are COLUMNS, a multiple of it, and `k` stays below their length.
-        unsafe {
-            let mut sums = [[V::splat(0.0); N]; SIDE];
-            let mut at = 0;
-            while at < padded {
-                for n in 0..N {
-                    let k = V::load(key.as_ptr().add(at + n * V::LANES));
-                    for (c, sums) in sums.iter_mut().enumerate() {
-                        let s = V::load(state.add((some + c) * padded + at + n * V::LANES));
-                        sums[n] = k.mul_add(s, sums[n]);
-                    }
-                }
-                at += LANES;
-            }
-            let sums = add_up::<V, N>(&sums);
-            let mut delta = [0.0; SIDE];
-            for c in 0..SIDE.min(columns.len() - some) {
-                let value = job.values[t * job.row + columns.start + some + c];
-                recalled[some + c] = sums[c];
-                delta[c] = beta * (value - decay * sums[c]);
-            }
-            let mut at = 0;
-            while at < padded {
-                let k = V::load(key.as_ptr().add(at));
-                for (c, delta) in delta.iter().enumerate() {
-                    let place = (some + c) * padded + at;
-                    let kept = V::splat(decay).mul(V::load(state.add(place)));
-                    k.mul_add(V::splat(*delta), kept).store(next.add(place));
-                }
-                at += V::LANES;
-            }
-        }
-    }
-}
-
-/// Adds `q out_grad^T` to the gradient of some columns, and gives their sums with the keys.
-///
-/// # Safety
-/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `grad` has
-/// [`SIDE`] columns as long as query and key, a multiple of [`LANES`].
-#[inline(always)]
-unsafe fn first_pass<V: Simd, const N: usize>(
-    query: &[f32],
-    key: &[f32],
-    out_grad: &[f32; SIDE],
-    grad: &mut [f32],
-) -> [f32; SIDE] {
-    let padded = key.len();
-    // SAFETY: the caller has the instruction set, and `at` stays below the length of a column.
-    unsafe {
-        let mut sums = [[V::splat(0.0); N]; SIDE];
-        let mut at = 0;
-        while at < padded {
-            for n in 0..N {
-                let from = at + n * V::LANES;
-                let (q, k) = (V::load(query.as_ptr().add(from)), V::load(key.as_ptr().add(from)));
-                for (c, sums) in sums.iter_mut().enumerate() {
-                    let place = grad.as_mut_ptr().add(c * padded + from);
-                    let sum = q.mul_add(V::splat(out_grad[c]), V::load(place));
-                    sum.store(place);
-                    sums[n] = k.mul_add(sum, sums[n]);
-                }
-            }
-            at += LANES;
-        }
-        add_up::<V, N>(&sums)
-    }
-}
-
-/// Adds what some columns give to the gradients of queries and keys, makes the gradient of the
-/// state before the token out of that after it, and gives their part of the decay's gradient.
-///
-/// # Safety
-/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `state` and
-/// `grad` have [`SIDE`] columns as long as the key and the two gradients, a multiple of [`LANES`].
-#[inline(always)]
-unsafe fn second_pass<V: Simd, const N: usize>(
-    (key, decay): (&[f32], f32),
-    of: &Side,
-    state: &[f32],
-    grad: &mut [f32],
-    queries_grad: &mut [f32],
-    keys_grad: &mut [f32],
-) -> f32 {
-    let padded = key.len();
-    // SAFETY: the caller has the instruction set, and `at` stays below the length of a column.
-    unsafe {
-        let mut sums = [[V::splat(0.0); N]; SIDE];
-        let factor = V::splat(decay);
-        let mut at = 0;
-        while at < padded {
-            for n in 0..N {
-                let from = at + n * V::LANES;
-                let k = V::load(key.as_ptr().add(from));
-                let to_query = queries_grad.as_mut_ptr().add(from);
-                let to_key = keys_grad.as_mut_ptr().add(from);
-                let (mut query, mut key) = (V::load(to_query), V::load(to_key));
-                for (c, sums) in sums.iter_mut().enumerate() {
-                    let place = grad.as_mut_ptr().add(c * padded + from);
-                    let (s, g) = (V::load(state.as_ptr().add(c * padded + from)), V::load(place));
-                    query = V::splat(decay * of.out_grad[c]).mul_add(s, query);
-                    key = V::splat(decay * of.u[c]).mul_add(s, key);
-                    key = V::splat(of.delta[c]).mul_add(g, key);
-                    sums[n] = g.mul_add(s, sums[n]);
-                    factor.mul(k.mul_add(V::splat(of.u[c]), g)).store(place);
-                }
-                query.store(to_query);
-                key.store(to_key);
-            }
-            at += LANES;
-        }
-        let [a, b, c, d] = add_up::<V, N>(&sums);
-        (a + b) + (c + d)
-    }
-}
-
-/// The sums over the lanes of each column, in an order that is the same for every instruction set.
-///
-/// # Safety
-/// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values.
-#[inline(always)]
-unsafe fn add_up<V: Simd, const N: usize>(sums: &[[V; N]; SIDE]) -> [f32; SIDE] {
-    let mut lanes = [[0.0_f32; LANES]; SIDE];
-    for (to, from) in lanes.iter_mut().zip(sums) {
-        for (n, vector) in from.iter().enumerate() {
-            // SAFETY: the caller has the instruction set; `N` vectors are the lanes.
-            unsafe { vector.store(to.as_mut_ptr().add(n * V::LANES)) };
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 processor has SSE; reads and writes stay in the arrays.
-    unsafe {
-        let mut quarters = [_mm_setzero_ps(); SIDE];
-        for (to, from) in quarters.iter_mut().zip(&lanes) {
-            let part = |i: usize| _mm_loadu_ps(from.as_ptr().add(4 * i));
-            *to = _mm_add_ps(_mm_add_ps(part(0), part(1)), _mm_add_ps(part(2), part(3)));
-        }
-        let [mut a, mut b, mut c, mut d] = quarters;
-        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
-        let mut out = [0.0; SIDE];
-        _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d)));
-        out
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    std::array::from_fn(|c| {
-        let lane = |i: usize| {
-            let at = |part: usize| lanes[c][4 * part + i];
-            (at(0) + at(1)) + (at(2) + at(3))
-        };
-        (lane(0) + lane(2)) + (lane(1) + lane(3))
-    })
 }
 
 #[cfg(test)]
@@ -507,10 +335,14 @@ mod tests {
             job.run(&mut Scratch::default(), &mut out);
 
             let part = |from: usize, n: usize| -> Vec<f64> {
-                joined.chunks(width).flat_map(|r| r[from..from + n].iter().map(|v| f64::from(*v))).collect()
+                joined
+                    .chunks(width)
+                    .flat_map(|r| r[from..from + n].iter().map(|v| f64::from(*v)))
+                    .collect()
             };
             let wide = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
-            let inputs = [part(0, key), part(key, key), part(2 * key, value), wide(&beta), wide(&decay)];
+            let inputs =
+                [part(0, key), part(key, key), part(2 * key, value), wide(&beta), wide(&decay)];
             for (which, got) in buffers.iter().enumerate() {
                 let largest = got.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
                 for i in (0..got.len()).step_by(1 + got.len() / 40) {

@@ -1,8 +1,8 @@
 //! Gated DeltaNet, the linear attention of Qwen3-Next and Qwen3.5 (arXiv 2412.06464).
 
+pub(crate) mod backward;
 #[cfg(test)]
 mod chunked;
-pub(crate) mod backward;
 mod scan;
 
 use crate::cache::Caches;
@@ -238,7 +238,13 @@ impl Weights {
 
     /// The causal convolution of one sequence (tokens, q | k | v), through silu, and queries and
     /// keys to unit length; remembers the last inputs.
-    pub(crate) fn convolve(&self, input: &Input<'_>, qkv: &[f32], cache: &mut Cache, out: &mut [f32]) {
+    pub(crate) fn convolve(
+        &self,
+        input: &Input<'_>,
+        qkv: &[f32],
+        cache: &mut Cache,
+        out: &mut [f32],
+    ) {
         let channels = input.config.linear_conv_dim();
         let before = self.conv1d.len() / channels - 1;
         cache.window.resize(before * channels, 0.0);

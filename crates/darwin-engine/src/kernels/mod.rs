@@ -15,8 +15,8 @@ mod simd;
 mod word;
 
 pub(crate) use backward::{
-    convolve_row, convolve_row_back, decay_back, gated_back, gated_norm_back, norm_back,
-    row_dots, silu_back, silu_mul_back, softmax_back, softmax_loss_back, triple_dot, unit_back,
+    convolve_row, convolve_row_back, decay_back, gated_back, gated_norm_back, norm_back, row_dots,
+    silu_back, silu_mul_back, softmax_back, softmax_loss_back, triple_dot, unit_back,
 };
 pub(crate) use buffer::Buffer;
 pub(crate) use largest::largest;

@@ -49,7 +49,10 @@ fn draw(name: &str, i: usize) -> f64 {
 }
 
 /// A source of the tensors of `like` with other values.
-fn with_values(like: &dyn TensorSource, values: impl Fn(&TensorInfo) -> Option<Vec<f32>>) -> MemorySource {
+fn with_values(
+    like: &dyn TensorSource,
+    values: impl Fn(&TensorInfo) -> Option<Vec<f32>>,
+) -> MemorySource {
     let tensors = like.manifest().tensors().iter().filter_map(|info| {
         Some((info.name.clone(), Dtype::F32, info.shape.clone(), values(info)?))
     });
@@ -94,7 +97,12 @@ impl TensorSource for Line<'_> {
         Ok(TensorPlan { dtype: Dtype::F32, ..self.from.prepare(id)? })
     }
 
-    fn read_tile(&self, plan: &TensorPlan, rows: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {
+    fn read_tile(
+        &self,
+        plan: &TensorPlan,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), SourceError> {
         self.from.read_tile(&self.from.prepare(plan.id)?, rows.clone(), out)?;
         let name = &self.manifest().get(plan.id).name;
         let Some(other) = self.to.manifest().find(name) else { return Ok(()) };
@@ -109,7 +117,12 @@ impl TensorSource for Line<'_> {
     }
 }
 
-fn at(point: &dyn LayerSource, direction: &Direction<'_>, items: &[ScoreItem], keep: &Keep) -> Derivatives {
+fn at(
+    point: &dyn LayerSource,
+    direction: &Direction<'_>,
+    items: &[ScoreItem],
+    keep: &Keep,
+) -> Derivatives {
     derivatives(point, direction, items, keep, &NoProgress, &Cancel::default()).unwrap()
 }
 
@@ -135,9 +148,9 @@ fn golden_shares(case: &str) -> Value {
 /// A tensor's name without its layer: the groups of a kind.
 fn kind(group: &Group) -> String {
     let name = &*group.tensor;
-    name.split_once('.').filter(|_| name.starts_with("layers.")).map_or(name.to_owned(), |(_, rest)| {
-        rest.split_once('.').unwrap().1.to_owned()
-    })
+    name.split_once('.')
+        .filter(|_| name.starts_with("layers."))
+        .map_or(name.to_owned(), |(_, rest)| rest.split_once('.').unwrap().1.to_owned())
 }
 
 /// Every share is within 1e-4 of itself, or, where that is more, of the largest of its kind in the
@@ -225,7 +238,12 @@ fn every_way_gives_the_same_bits() {
         });
         assert_eq!(zeros.count(), 0, "every tensor has a derivative");
 
-        let little = Room { states: 2000, scratch: Some(scratch.path().to_owned()), prefetch: false, ..Room::default() };
+        let little = Room {
+            states: 2000,
+            scratch: Some(scratch.path().to_owned()),
+            prefetch: false,
+            ..Room::default()
+        };
         let kept = Direction::between(&father, &mother).unwrap().keeping();
         let stream = Stream::open(&father).unwrap();
         for keep in [Keep::Activations, layered(), Keep::Inputs(little)] {
@@ -256,7 +274,10 @@ fn chosen(model: &Model, items: &[ScoreItem]) -> Vec<Vec<u32>> {
         row
     };
     let k = model.config().num_experts_per_tok.max(1);
-    let rows = tap.experts.into_values().flat_map(|all| all.chunks(k).map(|row| sorted(row.to_vec())).collect::<Vec<_>>());
+    let rows = tap
+        .experts
+        .into_values()
+        .flat_map(|all| all.chunks(k).map(|row| sorted(row.to_vec())).collect::<Vec<_>>());
     rows.collect()
 }
 
@@ -355,8 +376,9 @@ fn derivatives_along_the_line_add_up_to_the_difference() {
     }
     let difference = |item: usize| ends[8][item] - ends[0][item];
     let off = |item: usize| (integral[item] - difference(item)).abs();
-    let (off, all): (f64, f64) =
-        (0..items.len()).map(|i| (off(i), difference(i).abs())).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let (off, all): (f64, f64) = (0..items.len())
+        .map(|i| (off(i), difference(i).abs()))
+        .fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
     println!("{integral:?} {ends:?}: {off} of {all}");
     assert!(off < 0.01 * all, "{integral:?} {ends:?}");
 }
@@ -395,7 +417,8 @@ fn probabilities_have_the_derivative_of_their_mean() {
     let father = tiny_qwen35(1);
     let mother = sibling(&father, "mother", 2, 0.05);
     let direction = Direction::between(&father, &mother).unwrap();
-    let items: Vec<ScoreItem> = some_items(250).into_iter().filter(|i| i.answer.len() < 4).collect();
+    let items: Vec<ScoreItem> =
+        some_items(250).into_iter().filter(|i| i.answer.len() < 4).collect();
     let got = at(&Model::load(&father).unwrap(), &direction, &items, &Keep::Activations);
     let mean = |share: f32| {
         let point = Line::new(&father, &mother, share);
