@@ -20,11 +20,11 @@ mod passes;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{Avx2, Avx512};
 use crate::kernels::{Buffer, Isa, Portable, Simd, isa};
-use passes::{Side, first_pass, forwards, second_pass};
+use passes::{Token, first_pass, forwards, second_pass};
 use std::ops::Range;
 
 /// Tokens between states that are kept.
-const CHUNK: usize = 16;
+const CHUNK: usize = 32;
 
 /// Columns that go through the sequence together.
 const COLUMNS: usize = 16;
@@ -190,35 +190,31 @@ unsafe fn block<V: Simd, const N: usize>(
     // also where there are fewer columns: theirs stay 0
     states.fill(0.0);
     grad.fill(0.0);
-    for t in 0..job.tokens {
+    // up to the state before the last chunk
+    let chunks = job.tokens.div_ceil(CHUNK);
+    for t in 0..=(chunks - 1) * CHUNK {
         if t % CHUNK == 0 {
             kept[t / CHUNK * size..][..size].copy_from_slice(&states[..size]);
+        }
+        if t == (chunks - 1) * CHUNK {
+            break;
         }
         // SAFETY: the caller has the instruction set and has sized the buffers.
         unsafe {
             let state = states.as_mut_ptr();
-            forwards::<V, N>(
-                job,
-                t,
-                &columns,
-                row(keys, t, padded),
-                state,
-                state,
-                &mut [0.0; COLUMNS],
-            );
+            forwards::<V, N>(job, t, &columns, row(keys, t, padded), state, state);
         }
     }
-    for chunk in (0..job.tokens.div_ceil(CHUNK)).rev() {
+    for chunk in (0..chunks).rev() {
         let tokens = chunk * CHUNK..job.tokens.min((chunk + 1) * CHUNK);
         states[..size].copy_from_slice(&kept[chunk * size..][..size]);
         for (i, t) in tokens.clone().enumerate() {
             let (now, next) = states[i * size..].split_at_mut(size);
-            let recalled = &mut recalled[i * COLUMNS..(i + 1) * COLUMNS];
             let (now, next) = (now.as_ptr(), next[..size].as_mut_ptr());
             // SAFETY: the caller has the instruction set and has sized the buffers.
-            unsafe {
-                forwards::<V, N>(job, t, &columns, row(keys, t, padded), now, next, recalled);
-            }
+            let held =
+                unsafe { forwards::<V, N>(job, t, &columns, row(keys, t, padded), now, next) };
+            recalled[i * COLUMNS..(i + 1) * COLUMNS].copy_from_slice(&held);
         }
         for (i, t) in tokens.enumerate().rev() {
             let keys_grad = &mut keys_grad[t * padded..(t + 1) * padded];
@@ -227,39 +223,52 @@ unsafe fn block<V: Simd, const N: usize>(
             let recalled = &recalled[i * COLUMNS..(i + 1) * COLUMNS];
             let state = &states[i * size..(i + 1) * size];
             let (beta, decay) = (job.beta[t], job.decay[t]);
-            let mut overlap = 0.0;
-            for some in (0..columns.len()).step_by(SIDE) {
-                let n = SIDE.min(columns.len() - some);
-                let at = job.grad_row * t + first + some;
-                let mut of = Side::default();
-                of.out_grad[..n].copy_from_slice(&job.grad[at..at + n]);
-                let values = some * padded..(some + SIDE) * padded;
-                let grad = &mut grad[values.clone()];
-                // SAFETY: the caller has the instruction set; `grad` has SIDE columns as long as
-                // query and key.
-                let sums = unsafe { first_pass::<V, N>(query, key, &of.out_grad, grad) };
-                for c in 0..n {
-                    let recalled = recalled[some + c];
-                    let left = job.values[t * job.row + first + some + c] - decay * recalled;
-                    out.values[t * job.value_dim + first + some + c] = beta * sums[c];
-                    out.beta[t] += sums[c] * left;
-                    of.delta[c] = beta * left;
-                    of.u[c] = -beta * sums[c];
-                    out.decay[t] += of.u[c] * recalled;
-                    overlap += of.delta[c] * of.out_grad[c];
-                }
-                let state = &state[values];
-                // SAFETY: the caller has the instruction set; state and gradient have SIDE columns
-                // as long as the key and the gradients of query and key.
-                out.decay[t] += unsafe {
-                    second_pass::<V, N>((key, decay), &of, state, grad, queries_grad, keys_grad)
-                };
+            let out_grad = some_of(job.grad, job.grad_row * t + first, columns.len());
+            let values = some_of(job.values, job.row * t + first, columns.len());
+            // SAFETY: the caller has the instruction set; `grad` has COLUMNS columns as long as
+            // query and key.
+            let sums = unsafe { first_pass::<V, N>(query, key, columns.len(), &out_grad, grad) };
+            let mut of = Token { out_grad, delta: [0.0; COLUMNS], u: [0.0; COLUMNS] };
+            let (mut left, mut held, mut overlap) = ([0.0; COLUMNS], of.u, of.u);
+            for c in 0..COLUMNS {
+                left[c] = values[c] - decay * recalled[c];
+                of.delta[c] = beta * left[c];
+                of.u[c] = -beta * sums[c];
+                left[c] *= sums[c];
+                held[c] = of.u[c] * recalled[c];
+                overlap[c] = of.delta[c] * out_grad[c];
             }
-            for (to, key) in queries_grad.iter_mut().zip(key) {
-                *to = overlap.mul_add(*key, *to);
-            }
+            let values_grad = &mut out.values[t * job.value_dim + first..][..columns.len()];
+            values_grad.iter_mut().zip(&sums).for_each(|(to, sum)| *to = beta * sum);
+            out.beta[t] += sum(&left);
+            let overlap = sum(&overlap);
+            // SAFETY: the caller has the instruction set; state and gradient have COLUMNS columns as
+            // long as the key and the gradients of query and key.
+            let of_decay = unsafe {
+                let keys = (key, decay, overlap);
+                second_pass::<V, N>(keys, columns.len(), &of, state, grad, queries_grad, keys_grad)
+            };
+            out.decay[t] += sum(&held) + of_decay;
         }
     }
+}
+
+/// Values of some columns, and zeros.
+#[inline(always)]
+fn some_of(values: &[f32], at: usize, n: usize) -> [f32; COLUMNS] {
+    let mut some = [0.0; COLUMNS];
+    some[..n].copy_from_slice(&values[at..at + n]);
+    some
+}
+
+/// The sum, by halves.
+#[inline(always)]
+fn sum(values: &[f32; COLUMNS]) -> f32 {
+    let mut half = [0.0; COLUMNS / 2];
+    for i in 0..COLUMNS / 2 {
+        half[i] = values[i] + values[i + COLUMNS / 2];
+    }
+    ((half[0] + half[4]) + (half[2] + half[6])) + ((half[1] + half[5]) + (half[3] + half[7]))
 }
 
 /// The row of a token.

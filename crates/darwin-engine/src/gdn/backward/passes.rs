@@ -1,6 +1,6 @@
 //! What a token does to some columns of the state and of its gradient, by vectors.
 
-use super::{Backward, LANES, SIDE};
+use super::{Backward, COLUMNS, LANES, SIDE, some_of};
 use crate::kernels::Simd;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
@@ -8,20 +8,19 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-/// What some columns have at a token.
-#[derive(Default)]
-pub(super) struct Side {
-    pub(super) out_grad: [f32; SIDE],
-    pub(super) delta: [f32; SIDE],
-    pub(super) u: [f32; SIDE],
+/// What columns have at a token.
+pub(super) struct Token {
+    pub(super) out_grad: [f32; COLUMNS],
+    pub(super) delta: [f32; COLUMNS],
+    pub(super) u: [f32; COLUMNS],
 }
 
-/// From the state before a token to the one after it, at the same place or another, and what it held
-/// for the token's keys.
+/// From the state before a token to the one after it, at the same place or another; what it held for
+/// the token's keys.
 ///
 /// # Safety
 /// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `state` and
-/// `next` have [`COLUMNS`](super::COLUMNS) columns as long as the key, whose length is a multiple of [`LANES`].
+/// `next` have [`COLUMNS`] columns as long as the key, whose length is a multiple of [`LANES`].
 #[inline(always)]
 pub(super) unsafe fn forwards<V: Simd, const N: usize>(
     job: &Backward<'_>,
@@ -30,13 +29,13 @@ pub(super) unsafe fn forwards<V: Simd, const N: usize>(
     key: &[f32],
     state: *const f32,
     next: *mut f32,
-    recalled: &mut [f32],
-) {
+) -> [f32; COLUMNS] {
     let (padded, decay, beta) = (key.len(), job.decay[t], job.beta[t]);
-    for some in (0..columns.len()).step_by(SIDE) {
-        // SAFETY: the caller has the instruction set; SIDE columns from `some` on lie in the state,
-        // for there are COLUMNS, a multiple of it, and `k` stays below their length.
-        unsafe {
+    let mut recalled = [0.0; COLUMNS];
+    // SAFETY: the caller has the instruction set; SIDE columns from `some` on lie in the state, for
+    // there are COLUMNS, a multiple of it, and `at` stays below their length.
+    unsafe {
+        for some in (0..columns.len()).step_by(SIDE) {
             let mut sums = [[V::splat(0.0); N]; SIDE];
             let mut at = 0;
             while at < padded {
@@ -49,78 +48,89 @@ pub(super) unsafe fn forwards<V: Simd, const N: usize>(
                 }
                 at += LANES;
             }
-            let sums = add_up::<V, N>(&sums);
-            let mut delta = [0.0; SIDE];
-            for c in 0..SIDE.min(columns.len() - some) {
-                let value = job.values[t * job.row + columns.start + some + c];
-                recalled[some + c] = sums[c];
-                delta[c] = beta * (value - decay * sums[c]);
-            }
-            let mut at = 0;
+            recalled[some..some + SIDE].copy_from_slice(&add_up::<V, N>(&sums));
+        }
+        let values = some_of(job.values, t * job.row + columns.start, columns.len());
+        let mut delta = [0.0; COLUMNS];
+        for c in 0..COLUMNS {
+            delta[c] = beta * (values[c] - decay * recalled[c]);
+        }
+        let factor = V::splat(decay);
+        for c in 0..columns.len() {
+            let (delta, mut at) = (V::splat(delta[c]), 0);
             while at < padded {
-                let k = V::load(key.as_ptr().add(at));
-                for (c, delta) in delta.iter().enumerate() {
-                    let place = (some + c) * padded + at;
-                    let kept = V::splat(decay).mul(V::load(state.add(place)));
-                    k.mul_add(V::splat(*delta), kept).store(next.add(place));
-                }
+                let (k, place) = (V::load(key.as_ptr().add(at)), c * padded + at);
+                let kept = factor.mul(V::load(state.add(place)));
+                k.mul_add(delta, kept).store(next.add(place));
                 at += V::LANES;
             }
         }
     }
+    recalled
 }
 
-/// Adds `q out_grad^T` to the gradient of some columns, and gives their sums with the keys.
+/// Adds `q out_grad^T` to the gradient of columns, and gives their sums with the keys.
 ///
 /// # Safety
 /// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `grad` has
-/// [`SIDE`] columns as long as query and key, a multiple of [`LANES`].
+/// [`COLUMNS`] columns, of which `columns` are used, as long as query and key, a multiple of
+/// [`LANES`].
 #[inline(always)]
 pub(super) unsafe fn first_pass<V: Simd, const N: usize>(
     query: &[f32],
     key: &[f32],
-    out_grad: &[f32; SIDE],
+    columns: usize,
+    out_grad: &[f32; COLUMNS],
     grad: &mut [f32],
-) -> [f32; SIDE] {
-    let padded = key.len();
-    // SAFETY: the caller has the instruction set, and `at` stays below the length of a column.
+) -> [f32; COLUMNS] {
+    let (padded, mut all) = (key.len(), [0.0; COLUMNS]);
+    // SAFETY: the caller has the instruction set; SIDE columns from `some` on lie in `grad`, and `at`
+    // stays below their length.
     unsafe {
-        let mut sums = [[V::splat(0.0); N]; SIDE];
-        let mut at = 0;
-        while at < padded {
-            for n in 0..N {
-                let from = at + n * V::LANES;
-                let (q, k) = (V::load(query.as_ptr().add(from)), V::load(key.as_ptr().add(from)));
-                for (c, sums) in sums.iter_mut().enumerate() {
-                    let place = grad.as_mut_ptr().add(c * padded + from);
-                    let sum = q.mul_add(V::splat(out_grad[c]), V::load(place));
-                    sum.store(place);
-                    sums[n] = k.mul_add(sum, sums[n]);
+        for some in (0..columns).step_by(SIDE) {
+            let mut sums = [[V::splat(0.0); N]; SIDE];
+            let mut at = 0;
+            while at < padded {
+                for n in 0..N {
+                    let from = at + n * V::LANES;
+                    let q = V::load(query.as_ptr().add(from));
+                    let k = V::load(key.as_ptr().add(from));
+                    for (c, sums) in sums.iter_mut().enumerate() {
+                        let place = grad.as_mut_ptr().add((some + c) * padded + from);
+                        let sum = q.mul_add(V::splat(out_grad[some + c]), V::load(place));
+                        sum.store(place);
+                        sums[n] = k.mul_add(sum, sums[n]);
+                    }
                 }
+                at += LANES;
             }
-            at += LANES;
+            all[some..some + SIDE].copy_from_slice(&add_up::<V, N>(&sums));
         }
-        add_up::<V, N>(&sums)
     }
+    all
 }
 
-/// Adds what some columns give to the gradients of queries and keys, makes the gradient of the
-/// state before the token out of that after it, and gives their part of the decay's gradient.
+/// Adds what columns give to the gradients of queries and keys (and `overlap` times the key to that
+/// of the query), makes the gradient of the state before the token out of that after it, and gives
+/// their part of the decay's gradient.
 ///
 /// # Safety
 /// The instruction set of `V` is available, and `N` of its vectors have [`LANES`] values. `state` and
-/// `grad` have [`SIDE`] columns as long as the key and the two gradients, a multiple of [`LANES`].
+/// `grad` have [`COLUMNS`] columns, of which `columns` are used, as long as the key and the two
+/// gradients, a multiple of [`LANES`].
 #[inline(always)]
 pub(super) unsafe fn second_pass<V: Simd, const N: usize>(
-    (key, decay): (&[f32], f32),
-    of: &Side,
+    (key, decay, overlap): (&[f32], f32, f32),
+    columns: usize,
+    of: &Token,
     state: &[f32],
     grad: &mut [f32],
     queries_grad: &mut [f32],
     keys_grad: &mut [f32],
 ) -> f32 {
     let padded = key.len();
-    // SAFETY: the caller has the instruction set, and `at` stays below the length of a column.
+    // SAFETY: the caller has the instruction set; SIDE columns from `some` on lie in state and
+    // gradient, and `at` stays below their length.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; SIDE];
         let factor = V::splat(decay);
@@ -131,18 +141,25 @@ pub(super) unsafe fn second_pass<V: Simd, const N: usize>(
                 let k = V::load(key.as_ptr().add(from));
                 let to_query = queries_grad.as_mut_ptr().add(from);
                 let to_key = keys_grad.as_mut_ptr().add(from);
-                let (mut query, mut key) = (V::load(to_query), V::load(to_key));
-                for (c, sums) in sums.iter_mut().enumerate() {
-                    let place = grad.as_mut_ptr().add(c * padded + from);
-                    let (s, g) = (V::load(state.as_ptr().add(c * padded + from)), V::load(place));
-                    query = V::splat(decay * of.out_grad[c]).mul_add(s, query);
-                    key = V::splat(decay * of.u[c]).mul_add(s, key);
-                    key = V::splat(of.delta[c]).mul_add(g, key);
-                    sums[n] = g.mul_add(s, sums[n]);
-                    factor.mul(k.mul_add(V::splat(of.u[c]), g)).store(place);
+                // what the state gives, times `decay`
+                let (mut query, mut of_state) = (V::splat(0.0), V::splat(0.0));
+                let mut key = V::load(to_key);
+                for some in (0..columns).step_by(SIDE) {
+                    for (c, sums) in sums.iter_mut().enumerate() {
+                        let (c, at) = (some + c, (some + c) * padded + from);
+                        let place = grad.as_mut_ptr().add(at);
+                        let (s, g) = (V::load(state.as_ptr().add(at)), V::load(place));
+                        let u = V::splat(of.u[c]);
+                        query = V::splat(of.out_grad[c]).mul_add(s, query);
+                        of_state = u.mul_add(s, of_state);
+                        key = V::splat(of.delta[c]).mul_add(g, key);
+                        sums[n] = g.mul_add(s, sums[n]);
+                        factor.mul(k.mul_add(u, g)).store(place);
+                    }
                 }
-                query.store(to_query);
-                key.store(to_key);
+                let query = factor.mul_add(query, V::load(to_query));
+                k.mul_add(V::splat(overlap), query).store(to_query);
+                factor.mul_add(of_state, key).store(to_key);
             }
             at += LANES;
         }
