@@ -7,7 +7,7 @@ use crate::layers::{MAX_GROUP_TOKENS, group_tokens};
 use crate::states::States;
 use crate::sweep::{ahead, each_layer};
 use crate::team::{Team, run_all};
-use crate::{Error, Interventions, Layers, NoTap, Room, State};
+use crate::{Batch, Error, Interventions, Layers, NoTap, Room, State};
 use std::sync::{Mutex, PoisonError};
 
 /// Buffers of one thread.
@@ -41,28 +41,7 @@ impl Pass<'_> {
         let groups = self.groups(result.tokens as usize);
         let batches: Vec<_> = groups.iter().map(|group| batch(&group.bundles)).collect();
         let mut states = States::new(room);
-        // numbers of the states before each layer, and after the last
-        let mut numbers: Vec<Vec<usize>> = vec![Vec::new()];
-        point.embed(&batches, room.embedding, &mut |state| {
-            numbers[0].push(states.push(state)?);
-            Ok(())
-        })?;
-        each_layer(&[point], room.prefetch, |layer, weights| {
-            let mut after = Vec::with_capacity(groups.len());
-            for (number, group) in numbers[layer].iter().zip(&groups) {
-                self.go_on(group)?;
-                let before = states.take(*number)?;
-                let mut state = before.clone();
-                states.put(*number, before)?;
-                let (nothing, first) = (Interventions::default(), group.bundles[0].first);
-                weights[0]
-                    .run(&mut state, layer..layer + 1, &mut NoTap, &nothing)
-                    .map_err(|error| error.at(|i, at| (first + i, at)))?;
-                after.push(states.push(state)?);
-            }
-            numbers.push(after);
-            Ok::<(), Error>(())
-        })?;
+        let mut numbers = self.inputs(room, &groups, &batches, &mut states)?;
 
         let spaces = Mutex::default();
         let ends = numbers.pop().unwrap_or_default();
@@ -123,6 +102,39 @@ impl Pass<'_> {
             states.put(*number, state)?;
         }
         Ok(())
+    }
+
+    /// All batches through all layers: the numbers of their states before each layer, and after the
+    /// last.
+    fn inputs(
+        &self,
+        room: &Room,
+        groups: &[Group],
+        batches: &[Batch],
+        states: &mut States,
+    ) -> Result<Vec<Vec<usize>>, Error> {
+        let mut numbers: Vec<Vec<usize>> = vec![Vec::new()];
+        self.point.embed(batches, room.embedding, &mut |state| {
+            numbers[0].push(states.push(state)?);
+            Ok(())
+        })?;
+        each_layer(&[self.point], room.prefetch, |layer, weights| {
+            let mut after = Vec::with_capacity(groups.len());
+            for (number, group) in numbers[layer].iter().zip(groups) {
+                self.go_on(group)?;
+                let before = states.take(*number)?;
+                let mut state = before.clone();
+                states.put(*number, before)?;
+                let (nothing, first) = (Interventions::default(), group.bundles[0].first);
+                weights[0]
+                    .run(&mut state, layer..layer + 1, &mut NoTap, &nothing)
+                    .map_err(|error| error.at(|i, at| (first + i, at)))?;
+                after.push(states.push(state)?);
+            }
+            numbers.push(after);
+            Ok::<(), Error>(())
+        })?;
+        Ok(numbers)
     }
 
     /// Stops if that was asked for, or tells that a group goes through a layer.

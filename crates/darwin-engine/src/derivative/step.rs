@@ -177,15 +177,41 @@ impl Step {
         tally: &mut Tally<'_>,
     ) -> Result<(), Error> {
         let (weights, direction) = (self.weights(), &*self.direction);
-        let Work { part, shares, maps, .. } = work;
-        let normed_grad = scratch(part, x.len());
-        let (normed, mid) = (&kept.normed_mid[..x.len()], &kept.mid[..x.len()]);
-        match (&weights.mlp, &self.back.mlp, &direction.mlp) {
+        self.mlp_back(tokens, x.len(), kept, work, grad, tally);
+        let Work { part, shares, .. } = work;
+        let (mid, normed_grad) = (&kept.mid[..x.len()], &part[..x.len()]);
+        let scale = &weights.post_attention_layernorm;
+        let to = &direction.post_attention_layernorm;
+        norm_to(tokens, (mid, normed_grad), scale, to, shares, grad, tally);
+
+        self.mixer_back(tokens, x.len(), kept, work, grad, tally);
+        let Work { part, shares, .. } = work;
+        let normed_grad = &part[..x.len()];
+        let (scale, to) = (&weights.input_layernorm, &direction.input_layernorm);
+        norm_to(tokens, (x, normed_grad), scale, to, shares, grad, tally);
+        tokens.check(self.layer, "gradient", grad)
+    }
+
+    /// From the gradient of the layer's output to that of what goes into router and experts, in
+    /// [`Work::part`].
+    fn mlp_back(
+        &self,
+        tokens: &Tokens<'_>,
+        values: usize,
+        kept: &Kept,
+        work: &mut Work,
+        grad: &[f32],
+        tally: &mut Tally<'_>,
+    ) {
+        let Work { part, maps, .. } = work;
+        let normed_grad = scratch(part, values);
+        let normed = &kept.normed_mid[..values];
+        match (&self.weights().mlp, &self.back.mlp, &self.direction.mlp) {
             (layer::Mlp::Dense(_), MlpBack::Dense(back), maps::Mlp::Dense(direction)) => {
                 let of = mlp::Of { back, direction, gate: None };
                 let work = &mut work.dense;
                 mlp::backward(tokens, &of, normed, &kept.dense, grad, maps, work, tally);
-                normed_grad.copy_from_slice(work.input_grad(x.len()));
+                normed_grad.copy_from_slice(work.input_grad(values));
             }
             (
                 layer::Mlp::Sparse { shared, .. },
@@ -216,17 +242,27 @@ impl Step {
                     let of = mlp::Of { back, direction, gate: Some((&shared.gate, to_gate)) };
                     let work = &mut work.dense;
                     mlp::backward(tokens, &of, normed, &kept.dense, grad, maps, work, tally);
-                    add_assign(normed_grad, work.input_grad(x.len()));
+                    add_assign(normed_grad, work.input_grad(values));
                 }
             }
             _ => unreachable!("weights, transposed and directions are of the same layer"),
         }
-        let scale = &weights.post_attention_layernorm;
-        let to = &direction.post_attention_layernorm;
-        norm_to(tokens, (mid, normed_grad), scale, to, shares, grad, tally);
+    }
 
-        let (normed, back) = (&kept.normed[..x.len()], &self.back.mixer);
-        match (&weights.mixer, &direction.mixer) {
+    /// From the gradient of the mixer's output to that of what goes into it, in [`Work::part`].
+    fn mixer_back(
+        &self,
+        tokens: &Tokens<'_>,
+        values: usize,
+        kept: &Kept,
+        work: &mut Work,
+        grad: &[f32],
+        tally: &mut Tally<'_>,
+    ) {
+        let Work { part, maps, .. } = work;
+        let normed_grad = scratch(part, values);
+        let (normed, back) = (&kept.normed[..values], &self.back.mixer);
+        match (&self.weights().mixer, &self.direction.mixer) {
             (layer::Mixer::Linear(mixer), maps::Mixer::Linear(to)) => {
                 let (kept, work) = (&kept.linear, &mut work.linear);
                 linear::backward(
@@ -265,9 +301,6 @@ impl Step {
             }
             _ => unreachable!("weights and directions are of the same layer"),
         }
-        let (scale, to) = (&weights.input_layernorm, &direction.input_layernorm);
-        norm_to(tokens, (x, normed_grad), scale, to, shares, grad, tally);
-        tokens.check(self.layer, "gradient", grad)
     }
 }
 

@@ -187,8 +187,9 @@ unsafe fn block<V: Simd, const N: usize>(
     let (size, first) = (COLUMNS * padded, columns.start);
     let states = &mut states[..(CHUNK + 1) * size];
     let grad = &mut grad[..size];
-    // also where there are fewer columns: theirs stay 0
-    states.fill(0.0);
+    // where there are fewer columns, the others stay 0 in all states
+    let zeros = if columns.len() < COLUMNS { states.len() } else { size };
+    states[..zeros].fill(0.0);
     grad.fill(0.0);
     // up to the state before the last chunk
     let chunks = job.tokens.div_ceil(CHUNK);

@@ -203,7 +203,7 @@ impl Matrix {
             Form::F32 => std::array::from_fn(|n| self.data[from + n]),
             Form::Bf16 => {
                 let words = &self.data.words()[from..from + PANEL];
-                let half = |w: u32| if k % 2 == 0 { w << 16 } else { w & 0xffff_0000 };
+                let half = |w: u32| if k.is_multiple_of(2) { w << 16 } else { w & 0xffff_0000 };
                 std::array::from_fn(|n| f32::from_bits(half(words[n])))
             }
             Form::F16 => {

@@ -186,8 +186,9 @@ unsafe fn add_up<V: Simd, const N: usize>(sums: &[[V; N]; SIDE]) -> [f32; SIDE] 
     unsafe {
         let mut quarters = [_mm_setzero_ps(); SIDE];
         for (to, from) in quarters.iter_mut().zip(&lanes) {
-            let part = |i: usize| _mm_loadu_ps(from.as_ptr().add(4 * i));
-            *to = _mm_add_ps(_mm_add_ps(part(0), part(1)), _mm_add_ps(part(2), part(3)));
+            let first = _mm_add_ps(_mm_loadu_ps(from.as_ptr()), _mm_loadu_ps(from.as_ptr().add(4)));
+            let from = from.as_ptr().add(8);
+            *to = _mm_add_ps(first, _mm_add_ps(_mm_loadu_ps(from), _mm_loadu_ps(from.add(4))));
         }
         let [mut a, mut b, mut c, mut d] = quarters;
         _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
