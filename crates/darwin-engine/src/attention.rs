@@ -18,16 +18,16 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
     /// (heads x [query ; gate], hidden), the gate where the form has one
-    q_proj: Projection,
+    pub(crate) q_proj: Projection,
     /// (kv heads x head dim, hidden)
-    k_proj: Projection,
+    pub(crate) k_proj: Projection,
     /// (kv heads x head dim, hidden)
-    v_proj: Projection,
+    pub(crate) v_proj: Projection,
     /// (hidden, heads x head dim)
-    o_proj: Projection,
+    pub(crate) o_proj: Projection,
     /// Scales of queries and keys, (head dim) or (heads x head dim); empty without norms
-    q_norm: Arc<[f32]>,
-    k_norm: Arc<[f32]>,
+    pub(crate) q_norm: Arc<[f32]>,
+    pub(crate) k_norm: Arc<[f32]>,
 }
 
 /// Keys and values of a sequence so far.
@@ -267,7 +267,7 @@ impl Weights {
     }
 
     /// One head's query or key as it is rotated.
-    fn head(&self, config: &Config, norm: &[f32], projected: &[f32], out: &mut [f32]) {
+    pub(crate) fn head(&self, config: &Config, norm: &[f32], projected: &[f32], out: &mut [f32]) {
         match config.attention.qk_norm {
             QkNorm::Head => rms_norm(projected, norm, config.rms_norm_eps as f32, out),
             QkNorm::None | QkNorm::Whole => out.copy_from_slice(projected),

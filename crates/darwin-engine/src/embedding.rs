@@ -54,7 +54,7 @@ fn frequent(batches: &[Batch], most: u64) -> Vec<u32> {
 }
 
 /// Some rows.
-struct Table {
+pub(crate) struct Table {
     /// In rising order.
     ids: Vec<u32>,
     /// (ids, width)
@@ -63,7 +63,11 @@ struct Table {
 }
 
 impl Table {
-    fn read(source: &dyn TensorSource, plan: &TensorPlan, ids: Vec<u32>) -> Result<Self, Error> {
+    pub(crate) fn read(
+        source: &dyn TensorSource,
+        plan: &TensorPlan,
+        ids: Vec<u32>,
+    ) -> Result<Self, Error> {
         let width = plan.cols;
         let mut rows = vec![0.0; ids.len() * width];
         let mut rest = rows.as_mut_slice();
@@ -76,7 +80,7 @@ impl Table {
         Ok(Self { ids, rows, width })
     }
 
-    fn row(&self, id: u32) -> Option<&[f32]> {
+    pub(crate) fn row(&self, id: u32) -> Option<&[f32]> {
         let at = self.ids.binary_search(&id).ok()?;
         Some(&self.rows[at * self.width..(at + 1) * self.width])
     }

@@ -34,6 +34,21 @@ impl HeadCache {
         self.values[position * padded..][..value.len()].copy_from_slice(value);
     }
 
+    /// The first positions with values in the place of keys and keys in that of values, both `dim`
+    /// wide.
+    pub(crate) fn swap_into(&self, positions: usize, dim: usize, to: &mut Self) {
+        to.clear();
+        let padded = dim.next_multiple_of(PANEL);
+        let mut key = vec![0.0; dim];
+        for position in 0..positions {
+            let panel = &self.keys[position / PANEL * dim * PANEL..];
+            for (i, k) in key.iter_mut().enumerate() {
+                *k = panel[i * PANEL + position % PANEL];
+            }
+            to.append(position, &self.values[position * padded..][..dim], &key);
+        }
+    }
+
     /// [`HeadCache::attend`], positions shared among a team.
     pub(crate) fn attend_all(
         &self,
@@ -69,34 +84,51 @@ impl HeadCache {
         scores: &mut Buffer,
         out: &mut [f32],
     ) {
-        let Shape { before, group, dim, value_dim, scale, window } = *shape;
+        let Shape { before, group, dim, value_dim, .. } = *shape;
         let rows = queries.len() / dim;
         let seen = before + rows / group; // positions that the last query sees
         let width = seen.next_multiple_of(PANEL);
         let scores = scratch(scores, rows * width);
-        let keys = Panels {
-            values: Values::F32(&self.keys),
-            columns: width,
-            depth: dim,
-            row: PANEL,
-            panel: dim * PANEL,
-        };
-        // (tokens x group, positions)
-        multiply(Team::alone(), rows, queries, dim, keys, scores, width);
+        self.probabilities(shape, queries, scores);
+        let values = self.values(seen, value_dim);
+        multiply(Team::alone(), rows, scores, width, values, out, value_dim);
+    }
+
+    /// What some queries (tokens x group, dim) give to each position that the last of them sees,
+    /// padded to 16 (tokens x group, positions).
+    pub(crate) fn probabilities(&self, shape: &Shape, queries: &[f32], scores: &mut [f32]) {
+        let Shape { before, group, dim, scale, window, .. } = *shape;
+        let rows = queries.len() / dim;
+        let width = (before + rows / group).next_multiple_of(PANEL);
+        multiply(Team::alone(), rows, queries, dim, self.keys(width, dim), scores, width);
         for (r, row) in scores.chunks_exact_mut(width).enumerate() {
             let end = before + r / group + 1;
             let start = end.saturating_sub(window);
             row[..start].fill(0.0);
             softmax(&mut row[start..], end - start, scale);
         }
-        let values = Panels {
+    }
+
+    /// The keys of the first positions, a multiple of 16, as the right-hand side of `q k^T`.
+    pub(crate) fn keys(&self, positions: usize, dim: usize) -> Panels<'_> {
+        Panels {
+            values: Values::F32(&self.keys),
+            columns: positions,
+            depth: dim,
+            row: PANEL,
+            panel: dim * PANEL,
+        }
+    }
+
+    /// The values of the first positions as the right-hand side of `p v`.
+    pub(crate) fn values(&self, positions: usize, value_dim: usize) -> Panels<'_> {
+        Panels {
             values: Values::F32(&self.values),
             columns: value_dim,
-            depth: seen,
+            depth: positions,
             row: value_dim.next_multiple_of(PANEL),
             panel: PANEL,
-        };
-        multiply(Team::alone(), rows, scores, width, values, out, value_dim);
+        }
     }
 }
 

@@ -21,21 +21,23 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
     /// The scale (hidden)
-    input_layernorm: Arc<[f32]>,
-    mixer: Mixer,
+    pub(crate) input_layernorm: Arc<[f32]>,
+    pub(crate) mixer: Mixer,
     /// The scale (hidden)
-    post_attention_layernorm: Arc<[f32]>,
-    mlp: Mlp,
+    pub(crate) post_attention_layernorm: Arc<[f32]>,
+    pub(crate) mlp: Mlp,
 }
 
+/// What follows the mixer.
 #[derive(Clone, Debug)]
-enum Mlp {
+pub(crate) enum Mlp {
     Dense(Arc<Dense>),
     Sparse { router: Arc<Router>, routed: Arc<Routed>, shared: Option<Arc<Shared>> },
 }
 
+/// What mixes the tokens.
 #[derive(Clone, Debug)]
-enum Mixer {
+pub(crate) enum Mixer {
     Linear(Arc<gdn::Weights>),
     Full(Arc<attention::Weights>),
     Latent(LatentForm, Arc<mla::Weights>),
@@ -294,7 +296,7 @@ fn not_finite(
 }
 
 /// The norm of (tokens, hidden).
-fn norm(team: Team<'_>, hidden: &[f32], scale: &[f32], eps: f32, normed: &mut [f32]) {
+pub(crate) fn norm(team: Team<'_>, hidden: &[f32], scale: &[f32], eps: f32, normed: &mut [f32]) {
     let width = scale.len();
     team.rows(normed, width, PER_VALUE * width as f64, |rows, out| {
         rms_norm(&hidden[rows.start * width..rows.end * width], scale, eps, out);

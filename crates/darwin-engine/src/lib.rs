@@ -38,6 +38,7 @@ mod cache;
 mod candidates;
 mod config;
 mod cost;
+pub mod derivative;
 mod digest;
 mod embedding;
 mod error;

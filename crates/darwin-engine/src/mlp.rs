@@ -10,18 +10,18 @@ use crate::{Config, Error};
 #[derive(Clone, Debug)]
 pub(crate) struct Dense {
     /// (I, hidden)
-    gate_proj: Projection,
+    pub(crate) gate_proj: Projection,
     /// (I, hidden)
-    up_proj: Projection,
+    pub(crate) up_proj: Projection,
     /// (hidden, I)
-    down_proj: Projection,
+    pub(crate) down_proj: Projection,
 }
 
 /// Buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    gate_up: Buffer,
-    activated: Buffer,
+    pub(crate) gate_up: Buffer,
+    pub(crate) activated: Buffer,
 }
 
 /// Names and shapes of one layer's tensors.

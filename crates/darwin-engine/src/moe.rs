@@ -14,17 +14,17 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Routed {
     /// experts x (2 I, hidden), gate half first
-    gate_up_proj: Arc<[Matrix]>,
+    pub(crate) gate_up_proj: Arc<[Matrix]>,
     /// experts x (hidden, I)
-    down_proj: Arc<[Matrix]>,
+    pub(crate) down_proj: Arc<[Matrix]>,
 }
 
 /// The shared expert and its gate.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    expert: Dense,
+    pub(crate) expert: Dense,
     /// (hidden); empty where it has no gate
-    gate: Arc<[f32]>,
+    pub(crate) gate: Arc<[f32]>,
 }
 
 /// Buffers, and what the router chose.
@@ -154,17 +154,17 @@ impl Routed {
 
 /// Slots (token x k + rank) grouped by expert, rising within each.
 #[derive(Debug, Default)]
-struct Order {
-    slots: Vec<u32>,
+pub(crate) struct Order {
+    pub(crate) slots: Vec<u32>,
     /// The token of each slot.
-    tokens: Vec<u32>,
+    pub(crate) tokens: Vec<u32>,
     /// Where each expert's slots start, and one more.
-    starts: Vec<usize>,
+    pub(crate) starts: Vec<usize>,
 }
 
 impl Order {
     /// A counting sort of the chosen experts (tokens, k).
-    fn sort(&mut self, experts: &[u32], k: usize, num_experts: usize) {
+    pub(crate) fn sort(&mut self, experts: &[u32], k: usize, num_experts: usize) {
         let Self { slots, tokens, starts } = self;
         starts.clear();
         starts.resize(num_experts + 1, 0);

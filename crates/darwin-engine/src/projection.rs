@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// A weight and its bias.
 #[derive(Clone, Debug)]
 pub(crate) struct Projection {
-    weight: Matrix,
+    pub(crate) weight: Matrix,
     /// (out); empty where there is none
     bias: Arc<[f32]>,
 }

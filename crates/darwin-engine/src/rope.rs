@@ -39,6 +39,16 @@ impl RopeTable {
         }
     }
 
+    /// From the gradient of a rotated head to that of the head, in place.
+    pub(crate) fn rotate_back(&self, position: usize, head: &mut [f32]) {
+        let row = &self.table[position * 2 * self.half..][..2 * self.half];
+        let (cos, sin) = row.split_at(self.half);
+        let (first, second) = head[..2 * self.half].split_at_mut(self.half);
+        for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            (*a, *b) = (*a * cos + *b * sin, *b * cos - *a * sin);
+        }
+    }
+
     /// Rotates a head at a prepared position, each dimension of even number against the next.
     pub(crate) fn rotate_pairs(&self, position: usize, head: &mut [f32]) {
         let row = &self.table[position * 2 * self.half..][..2 * self.half];

@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
     /// (experts, hidden)
-    gate: Matrix,
+    pub(crate) gate: Matrix,
     /// (experts), for the choice alone; empty where there is none
     e_score_correction_bias: Arc<[f32]>,
 }

@@ -98,6 +98,16 @@ impl<'a> Loader<'a> {
         self.pack(&part)
     }
 
+    /// Chosen rows of weights (out, in) of the same input, packed as one.
+    pub(crate) fn chosen(&self, parts: &[(&str, Vec<usize>)]) -> Result<Matrix, Error> {
+        let mut all = Rows::default();
+        for (name, rows) in parts {
+            let plan = all.plan(self.source, self.find(name)?)?;
+            rows.iter().for_each(|row| all.push(plan, *row..row + 1));
+        }
+        self.pack(&all)
+    }
+
     /// A weight (out, in), packed.
     pub(crate) fn matrix(&self, name: &str) -> Result<Matrix, Error> {
         self.stacked(&[name])

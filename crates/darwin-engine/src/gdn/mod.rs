@@ -1,5 +1,6 @@
 //! Gated DeltaNet, the linear attention of Qwen3-Next and Qwen3.5 (arXiv 2412.06464).
 
+pub(crate) mod backward;
 #[cfg(test)]
 mod chunked;
 mod scan;
@@ -23,21 +24,21 @@ const SCAN_PER_NANOSECOND: f64 = 15.0;
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
     /// (2 Kd + Vd, hidden)
-    in_proj_qkv: Matrix,
+    pub(crate) in_proj_qkv: Matrix,
     /// (Vd, hidden)
-    in_proj_z: Matrix,
+    pub(crate) in_proj_z: Matrix,
     /// `in_proj_b`, then `in_proj_a`: (2 x value heads, hidden)
-    in_proj_ba: Matrix,
+    pub(crate) in_proj_ba: Matrix,
     /// (kernel, 2 Kd + Vd): the stored (2 Kd + Vd, 1, kernel) with the taps outermost
-    conv1d: Arc<[f32]>,
+    pub(crate) conv1d: Arc<[f32]>,
     /// `-exp(A_log)` (value heads)
-    decay_rate: Arc<[f32]>,
+    pub(crate) decay_rate: Arc<[f32]>,
     /// (value heads)
-    dt_bias: Arc<[f32]>,
+    pub(crate) dt_bias: Arc<[f32]>,
     /// (value dim), not centred
-    norm: Arc<[f32]>,
+    pub(crate) norm: Arc<[f32]>,
     /// (hidden, Vd)
-    out_proj: Matrix,
+    pub(crate) out_proj: Matrix,
 }
 
 /// What a sequence leaves behind: the last inputs of the convolution and the state.
@@ -46,7 +47,7 @@ pub(crate) struct Cache {
     /// (kernel - 1, 2 Kd + Vd), oldest first; empty before the first token
     window: Vec<f32>,
     /// `scan`'s layout, value heads one after another; empty before the first token
-    state: Buffer,
+    pub(crate) state: Buffer,
 }
 
 impl Cache {
@@ -98,7 +99,7 @@ pub(crate) fn expected(config: &Config, prefix: &str) -> Vec<Expected> {
 
 /// Rows of projections in which those of a key head and its value heads lie together:
 /// query, key, values, gates `z`; and `b`, `a`.
-struct RowsByKeyHead {
+pub(crate) struct RowsByKeyHead {
     key_heads: usize,
     key: usize,
     /// Value rows of a key head.
@@ -108,7 +109,7 @@ struct RowsByKeyHead {
 }
 
 impl RowsByKeyHead {
-    fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let heads = config.linear_num_value_heads / config.linear_num_key_heads;
         Self {
             key_heads: config.linear_num_key_heads,
@@ -127,17 +128,17 @@ impl RowsByKeyHead {
         2 * (self.key + self.values)
     }
 
-    fn qkv(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn qkv(&self) -> impl Iterator<Item = usize> + use<> {
         let (all, key) = (self.qkvz(), self.key);
         let queries_and_keys = self.part(all, 0, key).chain(self.part(all, key, key));
         queries_and_keys.chain(self.part(all, 2 * key, self.values))
     }
 
-    fn z(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn z(&self) -> impl Iterator<Item = usize> + use<> {
         self.part(self.qkvz(), 2 * self.key + self.values, self.values)
     }
 
-    fn ba(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn ba(&self) -> impl Iterator<Item = usize> + use<> {
         let (all, n) = (2 * self.heads, self.heads);
         self.part(all, 0, n).chain(self.part(all, n, n))
     }
@@ -200,17 +201,7 @@ impl Weights {
         multiply(team, tokens, x, hidden, self.in_proj_ba.panels(), ba, 2 * heads);
         let beta = scratch(&mut buffers.beta, tokens * heads);
         let decay = scratch(&mut buffers.decay, tokens * heads);
-        for head in 0..heads {
-            let of_head = head * tokens..(head + 1) * tokens;
-            let (beta, decay) = (&mut beta[of_head.clone()], &mut decay[of_head]);
-            for ((beta, decay), row) in
-                beta.iter_mut().zip(&mut *decay).zip(ba.chunks_exact(2 * heads))
-            {
-                (*beta, *decay) = (row[head], row[heads + head]);
-            }
-            decays(decay, self.decay_rate[head], self.dt_bias[head]);
-        }
-        sigmoids(beta);
+        self.gates(ba, beta, decay);
 
         let conv = scratch(&mut buffers.conv, tokens * channels); // (tokens, q | k | v)
         let mixed = scratch(&mut buffers.mixed, tokens * values);
@@ -227,9 +218,33 @@ impl Weights {
         multiply(team, tokens, mixed, values, self.out_proj.panels(), out, hidden);
     }
 
+    /// From `b` and `a` of each token (tokens, 2 x value heads) to what is written to and what is
+    /// kept of the states, both (value heads, tokens).
+    pub(crate) fn gates(&self, ba: &[f32], beta: &mut [f32], decay: &mut [f32]) {
+        let heads = self.dt_bias.len();
+        let tokens = ba.len() / (2 * heads);
+        for head in 0..heads {
+            let of_head = head * tokens..(head + 1) * tokens;
+            let (beta, decay) = (&mut beta[of_head.clone()], &mut decay[of_head]);
+            for ((beta, decay), row) in
+                beta.iter_mut().zip(&mut *decay).zip(ba.chunks_exact(2 * heads))
+            {
+                (*beta, *decay) = (row[head], row[heads + head]);
+            }
+            decays(decay, self.decay_rate[head], self.dt_bias[head]);
+        }
+        sigmoids(beta);
+    }
+
     /// The causal convolution of one sequence (tokens, q | k | v), through silu, and queries and
     /// keys to unit length; remembers the last inputs.
-    fn convolve(&self, input: &Input<'_>, qkv: &[f32], cache: &mut Cache, out: &mut [f32]) {
+    pub(crate) fn convolve(
+        &self,
+        input: &Input<'_>,
+        qkv: &[f32],
+        cache: &mut Cache,
+        out: &mut [f32],
+    ) {
         let channels = input.config.linear_conv_dim();
         let before = self.conv1d.len() / channels - 1;
         cache.window.resize(before * channels, 0.0);
@@ -246,7 +261,7 @@ impl Weights {
     }
 
     /// Each head's output of (tokens, value heads, value dim) normed, and gated by `z`, in place.
-    fn gated_norm(&self, config: &Config, team: Team<'_>, z: &[f32], mixed: &mut [f32]) {
+    pub(crate) fn gated_norm(&self, config: &Config, team: Team<'_>, z: &[f32], mixed: &mut [f32]) {
         let values = config.linear_value_dim();
         team.rows(mixed, values, PER_VALUE * 3.0 * values as f64, |rows, mixed| {
             let z = &z[rows.start * values..rows.end * values];
@@ -266,18 +281,18 @@ fn normalize_queries_and_keys(config: &Config, conv: &mut [f32]) {
 }
 
 /// The inputs of the recurrence of one sequence.
-struct Recurrence<'a> {
+pub(crate) struct Recurrence<'a> {
     /// (tokens, q | k | v)
-    conv: &'a [f32],
+    pub(crate) conv: &'a [f32],
     /// (value heads, tokens), rows `gates_row` apart, as are those of `decay`
-    beta: &'a [f32],
-    decay: &'a [f32],
-    gates_row: usize,
+    pub(crate) beta: &'a [f32],
+    pub(crate) decay: &'a [f32],
+    pub(crate) gates_row: usize,
 }
 
 impl Recurrence<'_> {
     /// Every value head over all tokens, into `out` (tokens, value heads, value dim).
-    fn run(&self, config: &Config, team: Team<'_>, state: &mut Buffer, out: &mut [f32]) {
+    pub(crate) fn run(&self, config: &Config, team: Team<'_>, state: &mut Buffer, out: &mut [f32]) {
         if out.is_empty() {
             return;
         }

@@ -27,7 +27,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// 1 / (1 + e^-x).
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
+pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
@@ -39,7 +39,7 @@ pub(super) fn silu(x: f32) -> f32 {
 
 /// ln(1 + e^x) to about 2 ulp.
 #[inline(always)]
-fn softplus(x: f32) -> f32 {
+pub(super) fn softplus(x: f32) -> f32 {
     // ln(1 + u) = 2 artanh(s), s = u / (2 + u) <= 1/3, as a series of odd powers
     let u = exp(-x.abs());
     let s = u / (2.0 + u);

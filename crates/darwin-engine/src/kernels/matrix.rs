@@ -167,6 +167,58 @@ impl Matrix {
         Self { data: Arc::new(data), form, columns, depth }
     }
 
+    /// The transposed of weights of the same input whose outputs follow one another: (in, all out).
+    pub(crate) fn transposed(parts: &[&Self]) -> Self {
+        let columns = parts.iter().map(|part| part.columns).sum();
+        let depth = parts.first().map_or(0, |part| part.depth);
+        let mut rows = vec![0.0; depth * columns];
+        let mut first = 0;
+        for part in parts {
+            assert_eq!(part.depth, depth, "weights of the same input");
+            for panel in 0..part.columns.div_ceil(PANEL) {
+                let n = PANEL.min(part.columns - panel * PANEL);
+                let to = first + panel * PANEL;
+                for (k, row) in rows.chunks_exact_mut(columns).enumerate() {
+                    row[to..to + n].copy_from_slice(&part.line(panel, k)[..n]);
+                }
+            }
+            first += part.columns;
+        }
+        let form = parts.first().map_or(Form::F32, |part| part.form);
+        let form = if parts.iter().all(|part| part.form == form) { form } else { Form::F32 };
+        let read = |range: Range<usize>, out: &mut [f32]| {
+            out.copy_from_slice(&rows[range.start * columns..range.end * columns]);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        match Self::read(depth, columns, form, None, read) {
+            Ok(matrix) => matrix,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Values of an input and the 16 outputs of a panel.
+    fn line(&self, panel: usize, k: usize) -> [f32; PANEL] {
+        let from = (panel * self.form.lines(self.depth) + self.form.lines(k + 1) - 1) * PANEL;
+        match self.form {
+            Form::F32 => std::array::from_fn(|n| self.data[from + n]),
+            Form::Bf16 => {
+                let words = &self.data.words()[from..from + PANEL];
+                let half = |w: u32| if k.is_multiple_of(2) { w << 16 } else { w & 0xffff_0000 };
+                std::array::from_fn(|n| f32::from_bits(half(words[n])))
+            }
+            Form::F16 => {
+                let halves = &self.data.halves()[from..from + PANEL];
+                std::array::from_fn(|n| f16::from_bits(halves[n]).to_f32())
+            }
+        }
+    }
+
+    /// Whether every value is 0.
+    pub(crate) fn is_zero(&self) -> bool {
+        let value = if self.form == Form::F32 { 0x7fff_ffff } else { 0x7fff_7fff };
+        self.data.words().iter().all(|word| word & value == 0)
+    }
+
     /// A copy of some outputs, from a multiple of 16 on.
     pub(crate) fn part(&self, columns: Range<usize>) -> Self {
         assert!(columns.start.is_multiple_of(PANEL), "panels are not torn apart");
@@ -245,6 +297,29 @@ pub(crate) enum Values<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transposed_twice_is_the_same() {
+        let all =
+            [[1.0, -0.5, 3.0, 98_304.0], [1.0, 0.333_251_95, 2.0, 0.25], [1.0, 0.1, 1e-30, 3.0]];
+        for (columns, depth) in [(1, 1), (16, 4), (37, 5), (20, 33)] {
+            for some in all {
+                let rows: Vec<f32> = (0..columns * depth).map(|i| some[i * 7 % 4]).collect();
+                let packed = Matrix::pack(&rows, columns, depth);
+                let back = Matrix::transposed(&[&packed]);
+                assert_eq!((back.columns(), back.depth()), (depth, columns));
+                let at = |i: usize| rows[i % columns * depth + i / columns];
+                let turned: Vec<f32> = (0..columns * depth).map(at).collect();
+                assert_eq!(back.data.words(), Matrix::pack(&turned, depth, columns).data.words());
+                let both = Matrix::transposed(&[&packed, &packed]);
+                let twice = Matrix::transposed(&[&both]);
+                let expected = Matrix::pack(&[rows.clone(), rows].concat(), 2 * columns, depth);
+                assert_eq!(twice.data.words(), expected.data.words());
+                assert!(!packed.is_zero());
+            }
+            assert!(Matrix::pack(&vec![-0.0; columns * depth], columns, depth).is_zero());
+        }
+    }
 
     /// Read in blocks, with a right, a too narrow or a too wide guess: what is packed at once.
     #[test]

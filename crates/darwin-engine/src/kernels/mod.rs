@@ -3,6 +3,7 @@
 //! One rule holds for all of them: a result element is computed by the same operations in the
 //! same order whatever the number of rows, so that no result depends on how tokens are batched.
 
+mod backward;
 mod buffer;
 mod largest;
 mod math;
@@ -13,6 +14,10 @@ mod rows;
 mod simd;
 mod word;
 
+pub(crate) use backward::{
+    convolve_row, convolve_row_back, decay_back, gated_back, gated_norm_back, norm_back, row_dots,
+    silu_back, silu_mul_back, softmax_back, softmax_loss_back, triple_dot, unit_back,
+};
 pub(crate) use buffer::Buffer;
 pub(crate) use largest::largest;
 pub(crate) use math::{

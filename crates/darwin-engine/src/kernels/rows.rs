@@ -7,14 +7,14 @@ use darwin_core::vectorised;
 pub(super) const LANES: usize = 8;
 
 #[inline(always)]
-fn reduce(lanes: [f32; LANES]) -> f32 {
+pub(super) fn reduce(lanes: [f32; LANES]) -> f32 {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
         + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
 
 /// Sum of `a * b`, in 8 chains.
 #[inline(always)]
-fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; LANES];
     let (a8, a_rest) = a.as_chunks::<LANES>();
     let (b8, b_rest) = b.as_chunks::<LANES>();

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests may fail and say so")]
 
 mod candidates;
+mod derivative;
 mod errors;
 mod far;
 mod finite;
