@@ -34,7 +34,7 @@ def main():
             at = slice(length - len(sequence), length) if side == "left" else slice(0, len(sequence))
             ids[row, at] = sequence
             mask[row, at] = 1
-        with taps.recurrent_form():
+        with taps.recurrent_form(model):
             hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         for row, sequence in enumerate(sequences):
             alone = plain[f"seq{row}.final_norm"]
