@@ -27,7 +27,7 @@ pub use direction::Direction;
 pub use groups::Group;
 
 use crate::config::RouterForm;
-use crate::score::{check_items, fed};
+use crate::score::{check_items, fed, fed_tokens};
 use crate::{Batch, Config, Error, LayerSource, QkNorm, Room, ScoreItem, Sequence, SharedForm};
 use darwin_checkpoint::Problem;
 use darwin_core::{Cancel, Progress};
@@ -188,7 +188,7 @@ impl Bundle {
     fn cut(first: usize, items: &[ScoreItem], tokens: usize) -> Vec<Self> {
         let (mut bundles, mut start, mut count) = (Vec::new(), 0, 0);
         for (i, item) in items.iter().enumerate() {
-            count += item.prompt.len() + item.answer.len() - 1;
+            count += fed_tokens(item);
             if count >= tokens || i + 1 == items.len() {
                 bundles.push(Self::of(first + start, &items[start..=i]));
                 (start, count) = (i + 1, 0);

@@ -111,6 +111,11 @@ pub(crate) fn fed(item: &ScoreItem) -> Vec<u32> {
     [&item.prompt, &item.answer[..item.answer.len() - 1]].concat()
 }
 
+/// How many tokens of an item go through the layers.
+pub(crate) fn fed_tokens(item: &ScoreItem) -> usize {
+    item.prompt.len() + item.answer.len() - 1
+}
+
 /// A node to run, and what is before it.
 struct Job<'a> {
     node: &'a Node,

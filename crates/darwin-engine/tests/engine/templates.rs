@@ -95,6 +95,30 @@ fn published_templates_render_as_in_transformers() {
     }
 }
 
+/// The limits of a rendering grow with the conversation: a long one is no attack.
+#[test]
+fn long_conversations_render_with_published_templates() {
+    for model in ["qwen3", "qwen3_5", "smollm2"] {
+        let template = std::fs::read_to_string(golden().join(format!("{model}.jinja"))).unwrap();
+        let text = text(&template, &json!({"eos_token": "<|im_end|>"}));
+        for (messages, bytes) in [(2001, 200), (201, 20_000), (1, 4_000_000)] {
+            let content = "a word and ".repeat(bytes / 11);
+            let message = |i: usize| {
+                let role = if i.is_multiple_of(2) { "user" } else { "assistant" };
+                json!({"role": role, "content": content})
+            };
+            let request = ChatRequest {
+                messages: (0..messages).map(message).collect(),
+                ..request(&json!({"messages": []}))
+            };
+            let rendered = text
+                .render(&request)
+                .unwrap_or_else(|e| panic!("{model}: {messages} messages of {bytes} bytes: {e}"));
+            assert_eq!(rendered.matches(content.trim()).count(), messages, "{model}");
+        }
+    }
+}
+
 #[test]
 fn jinja_is_transformers_jinja() {
     let cases = cases();

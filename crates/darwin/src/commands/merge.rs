@@ -4,7 +4,7 @@ use crate::cli::MergeArgs;
 use crate::preflight;
 use crate::table::human_bytes;
 use crate::ui::Ui;
-use darwin_checkpoint::open_output;
+use darwin_checkpoint::{HashCache, open_output};
 use darwin_core::files::MergeManifest;
 use darwin_core::fs::{AtomicDir, resolve};
 use darwin_core::{Failure, Fault};
@@ -78,7 +78,7 @@ fn intermediate(arguments: &MergeArgs) -> PathBuf {
 ///
 /// # Errors
 /// What is no step of this document is refused: it may be somebody's work.
-fn is_there(merge: &Merge, out: &Path, ui: &Ui) -> Result<bool, Failure> {
+fn is_there(merge: &Merge, out: &Path, hashes: &HashCache, ui: &Ui) -> Result<bool, Failure> {
     if !out.exists() {
         return Ok(false);
     }
@@ -92,7 +92,6 @@ fn is_there(merge: &Merge, out: &Path, ui: &Ui) -> Result<bool, Failure> {
         return Err(Failure::user(text).with_hint(hint));
     };
     let why = if found == planned {
-        let hashes = super::hash_cache();
         let damaged = hashes.check_sums(out, ui.progress(), ui.cancel())?;
         hashes.save();
         match damaged {
@@ -155,8 +154,8 @@ fn one(
         Some(Output::Step(at)) => Some(*at).filter(|at| !at.exists()),
     };
     let memory = preflight::merge(arguments, &merge, place, ui)?;
+    let hashes = super::hash_cache();
     if !arguments.dry_run {
-        let hashes = super::hash_cache();
         sources.identify(&hashes, ui.progress(), ui.cancel())?;
         hashes.save();
         merge.name_inputs(recipe, &sources);
@@ -170,7 +169,7 @@ fn one(
     }
     let dir = match out {
         None => return Ok(()),
-        Some(Output::Step(at)) if is_there(&merge, at, ui)? => {
+        Some(Output::Step(at)) if is_there(&merge, at, &hashes, ui)? => {
             ui.say(format!("{}: there from an earlier run", at.display()));
             return Ok(());
         }
@@ -186,7 +185,6 @@ fn one(
         cancel: ui.cancel(),
     };
     let written = merge_into(&merge, dir, &options)?;
-    let hashes = super::hash_cache();
     hashes.learn(&out);
     hashes.save();
     if written.discarded > 0 {
