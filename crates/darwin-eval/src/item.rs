@@ -122,13 +122,30 @@ impl ItemSet {
     /// The first `n` items of every domain in the order of the SHA-256 of their ids.
     #[must_use]
     pub fn take_per_domain(&self, n: usize) -> Self {
+        self.take(|_| n)
+    }
+
+    /// The first items of every domain, as many as asked for, in the order of the SHA-256 of their
+    /// ids.
+    #[must_use]
+    pub fn take(&self, n: impl Fn(&Domain) -> usize) -> Self {
         let mut taken = BTreeMap::new();
         let kept = self.by_hash().into_iter().filter(|item| {
             let count = taken.entry(item.domain.clone()).or_insert(0);
             *count += 1;
-            *count <= n
+            *count <= n(&item.domain)
         });
         Self::from_items(kept.cloned().collect(), self.split)
+    }
+
+    /// Some of the items, by position, in that order.
+    ///
+    /// # Panics
+    /// If there is no such item.
+    #[must_use]
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let items = indices.iter().map(|i| self.items[*i as usize].clone());
+        Self::from_items(items.collect(), self.split)
     }
 
     /// Equal *tokens* per domain (method 0, calibration): of every domain, in the order of the

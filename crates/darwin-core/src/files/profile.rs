@@ -2,7 +2,8 @@
 //! `samples.safetensors`, so that profiles of shards add up exactly.
 
 use super::Origin;
-use crate::{Domain, Fingerprint, Split};
+use crate::stats::Interval;
+use crate::{Domain, Extent, Fingerprint, Part, Split};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,6 +16,14 @@ pub struct Estimate {
     /// Its standard error over samples; likewise.
     #[serde(with = "crate::stats::nullable")]
     pub se: f64,
+}
+
+impl Estimate {
+    /// The normal interval `value` +- `z` `se`.
+    #[must_use]
+    pub fn interval(&self, z: f64) -> Interval {
+        Interval { low: self.value - z * self.se, high: self.value + z * self.se }
+    }
 }
 
 /// Which model a file speaks of.
@@ -88,7 +97,7 @@ pub struct LayerProfile {
     /// Router quantities (method 1.2); absent in a dense layer.
     pub routing: Option<Routing>,
     /// Importance per component, ||u|| / ||h_in|| (method 1.4).
-    pub importance: BTreeMap<String, Estimate>,
+    pub importance: BTreeMap<Part, Estimate>,
     /// Share of a full-attention mixer's output per head.
     pub head_importance: Vec<f64>,
     /// 1 - mean cos(h_in, h_out).
@@ -222,7 +231,7 @@ pub struct LayerComparison {
     /// Index from 0.
     pub layer: usize,
     /// Weight differences per component.
-    pub deltas: BTreeMap<String, ComponentDelta>,
+    pub deltas: BTreeMap<Part, ComponentDelta>,
     /// Whether the optimal assignment of experts is the identity; absent in a dense layer.
     pub experts_aligned: Option<bool>,
     /// Mean Jaccard index of the selected sets on shared tokens.
@@ -237,10 +246,10 @@ pub struct LayerComparison {
     pub dead_in_father_only: Option<f64>,
     /// Causal donor advantage of the mother (method 1.6), nats per answer: above 0 = mother better.
     pub advantage: Advantage,
-    /// Prior share of the mother by component (method 2); key `layer` for the whole layer.
-    pub r_mri: BTreeMap<String, f64>,
+    /// Prior share of the mother by component (method 2), and of the whole layer.
+    pub r_mri: BTreeMap<Extent, f64>,
     /// Standard deviation of logit r.
-    pub r_sd: BTreeMap<String, f64>,
+    pub r_sd: BTreeMap<Extent, f64>,
 }
 
 /// Weight differences of one component in one layer (method 1.5).
@@ -266,7 +275,7 @@ pub struct Advantage {
     /// Backward direction B: mother with this layer from the father.
     pub into_mother: Estimate,
     /// Per component, only where the layer's |A| > 2 se.
-    pub components: BTreeMap<String, Estimate>,
+    pub components: BTreeMap<Part, Estimate>,
 }
 
 impl Profile {

@@ -23,8 +23,8 @@ mod moe;
 mod resident;
 mod step;
 
+pub use darwin_core::Group;
 pub use direction::Direction;
-pub use groups::Group;
 
 use crate::config::RouterForm;
 use crate::score::{check_items, fed, fed_tokens};
@@ -49,13 +49,13 @@ pub enum Keep {
 }
 
 impl Keep {
-    /// What a pass with derivatives counts in a budget, in forward passes of the same tokens: less
-    /// than it was measured to take.
+    /// What a pass with derivatives counts in a budget, in forward passes of the same tokens: what it
+    /// was measured to take, rounded up.
     #[must_use]
     pub fn passes(&self) -> u64 {
         match self {
-            Self::Activations => 3,
-            Self::Inputs(_) => 4,
+            Self::Activations => 4,
+            Self::Inputs(_) => 5,
         }
     }
 }

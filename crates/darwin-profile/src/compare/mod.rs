@@ -23,7 +23,7 @@ use darwin_core::files::{
     CalibrationRef, Comparison, ComponentDelta, Estimate, LayerComparison, ModelRef, Origin,
     Profile, SCHEMA,
 };
-use darwin_core::{Cancel, Domain, Fingerprint, Progress};
+use darwin_core::{Cancel, Domain, Extent, Fingerprint, Part, Progress};
 use darwin_engine::{LayerSource, Room};
 use darwin_eval::Encoded;
 use goal::Goal;
@@ -223,7 +223,7 @@ struct Components {
 
 fn one_layer(
     layer: usize,
-    deltas: BTreeMap<String, ComponentDelta>,
+    deltas: BTreeMap<Part, ComponentDelta>,
     experts_aligned: Option<bool>,
     swaps: &Swaps,
     components: &Components,
@@ -234,7 +234,7 @@ fn one_layer(
         .swaps
         .iter()
         .filter(|((l, _), _)| *l == layer)
-        .map(|((_, c), [a, b])| (c.name().to_owned(), components.goal.total(&half_sums(a, b))))
+        .map(|((_, c), [a, b])| (*c, components.goal.total(&half_sums(a, b))))
         .collect();
     let [jaccard, router_kl] = swaps.routers.layer(layer);
     let [a, b] = &swaps.layers[layer];
@@ -275,28 +275,27 @@ fn total_variation(a: &[u64], b: &[u64]) -> f64 {
 /// Method 2 for the layers and for every component that was measured in at least two layers; a
 /// single one says nothing of its spread. Where s0 = 0 there is no `r_sd`.
 fn set_priors(layers: &mut [LayerComparison]) {
-    let names = ["layer", "mixer", "routed", "shared", "router"];
-    for name in names {
+    let parts = Part::OF_LAYER.map(Extent::Part);
+    for extent in std::iter::once(Extent::Layer).chain(parts) {
         let known: Vec<(usize, Estimate)> = layers
             .iter()
             .enumerate()
             .filter_map(|(i, l)| {
-                let found = if name == "layer" {
-                    Some(l.advantage.total)
-                } else {
-                    l.advantage.components.get(name).copied()
+                let found = match extent {
+                    Extent::Layer => Some(l.advantage.total),
+                    Extent::Part(part) => l.advantage.components.get(&part).copied(),
                 };
                 Some((i, found?))
             })
             .collect();
-        if name != "layer" && known.len() < 2 {
+        if extent != Extent::Layer && known.len() < 2 {
             continue;
         }
         let estimates: Vec<Estimate> = known.iter().map(|(_, e)| *e).collect();
         for ((i, _), prior) in known.iter().zip(prior::prior(&estimates)) {
-            layers[*i].r_mri.insert(name.to_owned(), prior.r);
+            layers[*i].r_mri.insert(extent, prior.r);
             if let Some(sd) = prior.sd {
-                layers[*i].r_sd.insert(name.to_owned(), sd);
+                layers[*i].r_sd.insert(extent, sd);
             }
         }
     }

@@ -5,18 +5,18 @@ use crate::figure::{Curve, Group, Swatch, curves, figure, value_axis};
 use crate::ink::{self, Ink};
 use crate::run::Run;
 use crate::words::{estimate, four_digits};
-use darwin_core::Domain;
 use darwin_core::files::{Comparison, Estimate, LayerComparison};
+use darwin_core::{Domain, Extent, Part};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-/// Components that a prior may name, each with its ink.
-const COMPONENTS: [(&str, Ink); 5] = [
-    ("layer", ink::CHILD),
-    ("mixer", ink::COMPONENTS[0]),
-    ("routed", ink::COMPONENTS[1]),
-    ("shared", ink::COMPONENTS[2]),
-    ("router", ink::GREY),
+/// What a prior may speak of, each with its ink.
+const EXTENTS: [(Extent, Ink); 5] = [
+    (Extent::Layer, ink::CHILD),
+    (Extent::Part(Part::Mixer), ink::COMPONENTS[0]),
+    (Extent::Part(Part::Routed), ink::COMPONENTS[1]),
+    (Extent::Part(Part::Shared), ink::COMPONENTS[2]),
+    (Extent::Part(Part::Router), ink::GREY),
 ];
 
 /// The section.
@@ -143,13 +143,13 @@ fn prior(comparison: &Comparison) -> Option<Group> {
     let mut plot = plotly::Plot::new();
     let mut legend = Vec::new();
     let mut words = Vec::new();
-    for (component, ink) in COMPONENTS {
+    for (extent, ink) in EXTENTS {
         let line: Vec<(f64, f64, f64)> = comparison
             .layers
             .iter()
             .filter_map(|l| {
-                let r = *l.r_mri.get(component)?;
-                Some((l.layer as f64, r, l.r_sd.get(component).copied().unwrap_or(0.0)))
+                let r = *l.r_mri.get(&extent)?;
+                Some((l.layer as f64, r, l.r_sd.get(&extent).copied().unwrap_or(0.0)))
             })
             .collect();
         if line.is_empty() {
@@ -159,9 +159,9 @@ fn prior(comparison: &Comparison) -> Option<Group> {
         let edge = |sign: f64| line.iter().map(|(_, r, sd)| moved(*r, sign * 2.0 * sd)).collect();
         crate::figure::band(&mut plot, &x, edge(-1.0), edge(1.0), ink, 0.12);
         let y = line.iter().map(|(_, r, _)| bare(Estimate { value: *r, se: 0.0 })).collect();
-        Curve { name: component, ink, x, y }.draw(&mut plot);
-        legend.push(Swatch::line(component, ink));
-        words.push(component);
+        Curve { name: extent.name(), ink, x, y }.draw(&mut plot);
+        legend.push(Swatch::line(extent.name(), ink));
+        words.push(extent.name());
     }
     plot.set_layout(
         crate::figure::layout(
