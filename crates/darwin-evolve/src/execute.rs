@@ -173,7 +173,11 @@ impl<'a> Executor<'a> {
         let found = self.parents.evaluate(&job.ask.recipe, evaluator.as_ref(), self.cancel)?;
         let evaluation = match found {
             Ok(evaluation) => evaluation,
-            Err(why) => return Ok(Answer { tokens: 0, outcome: Err(why.to_string()) }),
+            // A failure counts like a pass: a search in which everything fails ends, too.
+            Err(why) => {
+                let tokens = self.items.tokens(window);
+                return Ok(Answer { tokens, outcome: Err(why.to_string()) });
+            }
         };
         let tokens = evaluation.cost.tokens;
         let outcome = values(evaluator.as_ref(), &evaluation)
@@ -294,3 +298,6 @@ fn values(evaluator: &dyn Evaluator, evaluation: &Evaluation) -> Result<Vec<f64>
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,17 @@ impl Items {
         .map_err(Error::below)
     }
 
+    /// Forward tokens of a pass over a window's prompts and reference answers.
+    pub(crate) fn tokens(&self, window: &Window) -> u64 {
+        let encoded = match window.split {
+            Split::Proxy => self.proxy.encoded(),
+            Split::Search => self.search.encoded(),
+            _ => self.selection.encoded(),
+        };
+        let of = |i: &u32| encoded.items()[*i as usize].main().tokens().saturating_sub(1) as u64;
+        window.indices.iter().map(of).sum()
+    }
+
     /// Domain and forward tokens of every item of `proxy`, `search` and `selection`.
     pub(crate) fn costs(&self) -> [Vec<(Domain, u64)>; 3] {
         [self.proxy.encoded(), self.search.encoded(), self.selection.encoded()].map(|encoded| {

@@ -66,6 +66,17 @@ pub struct Ask {
     pub work: Work,
     /// On which items.
     pub items: Window,
+    /// What is known of the candidate on other items: its fitness is that of all of them.
+    pub known: Option<Arc<Scored>>,
+}
+
+impl Ask {
+    /// Asks about a candidate of which nothing is known, without genes and label.
+    #[must_use]
+    pub fn new(recipe: Arc<Recipe>, work: Work, items: Window) -> Self {
+        let (genes, label, known) = (Vec::new(), None, None);
+        Self { generation: 0, genes, label, recipe, work, items, known }
+    }
 }
 
 /// What became of a job.

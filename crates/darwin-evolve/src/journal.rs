@@ -252,14 +252,11 @@ mod tests {
             asker: Asker::Arm(ArmName::Blind),
             phase: Phase::Proxy,
             step,
-            ask: Ask {
-                generation: 0,
-                genes: Vec::new(),
-                label: None,
-                recipe: recipe.into(),
-                work: Work::Likelihood,
-                items: Window { split: Split::Proxy, indices: Vec::new() },
-            },
+            ask: Ask::new(
+                recipe.into(),
+                Work::Likelihood,
+                Window { split: Split::Proxy, indices: Vec::new() },
+            ),
         }
     }
 

@@ -7,7 +7,7 @@ use super::population::Population;
 use super::setting::{Explorer, Setting, Tried, best};
 use super::space::{Small, V4, Wide};
 use crate::Error;
-use crate::job::{Answer, Ask, MOTHER, RANDOM_MOTHER, Work};
+use crate::job::{Answer, Ask, MOTHER, RANDOM_MOTHER, Window, Work};
 use crate::prior::Prior;
 use darwin_core::files::{ArmName, Phase};
 use darwin_merge::Recipe;
@@ -213,14 +213,11 @@ impl ArmSearch {
         finalists
     }
 
-    fn ask_finalists(&self, most: usize, work: Work, window: &crate::job::Window) -> Vec<Ask> {
+    fn ask_finalists(&self, most: usize, work: Work, window: &Window) -> Vec<Ask> {
         let ask = |tried: &Tried| Ask {
-            generation: 0,
             genes: tried.genes.clone(),
             label: tried.label.clone(),
-            recipe: tried.recipe.clone(),
-            work,
-            items: window.clone(),
+            ..Ask::new(tried.recipe.clone(), work, window.clone())
         };
         self.finalists.iter().take(most).map(ask).collect()
     }

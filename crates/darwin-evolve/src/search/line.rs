@@ -1,10 +1,10 @@
 //! The plain interpolation line: ever finer around its best point.
 
 use super::setting::{Explorer, Setting, Tried};
-use crate::Error;
 use crate::deck::Deck;
-use crate::job::{Answer, Ask};
+use crate::job::{Answer, Ask, Window, Work};
 use crate::recipe::line_recipe;
+use crate::{Error, RunConfig};
 use darwin_core::files::Phase;
 use std::sync::Arc;
 
@@ -15,19 +15,14 @@ pub(crate) fn grid() -> impl Iterator<Item = f64> {
 
 /// A point of the line, as a question.
 pub(crate) fn point(
-    config: &crate::RunConfig,
+    config: &RunConfig,
     layers: usize,
     t: f64,
-    items: crate::job::Window,
+    items: Window,
 ) -> Result<Ask, Error> {
-    Ok(Ask {
-        generation: 0,
-        genes: vec![t],
-        label: Some(format!("t={t}")),
-        recipe: Arc::new(line_recipe(config, t, layers)?),
-        work: crate::job::Work::Likelihood,
-        items,
-    })
+    let recipe = Arc::new(line_recipe(config, t, layers)?);
+    let ask = Ask::new(recipe, Work::Likelihood, items);
+    Ok(Ask { genes: vec![t], label: Some(format!("t={t}")), ..ask })
 }
 
 /// Explores the line.

@@ -178,12 +178,8 @@ impl Search {
             ("published", published_recipe(config, layers)?),
         ];
         let ask = |(label, recipe): (&str, _)| Ask {
-            generation: 0,
-            genes: Vec::new(),
             label: Some(label.to_owned()),
-            recipe: Arc::new(recipe),
-            work,
-            items: items.clone(),
+            ..Ask::new(Arc::new(recipe), work, items.clone())
         };
         Ok(recipes.into_iter().map(ask).collect())
     }
@@ -229,7 +225,8 @@ impl Search {
         self.waiting = self.setup.config.arms.iter().copied().collect();
     }
 
-    /// The fitness of a job's scores, as the journal writes it.
+    /// The fitness of a job's candidate, as the journal writes it: of these scores and of what was
+    /// known of it before.
     ///
     /// # Errors
     /// [`Error::Optimiser`] where the father of the phase was not scored yet.
@@ -240,7 +237,11 @@ impl Search {
             *place = Some(Fitness::new(&self.setup.config, scored));
         }
         let missing = || Error::Optimiser("a candidate came before the father".to_owned());
-        Ok(place.as_ref().ok_or_else(missing)?.of(scored))
+        let fitness = place.as_ref().ok_or_else(missing)?;
+        Ok(match &job.ask.known {
+            Some(known) => fitness.of(&known.and(scored)),
+            None => fitness.of(scored),
+        })
     }
 
     /// What became of the jobs, in their order.

@@ -158,7 +158,11 @@ impl Explorer for Population {
     fn next(&mut self, left: u64) -> Result<Vec<Ask>, Error> {
         match &self.state {
             State::Race { first, places, race } => {
-                let more = |place: &usize| Ask { items: race.clone(), ..first[*place].0.clone() };
+                let more = |place: &usize| {
+                    let (ask, known) = &first[*place];
+                    let known = known.clone().map(Arc::new);
+                    Ask { items: race.clone(), known, ..ask.clone() }
+                };
                 Ok(places.iter().map(more).collect())
             }
             _ => self.begin(left),

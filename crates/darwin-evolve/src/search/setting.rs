@@ -126,8 +126,7 @@ impl Setting {
         recipe: Recipe,
         items: Window,
     ) -> Ask {
-        let recipe = Arc::new(recipe);
-        Ask { generation, genes, label: None, recipe, work: Work::Likelihood, items }
+        Ask { generation, genes, ..Ask::new(Arc::new(recipe), Work::Likelihood, items) }
     }
 
     /// Blocks of layers with alike derivatives, outliers alone; one where nothing is known.

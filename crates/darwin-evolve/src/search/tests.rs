@@ -161,6 +161,8 @@ fn run(setup: &Setup) -> (Search, Vec<(Job, f64)>) {
             let answer = answer(setup, &job);
             let scored = answer.outcome.clone().expect("scored");
             let fitness = search.fitness(&job, &scored).expect("judged");
+            // Whoever does the jobs takes a candidate without a finite fitness for failed.
+            assert!(fitness.is_finite(), "job {} ({}): {fitness}", job.id, job.asker.name());
             answers.push(answer);
             done.push((job, fitness));
         }

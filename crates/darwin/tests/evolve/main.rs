@@ -103,6 +103,8 @@ fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
         journal.iter().filter(|byte| **byte == b'\n').count()
     };
     let total = lines(whole.path()) as f64;
+    let journal = std::fs::read_to_string(whole.path().join("run/journal.jsonl")).expect("read");
+    assert!(!journal.contains("\"failed\""), "a candidate of these parents failed");
     let expected = lasting(whole.path());
     assert!(
         expected.contains_key("/journal.jsonl") && expected.contains_key("child/manifest.json")
