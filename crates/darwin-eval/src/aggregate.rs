@@ -86,10 +86,9 @@ pub fn model_scores(
 
 /// Differences of right answers, item by item, of every domain.
 fn differences(items: &ItemSet, a: &Evaluation, b: &Evaluation) -> BTreeMap<Domain, Estimate> {
-    let right = |r: &ItemResult| f64::from(u8::from(r.exact == Some(true)));
     let mut found: BTreeMap<Domain, Vec<f64>> = BTreeMap::new();
     for (item, (a, b)) in items.items().iter().zip(a.results.iter().zip(&b.results)) {
-        found.entry(item.domain.clone()).or_default().push(right(a) - right(b));
+        found.entry(item.domain.clone()).or_default().push(a.right() - b.right());
     }
     found.into_iter().map(|(domain, d)| (domain, estimate(&d))).collect()
 }

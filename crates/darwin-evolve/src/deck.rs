@@ -3,18 +3,21 @@
 use crate::job::Window;
 use darwin_core::{Domain, Split};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One replicate's items of a split. A clone deals the same windows again.
 #[derive(Clone, Debug)]
 pub(crate) struct Deck {
     split: Split,
     domains: BTreeMap<Domain, Cards>,
+    /// Of every item of the run's set, by position.
+    tokens: Arc<[u64]>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Cards {
-    /// Positions in the run's set, and the tokens of each.
-    items: Vec<(u32, u64)>,
+    /// Positions in the run's set.
+    items: Vec<u32>,
     next: usize,
 }
 
@@ -29,15 +32,15 @@ impl Deck {
     ) -> Self {
         let mut domains: BTreeMap<Domain, Cards> = BTreeMap::new();
         let mut seen: BTreeMap<&Domain, usize> = BTreeMap::new();
-        for (position, (domain, tokens)) in items.iter().enumerate() {
+        for (position, (domain, _)) in items.iter().enumerate() {
             let count = seen.entry(domain).or_insert(0);
             if wanted(domain) && *count % replicates == replicate {
                 let cards = domains.entry(domain.clone()).or_default();
-                cards.items.push((position as u32, *tokens));
+                cards.items.push(position as u32);
             }
             *count += 1;
         }
-        Self { split, domains }
+        Self { split, domains, tokens: items.iter().map(|(_, tokens)| *tokens).collect() }
     }
 
     /// The next items of each domain, as many as asked for and at most all of them.
@@ -45,7 +48,7 @@ impl Deck {
         let mut indices = Vec::new();
         for (domain, cards) in &mut self.domains {
             let n = count(domain).min(cards.items.len());
-            indices.extend((0..n).map(|i| cards.items[(cards.next + i) % cards.items.len()].0));
+            indices.extend((0..n).map(|i| cards.items[(cards.next + i) % cards.items.len()]));
             cards.next = (cards.next + n) % cards.items.len().max(1);
         }
         indices.sort_unstable();
@@ -54,17 +57,18 @@ impl Deck {
 
     /// Forward tokens of a pass over a window.
     pub(crate) fn tokens(&self, window: &Window) -> u64 {
-        let known = self.domains.values().flat_map(|cards| &cards.items);
-        let known: BTreeMap<u32, u64> = known.copied().collect();
-        window.indices.iter().filter_map(|index| known.get(index)).sum()
+        self.sum(&window.indices)
+    }
+
+    fn sum(&self, positions: &[u32]) -> u64 {
+        positions.iter().map(|position| self.tokens[*position as usize]).sum()
     }
 
     /// Mean forward tokens of a pass over so many items of each domain.
     pub(crate) fn mean_tokens(&self, count: impl Fn(&Domain) -> usize) -> u64 {
         let of = |(domain, cards): (&Domain, &Cards)| {
-            let all: u64 = cards.items.iter().map(|(_, tokens)| tokens).sum();
             let n = count(domain).min(cards.items.len());
-            all as f64 * n as f64 / cards.items.len().max(1) as f64
+            self.sum(&cards.items) as f64 * n as f64 / cards.items.len().max(1) as f64
         };
         self.domains.iter().map(of).sum::<f64>().round() as u64
     }

@@ -1,7 +1,7 @@
 //! Derivatives of the goal by share where the merge lives (method 1.6), and the quadratic model
 //! that follows from them.
 
-use crate::job::{Slope, Slopes};
+use crate::job::Slopes;
 use darwin_core::files::{Estimate, ExpertSlope, PartSlope};
 use darwin_core::{Domain, ExpertIdx, Group, LayerIdx, Part};
 use std::collections::BTreeMap;
@@ -33,19 +33,6 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// The derivative of a domain by group, over both halves.
-    #[must_use]
-    pub fn slope(&self, domain: &Domain) -> Option<Slope> {
-        let [a, b] = self.halves.each_ref().map(|half| half.domains.get(domain));
-        let (a, b) = (a?, b?);
-        let mean = |x: &f32, y: &f32| f32::midpoint(*x, *y);
-        let se = |x: &f32, y: &f32| x.hypot(*y) / 2.0;
-        Some(Slope {
-            value: a.value.iter().zip(&b.value).map(|(x, y)| mean(x, y)).collect(),
-            se: a.se.iter().zip(&b.se).map(|(x, y)| se(x, y)).collect(),
-        })
-    }
-
     /// The derivative of a weighted sum of domains by group.
     #[must_use]
     pub fn gradient(&self, weight: impl Fn(&Domain) -> f64) -> Vec<f64> {
@@ -65,7 +52,7 @@ impl Diagnosis {
         let mut differences = vec![0.0; self.groups.len()];
         add(&mut differences, &self.further, &weight);
         add(&mut differences, &self.halves[0], |domain| -weight(domain));
-        let kind = |group: &Group| (group.layer, group.part as usize, group.expert.is_some());
+        let kind = |group: &Group| (group.layer, group.part, group.expert.is_some());
         let mut sums: BTreeMap<_, (f64, f64)> = BTreeMap::new();
         for (group, difference) in self.groups.iter().zip(&differences) {
             let sum = sums.entry(kind(group)).or_default();

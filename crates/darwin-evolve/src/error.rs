@@ -69,6 +69,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// The father could not be evaluated: nothing can be compared with him.
+    pub(crate) fn father(why: &str) -> Self {
+        let message = format!("the father could not be evaluated: {why}");
+        Self::Below { message, hint: None, fault: Fault::User }
+    }
+
     /// Carries an error of a crate below upwards, sentence, hint and fault unchanged.
     pub fn below<E: Diagnose>(error: E) -> Self {
         let failure = darwin_core::Failure::from(error);

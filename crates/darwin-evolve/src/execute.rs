@@ -1,7 +1,7 @@
 //! Does the jobs of a search in this process, one after the other, and writes each down; what the
 //! journal has already is not done again.
 
-use crate::items::Items;
+use crate::items::{Items, Selected};
 use crate::job::{Answer, FATHER, Job, Scored, Slope, Slopes, Tally, Window, Work};
 use crate::search::{FAILED, slopes_cost};
 use crate::slopes;
@@ -10,9 +10,10 @@ use darwin_core::files::{JournalLine, SCHEMA, Status};
 use darwin_core::{Cancel, Domain, NoProgress, Split};
 use darwin_engine::Model;
 use darwin_engine::derivative::{Derivatives, Direction, Keep, derivatives};
-use darwin_eval::{Evaluation, Evaluator, Kind};
+use darwin_eval::{Evaluation, Evaluator, Item, ItemSet, Kind};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Does jobs.
 pub struct Executor<'a> {
@@ -25,6 +26,8 @@ pub struct Executor<'a> {
     /// The father's score on every item that was needed so far.
     father: BTreeMap<(Split, u32), f64>,
     directions: BTreeMap<String, Direction<'a>>,
+    /// The items of the last window: a generation's candidates have one.
+    selected: Option<(Window, Arc<Selected>)>,
 }
 
 impl<'a> Executor<'a> {
@@ -37,7 +40,7 @@ impl<'a> Executor<'a> {
         cancel: &'a Cancel,
     ) -> Self {
         let (father, directions) = (BTreeMap::new(), BTreeMap::new());
-        Self { parents, items, journal, folder, cancel, father, directions }
+        Self { parents, items, journal, folder, cancel, father, directions, selected: None }
     }
 
     /// Does a job, or finds it in the journal; `fitness` judges its scores.
@@ -54,13 +57,15 @@ impl<'a> Executor<'a> {
             return Err(Error::Cancelled);
         }
         let recipe_sha256 = self.parents.fingerprint_of(&job.ask.recipe);
-        let items_sha256 = self.items.fingerprint(&job.ask.items);
+        let selected = self.selected(&job.ask.items);
+        let items_sha256 = selected.set().fingerprint().to_string();
         let wanted = Wanted { job, recipe_sha256: &recipe_sha256, items_sha256: &items_sha256 };
         if let Some(line) = self.journal.next_known(&wanted)? {
-            return self.replayed(job, &line, fitness);
+            return self.replayed(job, &selected, &line, fitness);
         }
-        let answer = self.evaluate(job)?;
-        let line = self.line(job, &answer, (recipe_sha256, items_sha256), fitness)?;
+        let answer = self.evaluate(job, &selected)?;
+        let n = selected.set().domains();
+        let line = self.line(job, &answer, (recipe_sha256, items_sha256, n), fitness)?;
         let failed = line.status.clone();
         self.journal.append(line)?;
         Ok(match failed {
@@ -73,7 +78,7 @@ impl<'a> Executor<'a> {
         &self,
         job: &Job,
         answer: &Answer,
-        (recipe_sha256, items_sha256): (String, String),
+        (recipe_sha256, items_sha256, n): (String, String, BTreeMap<Domain, usize>),
         fitness: impl FnOnce(&Scored) -> Result<f64, Error>,
     ) -> Result<JournalLine, Error> {
         let mut line = JournalLine {
@@ -92,7 +97,7 @@ impl<'a> Executor<'a> {
             fitness: FAILED,
             domains: BTreeMap::new(),
             gains: BTreeMap::new(),
-            n: self.items.domains(&job.ask.items),
+            n,
             tokens: answer.tokens,
             slopes_sha256: None,
             status: Status::Ok,
@@ -110,8 +115,7 @@ impl<'a> Executor<'a> {
         line.domains = scored.domains.iter().map(|(d, t)| (d.clone(), t.score)).collect();
         line.gains = scored.domains.iter().map(|(d, t)| (d.clone(), t.gain)).collect();
         if let Some(found) = &scored.slopes {
-            let groups = self.directions.values().next().map_or(0, |d| d.groups().len());
-            line.slopes_sha256 = Some(slopes::write(&self.folder, job.id, found, groups)?);
+            line.slopes_sha256 = Some(slopes::write(&self.folder, job.id, found)?);
         }
         Ok(line)
     }
@@ -120,6 +124,7 @@ impl<'a> Executor<'a> {
     fn replayed(
         &mut self,
         job: &Job,
+        selected: &Selected,
         line: &JournalLine,
         fitness: impl FnOnce(&Scored) -> Result<f64, Error>,
     ) -> Result<Answer, Error> {
@@ -138,7 +143,7 @@ impl<'a> Executor<'a> {
             Some(sha256) => Some(match slopes::read(&self.folder, job.id, sha256) {
                 Some(slopes) => slopes.into(),
                 // The file is gone: derivatives are the same whenever they are computed.
-                None => self.again(job, sha256)?,
+                None => self.again(job, selected, sha256)?,
             }),
         };
         let scored = Scored { domains, slopes };
@@ -147,8 +152,13 @@ impl<'a> Executor<'a> {
         Ok(Answer { tokens, outcome: Ok(scored) })
     }
 
-    fn again(&mut self, job: &Job, sha256: &str) -> Result<std::sync::Arc<Slopes>, Error> {
-        let answer = self.evaluate(job)?;
+    fn again(
+        &mut self,
+        job: &Job,
+        selected: &Selected,
+        sha256: &str,
+    ) -> Result<Arc<Slopes>, Error> {
+        let answer = self.evaluate(job, selected)?;
         let other = || Error::Journal {
             path: self.folder.clone(),
             text: format!("derivatives of job {} are gone, and come out differently here", job.id),
@@ -156,32 +166,43 @@ impl<'a> Executor<'a> {
                 .to_owned(),
         };
         let found = answer.outcome.ok().and_then(|scored| scored.slopes).ok_or_else(other)?;
-        let groups = self.directions.values().next().map_or(0, |d| d.groups().len());
-        if slopes::write(&self.folder, job.id, &found, groups)? != sha256 {
+        if slopes::write(&self.folder, job.id, &found)? != sha256 {
             return Err(other());
         }
         Ok(found)
     }
 
-    fn evaluate(&mut self, job: &Job) -> Result<Answer, Error> {
-        let window = &job.ask.items;
-        let father = self.father_scores(window)?;
-        if job.ask.work == Work::Slopes {
-            return self.slopes(job, &father);
+    /// A window's items, selected once for jobs that follow each other.
+    fn selected(&mut self, window: &Window) -> Arc<Selected> {
+        match &self.selected {
+            Some((last, selected)) if last == window => selected.clone(),
+            _ => {
+                let selected = Arc::new(self.items.select(window));
+                self.selected = Some((window.clone(), selected.clone()));
+                selected
+            }
         }
-        let evaluator = self.items.evaluator(window);
-        let found = self.parents.evaluate(&job.ask.recipe, evaluator.as_ref(), self.cancel)?;
+    }
+
+    fn evaluate(&mut self, job: &Job, selected: &Selected) -> Result<Answer, Error> {
+        let father = self.father_scores(&job.ask.items)?;
+        if job.ask.work == Work::Slopes {
+            return self.slopes(job, selected, &father);
+        }
+        let evaluator = selected.evaluator();
+        let found = self.parents.evaluate(&job.ask.recipe, evaluator, self.cancel)?;
         let evaluation = match found {
             Ok(evaluation) => evaluation,
             // A failure counts like a pass: a search in which everything fails ends, too.
             Err(why) => {
-                let tokens = self.items.tokens(window);
-                return Ok(Answer { tokens, outcome: Err(why.to_string()) });
+                return Ok(Answer { tokens: selected.tokens(), outcome: Err(why.to_string()) });
             }
         };
         let tokens = evaluation.cost.tokens;
-        let outcome = values(evaluator.as_ref(), &evaluation)
-            .map(|values| Scored { domains: self.tallies(window, &values, &father), slopes: None });
+        let outcome = values(evaluator, &evaluation).map(|values| Scored {
+            domains: tallies(evaluator.items(), &values, &father),
+            slopes: None,
+        });
         Ok(Answer { tokens, outcome })
     }
 
@@ -192,33 +213,20 @@ impl<'a> Executor<'a> {
         let missing: Vec<u32> = window.indices.iter().filter(known).copied().collect();
         if !missing.is_empty() {
             let window = Window { split, indices: missing };
-            let scored =
-                self.items.score_model(&window, &self.parents.father_model, self.cancel)?;
-            let evaluator = self.items.evaluator(&window);
-            let values = values(evaluator.as_ref(), &scored).map_err(|why| Error::Below {
-                message: format!("the father could not be evaluated: {why}"),
-                hint: None,
-                fault: darwin_core::Fault::User,
-            })?;
+            let selected = self.items.select(&window);
+            let scored = selected.score(&self.parents.father_model, self.cancel)?;
+            let values =
+                values(selected.evaluator(), &scored).map_err(|why| Error::father(&why))?;
             self.father.extend(window.indices.iter().map(|i| (split, *i)).zip(values));
         }
         Ok(window.indices.iter().map(|i| self.father[&(split, *i)]).collect())
     }
 
-    fn tallies(&self, window: &Window, values: &[f64], father: &[f64]) -> BTreeMap<Domain, Tally> {
-        let mut domains: BTreeMap<Domain, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
-        let items = window.indices.iter().map(|i| self.items.domain(window.split, *i));
-        for ((domain, value), father) in items.zip(values).zip(father) {
-            let (own, his) = domains.entry(domain.clone()).or_default();
-            own.push(*value);
-            his.push(*father);
-        }
-        domains.into_iter().map(|(d, (own, his))| (d, Tally::paired(&own, &his))).collect()
-    }
-
     /// Probabilities and their derivatives.
-    fn slopes(&mut self, job: &Job, father: &[f64]) -> Result<Answer, Error> {
-        let window = &job.ask.items;
+    fn slopes(&mut self, job: &Job, selected: &Selected, father: &[f64]) -> Result<Answer, Error> {
+        let Selected::Likelihood(asked) = selected else {
+            return Err(Error::Optimiser("derivatives are those of the proxy alone".to_owned()));
+        };
         let mother = job.ask.recipe.mother().unwrap_or(FATHER).to_owned();
         if !self.directions.contains_key(&mother) {
             let source = |name: &str| {
@@ -231,7 +239,6 @@ impl<'a> Executor<'a> {
             self.directions.insert(mother.clone(), direction.map_err(Error::below)?.keeping());
         }
         let direction = &self.directions[&mother];
-        let asked = self.items.likelihood(window);
         let tokens = slopes_cost(asked.cost().tokens);
         let found = self.parents.with_child(&job.ask.recipe, |source| {
             let model = match Model::load(source) {
@@ -250,38 +257,48 @@ impl<'a> Executor<'a> {
             Err(why) => return Ok(Answer { tokens, outcome: Err(why.to_string()) }),
         };
         let values: Vec<f64> = found.nll.iter().map(|nll| (-nll).exp()).collect();
-        let domains = self.tallies(window, &values, father);
-        let slopes = self.by_domain(window, &found, &values);
+        let domains = tallies(selected.set(), &values, father);
+        let slopes = by_domain(selected.set(), &found, &values);
         Ok(Answer { tokens, outcome: Ok(Scored { domains, slopes: Some(slopes.into()) }) })
     }
+}
 
-    /// Means over a domain's items of the derivatives of their probabilities, with standard errors.
-    fn by_domain(&self, window: &Window, found: &Derivatives, values: &[f64]) -> Slopes {
-        let groups = found.groups.len();
-        let mut sums: BTreeMap<Domain, (f64, Vec<f64>, Vec<f64>)> = BTreeMap::new();
-        for (item, position) in window.indices.iter().enumerate() {
-            let domain = self.items.domain(window.split, *position);
-            let zero = || (0.0, vec![0.0; groups], vec![0.0; groups]);
-            let (n, sum, squares) = sums.entry(domain.clone()).or_insert_with(zero);
-            *n += 1.0;
-            for (i, slope) in found.item(item).iter().enumerate() {
-                let slope = -values[item] * slope;
-                sum[i] += slope;
-                squares[i] += slope * slope;
-            }
-        }
-        let slope = |(n, sum, squares): (f64, Vec<f64>, Vec<f64>)| {
-            let se = |(sum, square): (&f64, &f64)| {
-                let variance = (square - sum * sum / n).max(0.0) / (n - 1.0).max(1.0);
-                (variance / n).sqrt() as f32
-            };
-            Slope {
-                se: sum.iter().zip(&squares).map(se).collect(),
-                value: sum.iter().map(|sum| (sum / n) as f32).collect(),
-            }
-        };
-        Slopes { domains: sums.into_iter().map(|(d, s)| (d, slope(s))).collect() }
+/// A candidate's scores beside the father's, by domain.
+fn tallies(set: &ItemSet, values: &[f64], father: &[f64]) -> BTreeMap<Domain, Tally> {
+    let mut domains: BTreeMap<Domain, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    for (item, (value, father)) in set.items().iter().zip(values.iter().zip(father)) {
+        let (own, his) = domains.entry(item.domain.clone()).or_default();
+        own.push(*value);
+        his.push(*father);
     }
+    domains.into_iter().map(|(d, (own, his))| (d, Tally::paired(&own, &his))).collect()
+}
+
+/// Means over a domain's items of the derivatives of their probabilities, with standard errors.
+fn by_domain(set: &ItemSet, found: &Derivatives, values: &[f64]) -> Slopes {
+    let groups = found.groups.len();
+    let mut sums: BTreeMap<Domain, (f64, Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    for (item, Item { domain, .. }) in set.items().iter().enumerate() {
+        let zero = || (0.0, vec![0.0; groups], vec![0.0; groups]);
+        let (n, sum, squares) = sums.entry(domain.clone()).or_insert_with(zero);
+        *n += 1.0;
+        for (i, slope) in found.item(item).iter().enumerate() {
+            let slope = -values[item] * slope;
+            sum[i] += slope;
+            squares[i] += slope * slope;
+        }
+    }
+    let slope = |(n, sum, squares): (f64, Vec<f64>, Vec<f64>)| {
+        let se = |(sum, square): (&f64, &f64)| {
+            let variance = (square - sum * sum / n).max(0.0) / (n - 1.0).max(1.0);
+            (variance / n).sqrt() as f32
+        };
+        Slope {
+            se: sum.iter().zip(&squares).map(se).collect(),
+            value: sum.iter().map(|sum| (sum / n) as f32).collect(),
+        }
+    };
+    Slopes { domains: sums.into_iter().map(|(d, s)| (d, slope(s))).collect() }
 }
 
 /// An evaluation on its scale, item by item: the probability of the reference answer, bounded like
@@ -294,7 +311,7 @@ fn values(evaluator: &dyn Evaluator, evaluation: &Evaluation) -> Result<Vec<f64>
                 Err(format!("the loss of item {} is {}", item.id, result.nll))
             }
             Kind::Proxy => Ok((-result.nll).exp()),
-            Kind::Real => Ok(f64::from(u8::from(result.exact == Some(true)))),
+            Kind::Real => Ok(result.right()),
         })
         .collect()
 }

@@ -64,72 +64,13 @@ impl Items {
         })
     }
 
-    /// The set that a split's windows are of.
-    fn set(&self, split: Split) -> &ItemSet {
-        match split {
-            Split::Proxy => self.proxy.item_set(),
-            Split::Search => self.search.item_set(),
-            _ => self.selection.item_set(),
-        }
-    }
-
-    /// An item's domain.
-    pub(crate) fn domain(&self, split: Split, position: u32) -> &Domain {
-        &self.set(split).items()[position as usize].domain
-    }
-
-    /// Items per domain of a window.
-    pub(crate) fn domains(&self, window: &Window) -> BTreeMap<Domain, usize> {
-        let mut counts = BTreeMap::new();
-        for position in &window.indices {
-            *counts.entry(self.domain(window.split, *position).clone()).or_insert(0) += 1;
-        }
-        counts
-    }
-
-    /// The identity of a window's items.
-    pub(crate) fn fingerprint(&self, window: &Window) -> String {
-        self.set(window.split).select(&window.indices).fingerprint().to_string()
-    }
-
-    /// Likelihoods on a window of the proxy.
-    pub(crate) fn likelihood(&self, window: &Window) -> Likelihood {
-        self.proxy.select(&window.indices)
-    }
-
-    /// The evaluator of a window's split, over its items.
-    pub(crate) fn evaluator(&self, window: &Window) -> Box<dyn Evaluator> {
+    /// A window's items, with what scores them.
+    pub(crate) fn select(&self, window: &Window) -> Selected {
         match window.split {
-            Split::Proxy => Box::new(self.likelihood(window)),
-            Split::Search => Box::new(self.search.select(&window.indices)),
-            _ => Box::new(self.selection.select(&window.indices)),
+            Split::Proxy => Selected::Likelihood(self.proxy.select(&window.indices)),
+            Split::Search => Selected::ExactMatch(Box::new(self.search.select(&window.indices))),
+            _ => Selected::ExactMatch(Box::new(self.selection.select(&window.indices))),
         }
-    }
-
-    /// A loaded model's results on a window.
-    pub(crate) fn score_model(
-        &self,
-        window: &Window,
-        model: &Model,
-        cancel: &Cancel,
-    ) -> Result<Evaluation, Error> {
-        match window.split {
-            Split::Proxy => self.likelihood(window).evaluate_model(model, cancel),
-            Split::Search => self.search.select(&window.indices).evaluate_model(model, cancel),
-            _ => self.selection.select(&window.indices).evaluate_model(model, cancel),
-        }
-        .map_err(Error::below)
-    }
-
-    /// Forward tokens of a pass over a window's prompts and reference answers.
-    pub(crate) fn tokens(&self, window: &Window) -> u64 {
-        let encoded = match window.split {
-            Split::Proxy => self.proxy.encoded(),
-            Split::Search => self.search.encoded(),
-            _ => self.selection.encoded(),
-        };
-        let of = |i: &u32| encoded.items()[*i as usize].main().tokens().saturating_sub(1) as u64;
-        window.indices.iter().map(of).sum()
     }
 
     /// Domain and forward tokens of every item of `proxy`, `search` and `selection`.
@@ -140,6 +81,45 @@ impl Items {
             };
             encoded.items().iter().map(of).collect()
         })
+    }
+}
+
+/// Some items of a split, and the split's evaluator over them.
+pub(crate) enum Selected {
+    /// Of the proxy.
+    Likelihood(Likelihood),
+    /// Of the others.
+    ExactMatch(Box<ExactMatch>),
+}
+
+impl Selected {
+    pub(crate) fn evaluator(&self) -> &dyn Evaluator {
+        match self {
+            Self::Likelihood(likelihood) => likelihood,
+            Self::ExactMatch(exact) => exact.as_ref(),
+        }
+    }
+
+    /// The items.
+    pub(crate) fn set(&self) -> &ItemSet {
+        self.evaluator().items()
+    }
+
+    /// Forward tokens of a pass over their prompts and reference answers.
+    pub(crate) fn tokens(&self) -> u64 {
+        match self {
+            Self::Likelihood(likelihood) => likelihood.encoded().tokens(),
+            Self::ExactMatch(exact) => exact.encoded().tokens(),
+        }
+    }
+
+    /// A loaded model's results.
+    pub(crate) fn score(&self, model: &Model, cancel: &Cancel) -> Result<Evaluation, Error> {
+        match self {
+            Self::Likelihood(likelihood) => likelihood.evaluate_model(model, cancel),
+            Self::ExactMatch(exact) => exact.evaluate_model(model, cancel),
+        }
+        .map_err(Error::below)
     }
 }
 

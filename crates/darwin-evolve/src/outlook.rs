@@ -202,7 +202,7 @@ pub fn outlook(
     let longest = each().map(|main| main.tokens()).max().unwrap_or(1);
     let most = encoded.iter().map(|set| set.items().len()).max().unwrap_or(1);
     let takes = opened.takes(config, longest, most, threads)?;
-    let plan = Plan::of(config, items.costs());
+    let plan = Plan::of(config, &items.costs());
     let calibration = items.calibration.tokens();
     plan.check(&config.arms, calibration)?;
     let (real_steps, selection) = (config.real.steps, config.selection.top + 1);

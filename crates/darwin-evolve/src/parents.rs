@@ -6,7 +6,7 @@ use crate::recipe::line_recipe;
 use crate::run::Ui;
 use crate::search::Shape;
 use crate::{ArmName, Error, RunConfig};
-use darwin_checkpoint::{Checkpoint, MemorySource, Role, TensorSource, read_tensor};
+use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource, read_tensor};
 use darwin_core::files::ModelRef;
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::panics::caught;
@@ -223,7 +223,7 @@ fn random_mother(
         let mut values = read_tensor(father, id).map_err(Error::below)?;
         if let Some(other) = mother.manifest().find(&info.name) {
             let target = read_tensor(mother, other).map_err(Error::below)?;
-            let units = if info.role == Role::RoutedExpert { info.shape[0] } else { 1 };
+            let units = info.experts().unwrap_or(1);
             let mut rng = Rng::new(Key::new(seed, &[RANDOM_MOTHER, &info.name]), 0);
             let size = (values.len() / units.max(1)).max(1);
             for (own, target) in values.chunks_mut(size).zip(target.chunks(size)) {

@@ -17,9 +17,6 @@ use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A placebo whose permutation changes less of the derivatives' variance is none (method 3.2).
-const VOID: f64 = 0.05;
-
 /// How a run talks to whoever started it.
 #[derive(Clone, Copy)]
 pub struct Ui<'a> {
@@ -95,7 +92,8 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let _owner = own(out).map_err(|source| Error::Io { path: out.clone(), source })?;
     let parents = Parents::open(config, ui)?;
     let items = Items::open(config, &parents.text)?;
-    Plan::of(config, items.costs()).check(&config.arms, items.calibration.tokens())?;
+    let costs = items.costs();
+    Plan::of(config, &costs).check(&config.arms, items.calibration.tokens())?;
     let fingerprints = parents.refs.each_ref().map(|parent| &parent.fingerprint);
     let header = header(config, fingerprints, &items)?;
     let (mut journal, aside) = Journal::open(&out.join("journal.jsonl"), &header)?;
@@ -108,7 +106,7 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
         config: Arc::new(config.clone()),
         shape: parents.shape(config)?,
         card: Prior::card(&profiles[1]),
-        items: items.costs(),
+        items: costs,
         profile_tokens: profiles.iter().map(|p| p.forward_tokens).sum(),
     });
     // Derivatives of another run stay with its journal.
@@ -264,7 +262,7 @@ fn about(
                 "proxy_fitness": c.proxy_fitness,
                 "selection_fitness": c.fitness,
                 "permuted_variance": c.permuted,
-                "void": c.permuted.map(|changed| changed < VOID),
+                "void": c.permuted.map(|_| c.is_void()),
                 "recipe_sha256": parents.fingerprint_of(&c.recipe),
             })
         })

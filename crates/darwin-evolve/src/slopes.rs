@@ -16,12 +16,8 @@ fn path(folder: &Path, job: u64) -> PathBuf {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(crate) fn write(
-    folder: &Path,
-    job: u64,
-    slopes: &Slopes,
-    groups: usize,
-) -> Result<String, Error> {
+pub(crate) fn write(folder: &Path, job: u64, slopes: &Slopes) -> Result<String, Error> {
+    let groups = slopes.domains.values().next().map_or(0, |slope| slope.value.len());
     let mut bytes = (groups as u64).to_le_bytes().to_vec();
     for (domain, slope) in &slopes.domains {
         let name = domain.as_str().as_bytes();
@@ -84,7 +80,7 @@ mod tests {
         let domain = |name: &str| name.parse().expect("a domain");
         let domains = [(domain("math"), slope(0.1)), (domain("x-own"), slope(-3.0))].into();
         let slopes = Slopes { domains };
-        let sha256 = write(folder.path(), 7, &slopes, 2).expect("written");
+        let sha256 = write(folder.path(), 7, &slopes).expect("written");
         assert_eq!(read(folder.path(), 7, &sha256), Some(slopes));
         assert_eq!(read(folder.path(), 8, &sha256), None);
         let at = path(folder.path(), 7);

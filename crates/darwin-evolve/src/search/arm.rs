@@ -46,14 +46,23 @@ pub struct Champion {
     pub ranks: Vec<[f64; 2]>,
 }
 
+impl Champion {
+    /// Whether it is that of a placebo which is none: its permutation changes hardly any of the
+    /// derivatives' variance (method 3.2).
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        const VOID: f64 = 0.05;
+        self.permuted.is_some_and(|changed| changed < VOID)
+    }
+}
+
 /// An arm in progress.
 pub(crate) struct ArmSearch {
     arm: ArmName,
     setting: Arc<Setting>,
     explorer: Box<dyn Explorer>,
     stage: Stage,
-    /// Proxy tokens in all, and spent.
-    budget: u64,
+    /// Tokens spent in the proxy and in the real phase.
     spent: [u64; 2],
     start_tokens: u64,
     steps: [usize; 3],
@@ -77,12 +86,11 @@ enum Stage {
 }
 
 impl ArmSearch {
-    /// An arm that may spend `budget` forward tokens on the proxy; `start_tokens` of them are spent.
+    /// An arm that has spent `start_tokens` of its forward tokens on the proxy.
     pub(crate) fn new(
         arm: ArmName,
         setting: Arc<Setting>,
         card: &Prior,
-        budget: u64,
         start_tokens: u64,
     ) -> Result<Self, Error> {
         let small = |prior| Box::new(Small::new(&setting, prior));
@@ -113,7 +121,6 @@ impl ArmSearch {
             arm,
             explorer,
             stage: Stage::Explore,
-            budget,
             spent: [start_tokens, 0],
             start_tokens,
             steps: [0; 3],
@@ -143,7 +150,7 @@ impl ArmSearch {
 
     /// Proxy tokens spent and in all.
     pub(crate) fn tokens(&self) -> [u64; 2] {
-        [self.spent[0], self.budget]
+        [self.spent[0], self.setting.plan.proxy]
     }
 
     /// The step of the next question of a phase.
@@ -151,18 +158,13 @@ impl ArmSearch {
         self.steps[phase as usize]
     }
 
-    /// Tokens that the last comparison needs.
-    pub(crate) fn reserve(setting: &Setting) -> u64 {
-        let each = setting.deck(Phase::Proxy).mean_tokens(setting.last());
-        COMPARED * each
-    }
-
     pub(crate) fn next(&mut self) -> Result<Vec<Ask>, Error> {
         loop {
             match self.stage {
                 Stage::Explore => {
-                    let free = self.budget.saturating_sub(Self::reserve(&self.setting));
-                    let asks = self.explorer.next(free.saturating_sub(self.spent[0]))?;
+                    let plan = &self.setting.plan;
+                    let kept = plan.last + self.spent[0];
+                    let asks = self.explorer.next(plan.proxy.saturating_sub(kept))?;
                     if !asks.is_empty() {
                         return Ok(asks);
                     }
@@ -170,7 +172,8 @@ impl ArmSearch {
                     self.stage = Stage::Last;
                 }
                 Stage::Last => {
-                    let window = self.setting.deck(Phase::Proxy).clone().deal(self.setting.last());
+                    let n = self.setting.config.proxy.final_per_domain;
+                    let window = self.setting.deck(Phase::Proxy).clone().deal(|_| n);
                     return Ok(self.ask_finalists(self.finalists.len(), Work::Likelihood, &window));
                 }
                 Stage::Real => {

@@ -10,7 +10,7 @@ use crate::job::{Answer, Ask, Scored, Slopes, Work};
 use crate::recipe::group_recipe;
 use darwin_core::files::Phase;
 use darwin_core::keyed::{Key, Rng};
-use darwin_core::{Domain, Group};
+use darwin_core::{Domain, Group, LayerIdx, Part};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -213,12 +213,8 @@ impl Ascent {
             }
         }
         let errors: Vec<f64> = squares.iter().map(|s| s.sqrt()).collect();
-        match &self.rule {
-            Rule::Permuted(of) => {
-                (self.rule.apply(&values), of.iter().map(|from| errors[*from]).collect())
-            }
-            rule => (rule.apply(&values), errors),
-        }
+        // The sign of an error means nothing.
+        (self.rule.apply(&values), self.rule.apply(&errors))
     }
 
     /// Derivatives shrunk towards their family's mean as far as they are noise (method 1.6).
@@ -268,11 +264,10 @@ impl Ascent {
 
 /// Experts of a tensor; tensors of a layer's part.
 fn families(groups: &[Group]) -> Vec<Vec<usize>> {
-    let mut families: BTreeMap<(usize, usize, &str), Vec<usize>> = BTreeMap::new();
+    let mut families: BTreeMap<(Option<LayerIdx>, Part, &str), Vec<usize>> = BTreeMap::new();
     for (i, group) in groups.iter().enumerate() {
-        let layer = group.layer.map_or(usize::MAX, |layer| layer.0);
         let tensor = if group.expert.is_some() { &*group.tensor } else { "" };
-        families.entry((layer, group.part as usize, tensor)).or_default().push(i);
+        families.entry((group.layer, group.part, tensor)).or_default().push(i);
     }
     families.into_values().filter(|family| family.len() > 1).collect()
 }

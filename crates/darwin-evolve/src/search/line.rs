@@ -1,6 +1,6 @@
 //! The plain interpolation line: ever finer around its best point.
 
-use super::setting::{Explorer, Setting, Tried};
+use super::setting::{Explorer, Setting, Tried, both};
 use crate::deck::Deck;
 use crate::job::{Answer, Ask, Window, Work};
 use crate::recipe::line_recipe;
@@ -42,7 +42,7 @@ impl Line {
 impl Explorer for Line {
     fn next(&mut self, left: u64) -> Result<Vec<Ask>, Error> {
         let Some(t) = next_on_line(&self.tried) else { return Ok(Vec::new()) };
-        let window = self.deck.deal(self.setting.both());
+        let window = self.deck.deal(both(&self.setting.config));
         if self.deck.tokens(&window) > left {
             return Ok(Vec::new());
         }

@@ -208,12 +208,8 @@ impl Search {
             _ => 0,
         };
         let start = setting.line_tokens + known;
-        let budget = setting.unit() * self.setup.config.proxy.steps as u64;
-        let needs = start + ArmSearch::reserve(&setting) + setting.unit();
-        if needs > budget {
-            return Err(Error::Budget { arm, needs, budget });
-        }
-        ArmSearch::new(arm, setting, &self.setup.card, budget, start)
+        setting.plan.enough(arm, start)?;
+        ArmSearch::new(arm, setting, &self.setup.card, start)
     }
 
     fn next_replicate(&mut self) {
@@ -258,11 +254,7 @@ impl Search {
         match self.stage {
             Stage::Baselines(phase) => {
                 if let Some(Answer { outcome: Err(why), .. }) = answers.first() {
-                    return Err(Error::Below {
-                        message: format!("the father could not be evaluated: {why}"),
-                        hint: None,
-                        fault: darwin_core::Fault::User,
-                    });
+                    return Err(Error::father(why));
                 }
                 self.stage = match phase {
                     Phase::Proxy => Stage::Baselines(Phase::Real),
@@ -290,6 +282,7 @@ impl Search {
             config: self.setup.config.clone(),
             shape: self.setup.shape.clone(),
             replicate: self.replicate,
+            plan: Plan::of_decks(&self.setup.config, &self.decks),
             decks: self.decks.clone(),
             fitness: fitness.try_into().expect("three phases"),
             line: Vec::new(),

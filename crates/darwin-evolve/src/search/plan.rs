@@ -28,8 +28,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn of(config: &RunConfig, items: [Vec<(Domain, u64)>; 3]) -> Self {
-        let [proxy, real, selection] = decks(config, &items, 0);
+    /// Of the first replicate.
+    pub(crate) fn of(config: &RunConfig, items: &[Vec<(Domain, u64)>; 3]) -> Self {
+        Self::of_decks(config, &decks(config, items, 0))
+    }
+
+    /// Of a replicate's items.
+    pub(super) fn of_decks(config: &RunConfig, [proxy, real, selection]: &[Deck; 3]) -> Self {
         let unit = proxy.mean_tokens(setting::first(config)).max(1);
         Self {
             unit,
@@ -42,16 +47,17 @@ impl Plan {
         }
     }
 
-    /// Refuses arms whose tokens do not cover what they must know; `calibration` is a pass over its
-    /// items.
+    /// Refuses arms whose tokens do not cover what they must know, as far as that can be foretold;
+    /// `calibration` is a pass over its items.
     pub(crate) fn check(&self, arms: &[ArmName], calibration: u64) -> Result<(), Error> {
-        arms.iter().try_for_each(|arm| {
-            let needs = self.begins(*arm, calibration) + self.last + self.unit;
-            if needs <= self.proxy {
-                return Ok(());
-            }
-            Err(Error::Budget { arm: *arm, needs, budget: self.proxy })
-        })
+        arms.iter().try_for_each(|arm| self.enough(*arm, self.begins(*arm, calibration)))
+    }
+
+    /// Refuses an arm whose tokens do not cover what it pays before it begins, one candidate and the
+    /// last comparison.
+    pub(super) fn enough(&self, arm: ArmName, begins: u64) -> Result<(), Error> {
+        let (needs, budget) = (begins + self.last + self.unit, self.proxy);
+        if needs <= budget { Ok(()) } else { Err(Error::Budget { arm, needs, budget }) }
     }
 
     /// What an arm pays before it begins; a profile costs about two passes over its items.

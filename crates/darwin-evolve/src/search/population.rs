@@ -1,6 +1,6 @@
 //! Generations of candidates: CMA-ES, or random genes, with races for the best (method 3.3).
 
-use super::setting::{Explorer, Setting, Tried};
+use super::setting::{Explorer, Setting, Tried, first, race};
 use super::space::Space;
 use crate::Error;
 use crate::cma::{Cma, Covariance, Options, default_popsize};
@@ -81,8 +81,8 @@ impl Population {
     }
 
     fn begin(&mut self, left: u64) -> Result<Vec<Ask>, Error> {
-        let window = self.deck.deal(self.setting.first());
-        let race = self.deck.deal(self.setting.race());
+        let window = self.deck.deal(first(&self.setting.config));
+        let race = self.deck.deal(race(&self.setting.config));
         let each = self.deck.tokens(&window).max(1);
         let best = self.size.div_ceil(4) as u64;
         let most = usize::try_from(left / each).unwrap_or(usize::MAX);

@@ -1,5 +1,6 @@
 //! What all arms of a replicate start from.
 
+use super::plan::Plan;
 use crate::blocks::depth_blocks;
 use crate::deck::Deck;
 use crate::diagnosis::Diagnosis;
@@ -61,6 +62,8 @@ pub(crate) struct Setting {
     pub(crate) config: Arc<RunConfig>,
     pub(crate) shape: Shape,
     pub(crate) replicate: usize,
+    /// What its arms may spend.
+    pub(crate) plan: Plan,
     /// Items by phase.
     pub(crate) decks: [Deck; 3],
     /// By phase.
@@ -73,31 +76,6 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// Items of a domain that every candidate is asked.
-    pub(crate) fn first(&self) -> impl Fn(&Domain) -> usize + '_ {
-        first(&self.config)
-    }
-
-    /// Items more of a domain for the best of a generation.
-    pub(crate) fn race(&self) -> impl Fn(&Domain) -> usize + '_ {
-        race(&self.config)
-    }
-
-    /// Both.
-    pub(crate) fn both(&self) -> impl Fn(&Domain) -> usize + '_ {
-        both(&self.config)
-    }
-
-    /// Items of a domain for the last comparison on the proxy.
-    pub(crate) fn last(&self) -> impl Fn(&Domain) -> usize + '_ {
-        |_| self.config.proxy.final_per_domain
-    }
-
-    /// Forward tokens of a candidate on the first items: the unit of budgets.
-    pub(crate) fn unit(&self) -> u64 {
-        self.deck(Phase::Proxy).mean_tokens(self.first()).max(1)
-    }
-
     pub(crate) fn deck(&self, phase: Phase) -> &Deck {
         &self.decks[phase as usize]
     }
@@ -144,13 +122,13 @@ impl Setting {
     }
 }
 
-/// See [`Setting::first`].
+/// Items of a domain that every candidate is asked.
 pub(crate) fn first(config: &RunConfig) -> impl Fn(&Domain) -> usize + '_ {
     let n = config.proxy.per_domain;
     move |domain| if config.goal.protected.contains_key(domain) { n * PROTECTED } else { n }
 }
 
-/// See [`Setting::race`].
+/// Items more of a domain for the best of a generation.
 pub(crate) fn race(config: &RunConfig) -> impl Fn(&Domain) -> usize + '_ {
     let n = config.proxy.per_domain;
     move |domain| {
@@ -159,7 +137,7 @@ pub(crate) fn race(config: &RunConfig) -> impl Fn(&Domain) -> usize + '_ {
     }
 }
 
-/// See [`Setting::both`].
+/// Both.
 pub(crate) fn both(config: &RunConfig) -> impl Fn(&Domain) -> usize + '_ {
     let (first, race) = (first(config), race(config));
     move |domain| first(domain) + race(domain)

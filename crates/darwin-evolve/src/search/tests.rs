@@ -180,7 +180,7 @@ fn every_arm_spends_the_same_and_derivatives_find_what_is_to_be_found() {
     }
     let champions = search.champions();
     assert_eq!(champions.len(), 10);
-    let budget = search.setting.as_ref().expect("walked").unit() * 400;
+    let budget = search.setting.as_ref().expect("walked").plan.proxy;
     for champion in champions {
         let spent = champion.tokens[0];
         let name = champion.arm.name();

@@ -1,7 +1,7 @@
 //! The causal donor advantage (method 1.6) and the prior that follows from it (method 2).
 
 use super::Section;
-use crate::figure::{Curve, Group, Swatch, curves, figure, value_axis};
+use crate::figure::{Curve, Group, Swatch, common_range, curves, figure, value_axis};
 use crate::ink::{self, Ink};
 use crate::run::Run;
 use crate::words::{estimate, four_digits};
@@ -128,14 +128,6 @@ fn by_domain(comparison: &Comparison) -> Option<Group> {
         figures: figures.collect(),
         ..Group::default()
     })
-}
-
-/// The range that holds every curve with its band, padded.
-fn common_range(drawn: &[Curve<'_>]) -> Option<Vec<f64>> {
-    let ends = drawn.iter().map(Curve::range);
-    let (low, high) = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
-    let pad = 0.06 * (high - low);
-    (low <= high).then(|| vec![four_digits(low - pad), four_digits(high + pad)])
 }
 
 /// r per component with two standard deviations of its logit as the band.

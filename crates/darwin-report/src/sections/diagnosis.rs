@@ -1,10 +1,10 @@
 //! Derivatives of the goal by the mother's share (method 1.6), and what became of them (method 2).
 
 use super::Section;
-use crate::figure::{Curve, Group, Swatch, curves, figure, value_axis};
+use crate::figure::{Curve, Group, Swatch, common_range, curves, figure, value_axis};
 use crate::ink::{self, Ink};
 use crate::run::Run;
-use crate::words::{estimate, four_digits, grouped};
+use crate::words::{estimate, grouped};
 use darwin_core::files::{DiagnosisFile, Estimate, PartSlope};
 use darwin_core::{Domain, Part};
 use serde::Serialize;
@@ -149,10 +149,7 @@ fn goal(file: &DiagnosisFile) -> Option<Group> {
 fn by_domain(file: &DiagnosisFile, domains: &[&Domain]) -> Option<Group> {
     let all: Vec<(&Domain, Vec<Curve<'_>>)> =
         domains.iter().map(|d| (*d, drawn(file, |part| of_domain(part, d)))).collect();
-    let ends = all.iter().flat_map(|(_, drawn)| drawn.iter().map(Curve::range));
-    let (low, high) = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
-    let pad = 0.06 * (high - low);
-    let range = vec![four_digits(low - pad), four_digits(high + pad)];
+    let range = common_range(all.iter().flat_map(|(_, drawn)| drawn))?;
     let figures = all.iter().enumerate().map(|(i, (domain, drawn))| {
         let label = format!("Derivative of {domain} by the mother's share, by layer and part.");
         let axis = value_axis("").range(range.clone());

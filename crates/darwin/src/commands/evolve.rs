@@ -163,7 +163,7 @@ fn costs(champions: &[Champion]) -> String {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for c in champions {
         let seed = if c.replicate > 0 { format!(" {}", c.replicate + 1) } else { String::new() };
-        let void = if c.permuted.is_some_and(|changed| changed < 0.05) { " (void)" } else { "" };
+        let void = if c.is_void() { " (void)" } else { "" };
         rows.push(vec![
             format!("{}{seed}{void}", c.arm.name()),
             c.label.clone().unwrap_or_else(|| "genes".to_owned()),
