@@ -25,7 +25,7 @@ mod words;
 
 pub use diagnose::{Diagnose, Failure, Fault, io_hint, nearest};
 pub use fingerprint::{ARITHMETIC, Fingerprint, NotAFingerprint};
-pub use part::{Extent, Group, Part};
+pub use part::{Group, Part};
 pub use printable::{one_line, printable};
 pub use progress::{Cancel, NoProgress, Progress};
 pub use words::{Density, Domain, ExpertIdx, LayerIdx, OutOfRange, Share, Split};

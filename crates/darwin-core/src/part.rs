@@ -81,47 +81,6 @@ impl FromStr for Part {
     }
 }
 
-/// A whole decoder layer or one part of it: the keys of a prior. In files `layer` or the part's
-/// name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Extent {
-    /// The whole layer.
-    Layer,
-    /// One part of it.
-    Part(Part),
-}
-
-impl Extent {
-    /// The name used in files and tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Layer => "layer",
-            Self::Part(part) => part.name(),
-        }
-    }
-}
-
-impl fmt::Display for Extent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl TryFrom<String> for Extent {
-    type Error = OutOfRange;
-    fn try_from(name: String) -> Result<Self, OutOfRange> {
-        if name == Self::Layer.name() { Ok(Self::Layer) } else { name.parse().map(Self::Part) }
-    }
-}
-
-impl From<Extent> for String {
-    fn from(extent: Extent) -> Self {
-        extent.name().to_owned()
-    }
-}
-
 /// The finest part of a model that a share can belong to: a tensor, a matrix of one routed expert,
 /// or the row of one expert in a router. Sums over groups are the derivatives of coarser shares.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,11 +123,10 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", part.name()));
             assert_eq!(serde_json::from_str::<Part>(&json).unwrap(), part);
         }
-        let key: std::collections::BTreeMap<Extent, u8> =
-            serde_json::from_str(r#"{"layer":1,"mixer":2,"lm_head":3}"#).unwrap();
-        assert_eq!(key[&Extent::Layer] + key[&Extent::Part(Part::Head)], 4);
+        let key: std::collections::BTreeMap<Part, u8> =
+            serde_json::from_str(r#"{"mixer":2,"lm_head":3}"#).unwrap();
+        assert_eq!(key[&Part::Mixer] + key[&Part::Head], 5);
         assert!("attn".parse::<Part>().is_err());
-        assert!(Extent::try_from("layers".to_owned()).is_err());
     }
 
     #[test]

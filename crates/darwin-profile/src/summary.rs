@@ -1,7 +1,7 @@
 //! Profiles and comparisons as tables for a terminal.
 
+use darwin_core::Part;
 use darwin_core::files::{Comparison, Estimate, LayerComparison, LayerProfile, Profile};
-use darwin_core::{Extent, Part};
 use std::fmt::Write;
 
 /// A profile: one line per layer.
@@ -81,8 +81,8 @@ pub fn comparison_summary(comparison: &Comparison) -> String {
         comparison.calibration.samples,
         comparison.calibration.tokens
     );
-    text.push_str("advantage of the mother, nats per answer (above 0: mother better); r = prior share of the mother\n");
-    text.push_str("layer delta   rank   jaccard KL     advantage           r      components\n");
+    text.push_str("advantage of the mother, nats per answer (above 0: mother better)\n");
+    text.push_str("layer delta   rank   jaccard KL     advantage           components\n");
     for layer in &comparison.layers {
         let _ = writeln!(text, "{}", comparison_line(layer));
     }
@@ -107,23 +107,18 @@ fn comparison_line(layer: &LayerComparison) -> String {
     let largest = layer.deltas.values().map(|d| d.relative).fold(0.0, f64::max);
     let rank = layer.deltas.values().map(|d| d.effective_rank).fold(0.0, f64::max);
     let number = |e: Option<Estimate>| e.map_or_else(|| "-".into(), |e| format!("{:.3}", e.value));
-    let r = |extent: Extent| layer.r_mri.get(&extent).copied();
     let parts: Vec<String> = layer
         .advantage
         .components
         .iter()
-        .map(|(part, a)| {
-            let share = r(Extent::Part(*part)).map(|r| format!(" r {r:.2}")).unwrap_or_default();
-            format!("{part} {:+.3} ± {:.3}{share}", a.value, a.se)
-        })
+        .map(|(part, a)| format!("{part} {:+.3} ± {:.3}", a.value, a.se))
         .collect();
     format!(
-        "L{:<4} {largest:<7.3} {rank:<6.1} {:<7} {:<6} {:<19} {:<6.3} {}",
+        "L{:<4} {largest:<7.3} {rank:<6.1} {:<7} {:<6} {:<19} {}",
         layer.layer,
         number(layer.jaccard),
         number(layer.router_kl),
         format!("{:+.4} ± {:.4}", layer.advantage.total.value, layer.advantage.total.se),
-        r(Extent::Layer).unwrap_or(0.5),
         parts.join("; ")
     )
 }

@@ -32,7 +32,7 @@ pub(crate) const CHILD: Ink = ink([21, 154, 114], Stroke::Solid);
 /// What stands in the background: null bands, reference lines.
 pub(crate) const GREY: Ink = ink([138, 143, 152], Stroke::Dotted);
 
-/// Components of the prior: mixer, routed, shared.
+/// Components of a layer: mixer, routed, shared.
 pub(crate) const COMPONENTS: [Ink; 3] = [
     ink([140, 107, 184], Stroke::Dashed),
     ink([194, 86, 122], Stroke::Mixed),

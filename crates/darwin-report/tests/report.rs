@@ -76,7 +76,6 @@ fn every_section_is_there_and_full() {
         "load-child",
         "advantage",
         "advantage-7",
-        "prior",
         "importance-0",
         "entropy-token",
         "influence",

@@ -3,7 +3,7 @@
 
 use super::Origin;
 use crate::stats::Interval;
-use crate::{Domain, Extent, Fingerprint, Part, Split};
+use crate::{Domain, Fingerprint, Part, Split};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -196,7 +196,7 @@ pub struct ProbeDistance {
     pub dimensions_dropped: usize,
 }
 
-/// `comparison.json`: parent against parent (method 1.5, 1.6) and the prior that follows (2).
+/// `comparison.json`: parent against parent (method 1.5, 1.6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// [`super::SCHEMA`].
@@ -246,10 +246,6 @@ pub struct LayerComparison {
     pub dead_in_father_only: Option<f64>,
     /// Causal donor advantage of the mother (method 1.6), nats per answer: above 0 = mother better.
     pub advantage: Advantage,
-    /// Prior share of the mother by component (method 2), and of the whole layer.
-    pub r_mri: BTreeMap<Extent, f64>,
-    /// Standard deviation of logit r.
-    pub r_sd: BTreeMap<Extent, f64>,
 }
 
 /// Weight differences of one component in one layer (method 1.5).
@@ -293,20 +289,12 @@ impl Profile {
 }
 
 impl Comparison {
-    /// Whether the comparison can be of models of so many layers, and its prior of shares.
+    /// Whether the comparison can be of models of so many layers.
     ///
     /// # Errors
     /// What does not fit, as a sentence without a subject.
     pub fn check(&self, layers: usize) -> Result<(), String> {
-        in_order(layers, self.layers.iter().map(|layer| layer.layer))?;
-        for layer in &self.layers {
-            let share = |value: &f64| (0.0..=1.0).contains(value);
-            let spread = |value: &f64| value.is_finite() && *value >= 0.0;
-            if !layer.r_mri.values().all(share) || !layer.r_sd.values().all(spread) {
-                return Err(format!("its prior of layer {} is no share", layer.layer));
-            }
-        }
-        Ok(())
+        in_order(layers, self.layers.iter().map(|layer| layer.layer))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Sentences about what stands out. Identical parents have none.
 
 use crate::profile::statics::literal_mri;
+use darwin_core::Domain;
 use darwin_core::files::{Comparison, Estimate, LayerComparison, Profile};
 use darwin_core::stats::{holm, two_sided_p};
-use darwin_core::{Domain, Extent};
 
 /// Family-wise level.
 const LEVEL: f64 = 0.05;
@@ -45,9 +45,8 @@ fn significant(estimates: &[Estimate]) -> Vec<bool> {
 fn advantage(layer: &LayerComparison) -> String {
     let a = layer.advantage.total;
     let who = if a.value > 0.0 { "mother" } else { "father" };
-    let r = layer.r_mri.get(&Extent::Layer).copied().unwrap_or(0.5);
     format!(
-        "L{}: the {who} is better by {:.3} ± {:.3} nats per answer (r = {r:.2})",
+        "L{}: the {who} is better by {:.3} ± {:.3} nats per answer",
         layer.layer,
         a.value.abs(),
         a.se
