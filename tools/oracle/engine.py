@@ -317,7 +317,8 @@ def float32_error(folder, golden):
     return {k: float(f"{v:.2e}") for k, v in worst.items()}
 
 
-def attempt(name, case, seed, out):
+def attempt(name, case, seed, out, strict=True):
+    """What case.json says of the seed's case; none where `strict` and the case is badly conditioned."""
     gen = torch.Generator().manual_seed(seed)
     weights = draw_weights(case["text"], gen)
     sequences = [torch.randint(case["text"]["vocab_size"], (n,), generator=gen) for n in case["lengths"]]
@@ -333,10 +334,10 @@ def attempt(name, case, seed, out):
     golden = [dict(taps.record(model, ids), input_ids=ids) for ids in sequences]
     layers = range(len(case["text"]["layer_types"]))
     routers = torch.cat([g[f"layer_{i:02d}.router_logits"] for g in golden for i in layers])
-    if taps.expert_margins(routers, case["text"]["num_experts_per_tok"]).min() < MIN_EXPERT_MARGIN:
+    if strict and taps.expert_margins(routers, case["text"]["num_experts_per_tok"]).min() < MIN_EXPERT_MARGIN:
         return None
     error = float32_error(folder, golden)
-    if max(error.values()) > 3e-5 or max(error["resid_out"], error["logits"]) > 1.5e-5:
+    if strict and (max(error.values()) > 3e-5 or max(error["resid_out"], error["logits"]) > 1.5e-5):
         return None
 
     for ids, seen in zip(sequences, golden):
@@ -347,7 +348,7 @@ def attempt(name, case, seed, out):
         seen["greedy_margin"] = taps.greedy_margin(model, ids, seen["greedy"])
     measured = measure(model, case, golden, sequences) | dict(float32_error_max_over_rms=error)
     noise = measured["reference_noise_max_over_rms"]
-    if measured["min_greedy_margin"] < MIN_GREEDY_MARGIN or max(noise.values()) > case.get("noise", 1e-5):
+    if strict and (measured["min_greedy_margin"] < MIN_GREEDY_MARGIN or max(noise.values()) > case.get("noise", 1e-5)):
         return None
     write_golden(folder, case, golden)
     return measured
@@ -376,9 +377,9 @@ def main():
         # A near-tie between experts or between tokens tests luck, not arithmetic, and so does a head whose
         # output nearly cancels before its norm: take the next seed. Cached equals uncached to `noise`, and the
         # golden numbers are within half of the tests' limits of the float64 ones.
-        for tries in range(100):
-            seed = case["seed"] + 1000 * tries
-            measured = attempt(name, case, seed, out)
+        known = taps.known_seed(DEFAULT_OUT, out, name)
+        for seed in [known] if known else (case["seed"] + 1000 * tries for tries in range(100)):
+            measured = attempt(name, case, seed, out, strict=not known)
             if measured:
                 break
         else:

@@ -215,8 +215,8 @@ def float64_check(folder, golden, mtp):
     return worst
 
 
-def attempt(name, case, seed, out):
-    """The numbers of case.json where the seed makes a good case, otherwise why not."""
+def attempt(name, case, seed, out, strict=True):
+    """The numbers of case.json; where `strict` and the seed makes no good case, why not."""
     gen = torch.Generator().manual_seed(seed)
     folder, text = out / name, text_config(case["config"])
     weights = write_checkpoint(folder, case, gen)
@@ -225,22 +225,22 @@ def attempt(name, case, seed, out):
     sequences = [torch.randint(text["vocab_size"], (n,), generator=gen) for n in case["lengths"]]
     golden = [dict(taps.record(model, ids), input_ids=ids) for ids in sequences]
     gaps = [margins.of_layer(text, seen, model, key) for seen in golden for key in seen if key.endswith("router_logits")]
-    if min(gaps, default=1.0) < MIN_EXPERT_MARGIN:
+    if strict and min(gaps, default=1.0) < MIN_EXPERT_MARGIN:
         return f"expert margin {min(gaps):.1e}"
     noise = noise_of(model, sequences, golden)
-    if max(noise.values()) > NOISE:
+    if strict and max(noise.values()) > NOISE:
         return f"noise {noise}"
     for ids, seen in zip(sequences, golden):
         seen["nll"] = nll(seen["logits"], ids)
         seen["greedy"] = taps.greedy(model, ids, use_cache=True)
         assert torch.equal(seen["greedy"], taps.greedy(model, ids, use_cache=False)), "cache changes the greedy tokens"
     gap = min(taps.greedy_margin(model, ids, seen["greedy"]) for ids, seen in zip(sequences, golden))
-    if gap < MIN_GREEDY_MARGIN:
+    if strict and gap < MIN_GREEDY_MARGIN:
         return f"greedy margin {gap:.1e}"
     about = dict(min_expert_margin=min(gaps, default=None), min_greedy_margin=gap, reference_noise_max_over_rms=noise)
     if case["config"]["model_type"].startswith("qwen3_5"):
         about["float32_error_max_over_rms"] = float64_check(folder, golden, case["mtp"])
-        if about["float32_error_max_over_rms"] > 1.5e-5:
+        if strict and about["float32_error_max_over_rms"] > 1.5e-5:
             return f"{about['float32_error_max_over_rms']:.1e} from float64"
     if case["bf16_run"]:
         about["transformers_bf16_against_float32"] = bf16_run(folder, sequences, golden)
@@ -272,9 +272,9 @@ def main():
     out = Path(args[0]) if args else DEFAULT_OUT
     for name in args[1:] or CASES:
         case = CASES[name]
-        for tries in range(200):
-            seed = 101 + 1000 * tries
-            about = attempt(name, case, seed, out)
+        known = taps.known_seed(DEFAULT_OUT, out, name)
+        for seed in [known] if known else (101 + 1000 * tries for tries in range(200)):
+            about = attempt(name, case, seed, out, strict=not known)
             if isinstance(about, dict):
                 break
             print(f"{name}: seed {seed}: {about}", file=sys.stderr)

@@ -37,7 +37,7 @@ CASE = case(
 )
 
 
-def attempt(seed, folder):
+def attempt(seed, folder, strict=True):
     gen = torch.Generator().manual_seed(seed)
     write_checkpoint(folder, CASE, gen)
     model, text = taps.load_reference(folder, attention="sdpa"), text_config(CASE["config"])
@@ -45,13 +45,13 @@ def attempt(seed, folder):
     chunked = taps.record_chunked(model, ids)
     routers = [key for key in chunked if key.endswith("router_logits")]
     margin = min(margins.of(text, chunked[key]) for key in routers)
-    if margin < MIN_EXPERT_MARGIN:
+    if strict and margin < MIN_EXPERT_MARGIN:
         return f"expert margin {margin:.1e}"
     seen = taps.record(model, ids)
     rows = torch.arange(EVERY - 1, TOKENS, EVERY)
     noise = taps.max_over_rms(chunked["logits"][rows], seen["logits"][rows])
     other = sum((seen[key] != chunked[key]).sum().item() for key in seen if key.endswith(".experts"))
-    if other or noise > MAX_NOISE:
+    if strict and (other or noise > MAX_NOISE):
         return f"{other} experts differ, logits by {noise:.1e} of the rms"
     golden = dict(
         input_ids=ids.to(torch.uint8),
@@ -71,8 +71,9 @@ def attempt(seed, folder):
 
 def main():
     folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_OUT) / "far"
-    for seed in range(201, 231):
-        about = attempt(seed, folder)
+    known = taps.known_seed(DEFAULT_OUT, folder.parent, "far")
+    for seed in [known] if known else range(201, 231):
+        about = attempt(seed, folder, strict=not known)
         if isinstance(about, dict):
             break
         print(f"seed {seed}: {about}", file=sys.stderr)
