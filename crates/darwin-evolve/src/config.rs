@@ -51,6 +51,9 @@ pub struct RunConfig {
     pub max_new_tokens: usize,
     /// The arms, in the order in which they run.
     pub arms: Vec<ArmName>,
+    /// A key of earlier versions; it does nothing.
+    #[serde(default, skip_serializing)]
+    pub rank_check: Option<u64>,
 }
 
 fn default_max_new_tokens() -> usize {
@@ -249,6 +252,17 @@ impl RunConfig {
         self.goal.weights.get(domain).copied().unwrap_or(if protected { 0.0 } else { 1.0 })
     }
 
+    /// What deserves a look in it, a sentence each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let rank_check = self.rank_check.map(|_| {
+            "`rank_check` does nothing any more: the proxy is compared with the benchmark on every arm's best \
+             candidates; remove it"
+                .to_owned()
+        });
+        rank_check.into_iter().collect()
+    }
+
     /// Whether a domain is asked for in the search: it weighs in the goal or is protected.
     #[must_use]
     pub fn wants(&self, domain: &Domain) -> bool {
@@ -360,6 +374,22 @@ mod tests {
         assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
         let large = "#".repeat(MAX_BYTES as usize + 1);
         assert!(refused(&large).contains("allowed are 1048576"));
+    }
+
+    #[test]
+    fn a_key_of_earlier_versions_is_read_and_does_nothing() {
+        let example = include_str!("../../../examples/first-light.yaml");
+        let dir = tempfile::tempdir().expect("a folder");
+        let read = |text: &str| {
+            let path = dir.path().join("run.yaml");
+            darwin_core::fs::write_atomic(&path, text.as_bytes()).expect("written");
+            RunConfig::read(&path).expect("a configuration")
+        };
+        let (today, earlier) = (read(example), read(&format!("{example}\nrank_check: 8\n")));
+        let text = |config| serde_json::to_string(config).expect("JSON");
+        assert_eq!(text(&today), text(&earlier));
+        assert!(today.notes().is_empty());
+        assert!(earlier.notes()[0].starts_with("`rank_check` does nothing any more"));
     }
 
     #[test]

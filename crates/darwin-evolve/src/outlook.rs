@@ -219,7 +219,7 @@ pub fn outlook(
         replicates: config.seeds.replicates,
         takes,
         place,
-        notes: notes(config, &splits).into_iter().chain(aside).collect(),
+        notes: config.notes().into_iter().chain(notes(config, &splits)).chain(aside).collect(),
         splits,
     })
 }

@@ -90,6 +90,9 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let out = &config.out;
     std::fs::create_dir_all(out).map_err(|source| Error::Io { path: out.clone(), source })?;
     let _owner = own(out).map_err(|source| Error::Io { path: out.clone(), source })?;
+    for note in config.notes() {
+        (ui.note)(&note);
+    }
     let parents = Parents::open(config, ui)?;
     let items = Items::open(config, &parents.text)?;
     let costs = items.costs();
