@@ -224,7 +224,7 @@ impl<'a> Work<'a> {
         scratch: &mut Scratch,
     ) {
         match &self.line.operation {
-            Operation::Copy(_) | Operation::Formula { .. } => {}
+            Operation::Copy(_) | Operation::Formula { .. } | Operation::Solved { .. } => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),
             Operation::Linear { terms, convex, .. } => match terms[..] {
                 [(_, a), (_, b)] => kernels::blend(out, &mut others[0], a, b, *convex),

@@ -18,6 +18,7 @@ mod numerics;
 mod plan;
 mod recipe;
 mod side;
+mod solved;
 mod sources;
 mod statistics;
 mod twister;
@@ -34,7 +35,8 @@ pub use plan::Plan;
 pub use recipe::{
     AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, HubCache,
     HubRef, Inputs, LayerPosition, LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part,
-    Recipe, RecipeBuilder, RouterMode, RouterRule, Sequence, Setting, Shares, Slice, SliceSource,
-    Step, TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
+    Recipe, RecipeBuilder, RegMean, RouterMode, RouterRule, Sequence, Setting, Shares, Slice,
+    SliceSource, Step, TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
 };
+pub use solved::Unsolved;
 pub use sources::Sources;

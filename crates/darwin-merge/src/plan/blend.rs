@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 impl Lowering<'_> {
     /// Norms and the mixers' small tensors: merged linearly, never thinned out (method 3.1).
-    fn is_small(info: &TensorInfo) -> bool {
+    pub(super) fn is_small(info: &TensorInfo) -> bool {
         const SMALL: [&str; 6] = [
             ".A_log",
             ".dt_bias",
@@ -37,10 +37,12 @@ impl Lowering<'_> {
             Some(part) => shares.resolve(part, layer),
             None => (shares.default, "default t"),
         };
+        let (share, rule) = self.of_ends(own, share, rule);
         let part = part.map_or("no part of its own", Part::name);
         let t = share.get();
         let linear = Self::is_small(&target.info) || own == Some(Part::Router);
-        let method = if linear { self.linear } else { self.recipe.method };
+        let solved = self.recipe.method.needs_activations();
+        let method = if linear || solved { self.linear } else { self.recipe.method };
         let densities = shares
             .density(layer)
             .or(self.recipe.darwin.density)
@@ -48,17 +50,15 @@ impl Lowering<'_> {
         let default_density = densities.is_none();
         let (density_father, density_mother) = densities.unwrap_or((1.0, 1.0));
         let tasks = method.uses_task_vectors();
-        let reason = match (row_with_expert, linear && self.recipe.method != self.linear) {
-            (true, _) => format!("router rows with their experts: {rule} of {part}"),
-            (_, true) => {
-                format!("{rule}: {part}; linear for norms, routers and small tensors")
-            }
-            _ => format!("{rule}: {part}"),
-        };
+        let linearly = linear && self.recipe.method != self.linear;
+        let reason = reason(row_with_expert, linearly, rule, part);
         let input = |source: usize| {
             target.inputs.iter().flatten().find(|input| input.source == source).copied()
         };
         let (f, m) = (input(father)?, input(mother)?);
+        if self.is_solved(&target.info) {
+            return Some(self.solved(f, m, t, &format!("{rule}: {part}")));
+        }
         let mut decision = Decision {
             operation: Operation::Copy(f),
             method: method.name,
@@ -111,5 +111,14 @@ impl Lowering<'_> {
 
     fn lambda(&self, target: &Target<'_>) -> f64 {
         self.recipe.parameters.find("lambda", &target.info.name).map_or(1.0, |v| v.at(0.0))
+    }
+}
+
+/// Why a tensor gets its share.
+fn reason(row_with_expert: bool, linearly: bool, rule: &str, part: &str) -> String {
+    match (row_with_expert, linearly) {
+        (true, _) => format!("router rows with their experts: {rule} of {part}"),
+        (_, true) => format!("{rule}: {part}; linear for norms, routers and small tensors"),
+        _ => format!("{rule}: {part}"),
     }
 }

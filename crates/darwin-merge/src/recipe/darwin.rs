@@ -1,7 +1,7 @@
 //! The namespace `darwin:`: shares per layer and component, routers, units, copies
 //! (method 2.2, 3.1).
 
-use super::LayerSpec;
+use super::{LayerSpec, RegMean};
 use crate::Numerics;
 use darwin_checkpoint::{ExpertLayout, Role, Unit};
 use darwin_core::{Density, LayerIdx, Share};
@@ -189,15 +189,18 @@ pub enum RouterMode {
     Blend,
     /// Each row moves with its expert: averaged by the share of the layer's routed experts.
     RowWithExpert,
+    /// Solved by least squares from activations of both parents, as RegMean solves every map.
+    Calibrated,
 }
 
 impl RouterMode {
     /// All modes with the names used in recipes.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::Father, "father"),
         (Self::Mother, "mother"),
         (Self::Blend, "blend"),
         (Self::RowWithExpert, "row_with_expert"),
+        (Self::Calibrated, "calibrated"),
     ];
 
     /// The name used in recipes.
@@ -271,6 +274,8 @@ pub struct Darwin {
     pub t: Option<Shares>,
     /// Densities of the task vectors.
     pub density: Option<Densities>,
+    /// How RegMean and calibrated routers are solved.
+    pub regmean: Option<RegMean>,
     /// Routers; the first rule that holds a layer decides, else the father's is copied.
     pub router: Vec<RouterRule>,
     /// What norms, angles, thresholds are taken over.

@@ -22,6 +22,10 @@ impl Recipe {
             let (father, mother) = (self.father().unwrap_or("?"), self.mother().unwrap_or("?"));
             line("blend", format!("{father} + {mother}, share of the mother {}", t.default.get()));
         }
+        if self.method.needs_activations() || self.darwin.regmean.is_some() {
+            let settings = self.darwin.regmean.clone().unwrap_or_default();
+            line("solved with", settings.emit());
+        }
         match &self.inputs {
             Inputs::Models(entries) => {
                 line("layers", "all layers of the models, one on one".to_owned());

@@ -18,6 +18,7 @@ mod parse_darwin;
 mod parse_inputs;
 mod parse_model;
 mod parse_parameters;
+mod regmean;
 mod sequence;
 mod tokenizer;
 mod validate;
@@ -34,6 +35,7 @@ pub use hub::{HubCache, HubRef};
 pub use layers::{LayerPosition, LayerSpec};
 pub(crate) use parameters::filter_matches;
 pub use parameters::{Conditional, Parameters, Setting, Value};
+pub use regmean::RegMean;
 pub use sequence::{Sequence, Step};
 pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 
