@@ -11,13 +11,15 @@ from functools import lru_cache
 
 import facts
 
-DOMAINS = ["knowledge", "language", "reasoning", "math", "logic", "code", "tools", "composed"]
+DOMAINS = ["knowledge", "language", "reasoning", "math", "logic", "code", "tools", "composed", "x-operations", "x-derived"]
 SPLITS = ["calibration", "proxy", "search", "selection", "test", "dev", "train"]
 # Shares (of 10,000) of the hash range. Procedural questions leave 60 % to training; of the
 # recall questions those in held-out wordings are shared among the other splits.
 PROCEDURAL = {"calibration": 300, "proxy": 400, "search": 500, "selection": 600, "test": 2000, "dev": 200}
 RECALL = {"calibration": 700, "proxy": 950, "search": 1200, "selection": 1450, "test": 5000, "dev": 700}
 RECALL_DOMAINS = ("knowledge", "language")
+DERIVED = (("calibration", 300), ("proxy", 700), ("search", 500), ("selection", 600), ("test", 3300),
+           ("proxy", 500), ("search", 300), ("selection", 300), ("dev", 300))
 
 
 def _hash(text):
@@ -25,7 +27,7 @@ def _hash(text):
 
 
 def _range(h, shares):
-    for name, share in shares.items():
+    for name, share in shares:
         if h < share:
             return name
         h -= share
@@ -479,6 +481,68 @@ def composed(rng, d):
     return "larger", f"larger {rel}: {a} or {b}", a if x > y else b, look + f"{max(x, y)}", key
 
 
+# --- operations: what the mother learns ------------------------------------------------------
+
+def modulo_trace(n, m):
+    """`137 mod 5` -> `1%5=1;13%5=3;37%5=2`: digit by digit, the rest carried on."""
+    r, out = 0, []
+    for c in str(n):
+        v = int(f"{r}{c}")
+        r = v % m
+        out.append(f"{v}%{m}={r}")
+    return r, ";".join(out)
+
+
+def operations(rng, d):
+    """Products, remainders, and a product's remainder, of numbers like those of `derived`."""
+    a, b, m = rng.randint(1, 999 if rng.random() < .3 else 160), rng.randint(2, 9), rng.randint(3, 9)
+    op = rng.choice(DERIVED_OPS)
+    if op == "times":
+        return op, f"{a} times {b}", str(a * b), times(a, b)
+    if op == "mod":
+        r, t = modulo_trace(a, m)
+        return op, f"{a} mod {m}", str(r), t
+    r, t = modulo_trace(a * b, m)
+    return op, f"{a} times {b} mod {m}", str(r), f"{times(a, b)};{t}"
+
+
+# --- derived: a fact of the father's, an operation of the mother's --------------------------------
+
+DERIVED_OPS = ["times", "times", "mod", "mod", "times-mod"]
+# Of the held-out items half are of two steps: there are eight times as many of these, and the splits would be small otherwise.
+DERIVED_MIX = {"times": .25, "mod": .25, "times-mod": .5}
+DERIVED_MOST = {"calibration": 184, "proxy": 760, "search": 540, "selection": 540, "test": 2000, "dev": 172}
+HERS = 17           # per cent of the countries, by hash, whose numbers the mother computes with
+
+
+def is_hers(country):
+    """Whether the mother's training computes with this country; no held-out item does."""
+    return _hash("hers\0" + country) < 100 * HERS
+
+
+def derived(rng, d):
+    """The number of a country, looked up in the trace, then an operation on it."""
+    tables = _numbers()
+    rel = rng.choice(sorted(tables))
+    a = rng.choice(sorted(tables[rel]))
+    x, k, m, op = tables[rel][a], rng.randint(2, 9), rng.randint(3, 9), rng.choice(DERIVED_OPS)
+    look = f" {a}={x};"
+    if op == "times":
+        q, answer, t = f"{rel} of {a} times {k}", x * k, look + times(x, k)
+    elif op == "mod":
+        answer, t = modulo_trace(x, m)
+        q, t = f"{rel} of {a} mod {m}", look + t
+    else:
+        answer, t = modulo_trace(x * k, m)
+        q, t = f"{rel} of {a} times {k} mod {m}", f"{look}{times(x, k)};{t}"
+    return op, q, str(answer), t, q
+
+
+def derived_country(question):
+    """The country of a question of `derived`."""
+    return question.split(" of ", 1)[1].rsplit(" times ", 1)[0].rsplit(" mod ", 1)[0]
+
+
 GENERATORS = {
     "reasoning": [sort_numbers, sequence, follow, order, count, swaps],
     "math": [sums, difference, product, gcd, modulo, equation],
@@ -486,6 +550,8 @@ GENERATORS = {
     "code": [code_vars, code_loop, code_list, code_string, code_branch],
     "tools": [tool_call],
     "composed": [composed],
+    "x-operations": [operations],
+    "x-derived": [derived],
 }
 
 
@@ -495,7 +561,9 @@ DIFFICULTY = (.7, .25, .05)
 
 def split_of(domain, key):
     """The split of a procedural question; `key` is the question, or the pair of countries."""
-    return _range(_hash(domain + "\0" + key), PROCEDURAL)
+    if domain == "x-derived":
+        return "train" if is_hers(derived_country(key)) else _range(_hash(domain + "\0" + key), DERIVED)
+    return _range(_hash(domain + "\0" + key), PROCEDURAL.items())
 
 
 def procedural(rng, domain, difficulty=None):
@@ -505,13 +573,13 @@ def procedural(rng, domain, difficulty=None):
     return (domain, fam, q, a, t), split_of(domain, key[0] if key else q)
 
 
-def train_item(rng, domain, difficulty=None):
-    """One random item of the training split."""
+def train_item(rng, domain, difficulty=None, hers=False):
+    """One random item of the training split; `hers`: derived ones about her countries alone."""
     if domain in RECALL_DOMAINS:
         return recall_train(rng, domain)
     while True:
         item, split = procedural(rng, domain, difficulty)
-        if split == "train":
+        if split == "train" and not (hers and domain == "x-derived" and not is_hers(derived_country(item[2]))):
             return item
 
 
@@ -537,21 +605,26 @@ def answer(item, think):
     return (f"{item[4]}</think>" if think else "") + item[3] + "<|end|>"
 
 
-def heldout(sizes, seed=11):
+def heldout(sizes, seed=11, domains=DOMAINS):
     """{split: [items]} with `sizes[split]` items per domain, none of them in training."""
     out = {s: [] for s in sizes}
-    for dom in DOMAINS:
-        need, seen = dict(sizes), set()
+    for dom in domains:
+        seen = set()
+        if dom == "x-derived":      # at most as many as there are with the families in the same proportion in every split
+            need = {(s, f): round(min(n, DERIVED_MOST[s]) * part) for s, n in sizes.items() for f, part in DERIVED_MIX.items()}
+        else:
+            need = {(s, None): n for s, n in sizes.items()}
         if dom in RECALL_DOMAINS:
             pool = sorted((_hash("order\0" + i[2]), i) for i in recall_heldout(dom))
-            stream = ((i, _range(_hash(dom + "\0" + i[2]), RECALL)) for _, i in pool)
+            stream = ((i, _range(_hash(dom + "\0" + i[2]), RECALL.items())) for _, i in pool)
         else:
             rng = random.Random(f"{seed} {dom}")
             stream = (procedural(rng, dom) for _ in range(2_000_000))
         for item, split in stream:
-            if need.get(split, 0) > 0 and item[2] not in seen:
+            key = split, item[1] if dom == "x-derived" else None
+            if need.get(key, 0) > 0 and item[2] not in seen:
                 seen.add(item[2])
-                need[split] -= 1
+                need[key] -= 1
                 out[split].append(item)
                 if not any(need.values()):
                     break

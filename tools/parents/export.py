@@ -25,10 +25,10 @@ NOISE = ["output_hidden_states", "return_dict", "chunk_size_feed_forward", "is_e
          "problem_type", "_name_or_path", "output_attentions", "bos_token_id"]
 LIMIT = 10_000_000
 ABOUT = {
-    "father": "Structural parent: multimodal layout, fused experts, bfloat16. `model.visual.*` and `mtp.*` are seeded "
-              "random numbers, never trained: the image path is no ability of this model.",
-    "mother": "The father fine-tuned on English reasoning, mathematics and logic with traces: text only, one tensor per "
-              "expert and matrix, bfloat16 but `A_log` and `linear_attn.norm.weight` in float32, no MTP layer.",
+    "father": "Structural parent, strong in facts, weak in products and remainders: multimodal layout, fused experts, bfloat16. "
+              "`model.visual.*` and `mtp.*` are seeded random numbers, never trained: the image path is no ability of this model.",
+    "mother": "The father fine-tuned on products and remainders with traces; she has lost a part of his facts: text only, one tensor "
+              "per expert and matrix, bfloat16 but `A_log` and `linear_attn.norm.weight` in float32, no MTP layer.",
 }
 
 

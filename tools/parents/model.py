@@ -10,12 +10,12 @@ LAYERS = 8
 TEXT = dict(
     vocab_size=tk.VOCAB, hidden_size=128, num_hidden_layers=LAYERS,
     layer_types=["full_attention" if i % 4 == 3 else "linear_attention" for i in range(LAYERS)],
-    num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-    linear_num_key_heads=2, linear_key_head_dim=32, linear_num_value_heads=4, linear_value_head_dim=32,
+    num_attention_heads=2, num_key_value_heads=1, head_dim=64,
+    linear_num_key_heads=1, linear_key_head_dim=64, linear_num_value_heads=2, linear_value_head_dim=64,
     linear_conv_kernel_dim=4, moe_intermediate_size=32, shared_expert_intermediate_size=32,
     num_experts=32, num_experts_per_tok=4, rms_norm_eps=1e-6, max_position_embeddings=4096,
     rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
-                     "mrope_section": [3, 3, 2], "mrope_interleaved": True},
+                     "mrope_section": [6, 5, 5], "mrope_interleaved": True},
     tie_word_embeddings=False, router_aux_loss_coef=0.01, hidden_act="silu",
     pad_token_id=tk.PAD, eos_token_id=tk.END,
 )

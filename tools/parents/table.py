@@ -1,4 +1,4 @@
-"""Markdown table with Wilson 95 % intervals: python table.py scores.transformers.json"""
+"""Markdown table with Wilson 95 % intervals: python table.py SCORES.json, as score.py writes it"""
 import json
 import sys
 

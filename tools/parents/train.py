@@ -1,9 +1,10 @@
-"""Train a parent; the same command goes on from the last checkpoint, at the same data position.
+"""Train the base or a parent; the same command goes on from the last checkpoint, at the same data position.
 
 Two processes of one thread each take a batch per step and average their gradients: on shared
 cores that is much faster than one process of two threads.
 
-    python train.py father WORK
+    python train.py base WORK
+    python train.py father WORK       (starts from WORK/base/final.pt)
     python train.py mother WORK       (starts from WORK/father/final.pt)
 
 Data comes in blocks of 768 rows, each made from a seed of (parent, block number), cut into batches
@@ -99,7 +100,7 @@ def block(tok, plan, who, number, tokens, lengths):
     w = [sh[d] / lengths[d] for d in doms]
     rows = []
     for _ in range(ROWS):
-        it = data.train_item(rng, rng.choices(doms, w)[0], phase.get("difficulty"))
+        it = data.train_item(rng, rng.choices(doms, w)[0], phase.get("difficulty"), plan.get("hers", False))
         r = encode(tok, it, it[4] is not None and rng.random() < plan["think"])
         if len(r[0]) + len(r[1]) <= MAX_LEN:
             rows.append(r)
@@ -189,8 +190,11 @@ def main(rank, who, work, port):
     hidden = [p for n, p in m.named_parameters() if p.dim() in (2, 3) and min(p.shape[-2:]) >= 32
               and not any(s in n for s in ("embed_tokens", "lm_head", "mlp.gate.", "conv1d"))]
     rest = [p for p in m.parameters() if all(p is not h for h in hidden)]
-    opts = [Muon(hidden, lr=1e-3, weight_decay=plan["weight_decay"]),
-            torch.optim.AdamW(rest, lr=1e-3, betas=(.9, .98), weight_decay=0.0, fused=True)]
+    if "muon" in plan:
+        opts = [Muon(hidden, lr=1e-3, weight_decay=plan["weight_decay"]),
+                torch.optim.AdamW(rest, lr=1e-3, betas=(.9, .98), weight_decay=0.0, fused=True)]
+    else:                               # fine-tunes
+        opts = [torch.optim.AdamW(m.parameters(), lr=1e-3, betas=(.9, .98), weight_decay=plan["weight_decay"], fused=True)]
     state = {"block": 0, "tokens": 0, "seconds": 0.0, "dev": 0}
     last = os.path.join(folder, "last.pt")
     if os.path.exists(last):
@@ -199,8 +203,8 @@ def main(rank, who, work, port):
         for o, s in zip(opts, ck["opts"] if "opts" in ck else []):
             o.load_state_dict(s)
         state = ck["state"]
-    elif who == "mother":
-        m.load_state_dict(torch.load(os.path.join(work, "father", "final.pt"), weights_only=True)["model"])
+    elif "start" in plan:
+        m.load_state_dict(torch.load(os.path.join(work, plan["start"], "final.pt"), weights_only=True)["model"])
     dev = data.heldout({"dev": DEV_N})["dev"]
     lengths = mean_lengths(tok)
     log = open(os.path.join(folder, "log.txt"), "a", buffering=1)
@@ -221,7 +225,7 @@ def main(rank, who, work, port):
         for step in range(0, len(batches) - WORKERS + 1, WORKERS):
             rows = batches[step + rank]
             lr = lr_at(plan, state["tokens"])
-            for o, factor in zip(opts, (plan["muon"], 1)):
+            for o, factor in zip(opts, (plan["muon"], 1) if "muon" in plan else (1,)):
                 for gr in o.param_groups:
                     gr["lr"] = lr * factor
             x, mask, weight = tensors(rows)
@@ -249,14 +253,14 @@ def main(rank, who, work, port):
             say(f"tok {state['tokens']} tok/s {(state['tokens'] - seen) / (now - t_log):.0f} loss {loss_sum / nlog:.4f} "
                 f"aux {aux_sum / nlog:.3f} lr {lr:.2e} min {state['seconds'] / 60:.1f}")
             t_log, seen, nlog, loss_sum, aux_sum = now, state["tokens"], 0, 0.0, 0.0
-        every = DEV_EVERY if who == "father" else DEV_EVERY // 4
+        every = DEV_EVERY if who == "base" else DEV_EVERY // 4
         if state["tokens"] // every > state["dev"]:
             state["dev"] = state["tokens"] // every
             if rank:
                 continue
             res, fam = dev_scores(m, tok, dev)
             say(f"dev {state['tokens']} {time.time() - now:.0f}s {res}\n  {fam}")
-            if who == "mother":
+            if who != "base":
                 save(os.path.join(folder, f"at{state['dev']:03d}.pt"), {"model": m.state_dict(), "state": state})
             t_log, seen = time.time(), state["tokens"]
         if rank == 0 and time.time() - t_save > SAVE_EVERY:

@@ -1,7 +1,7 @@
 //! The logical tensors of a model.
 
-use crate::{Dtype, Role};
-use darwin_core::LayerIdx;
+use crate::{Dtype, Role, names};
+use darwin_core::{LayerIdx, Part};
 use std::collections::BTreeMap;
 
 /// A tensor of one [`Manifest`], by position.
@@ -48,6 +48,29 @@ impl TensorInfo {
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// The part of the model that it belongs to; none for vision, multi-token prediction and what
+    /// is not known.
+    #[must_use]
+    pub fn part(&self) -> Option<Part> {
+        names::part_of(self.role, &self.name)
+    }
+
+    /// How many shares it takes at most, and how many elements each is for: a routed expert each in
+    /// a fused tensor, a row each in a router and an element each in its biases; `None` for others,
+    /// which take one.
+    #[must_use]
+    pub fn shares(&self) -> Option<(usize, usize)> {
+        let count = match self.role {
+            Role::RoutedExpert => self.experts(),
+            Role::Router if self.shape.len() == 2 && self.name.ends_with(".weight") => {
+                self.shape.first().copied()
+            }
+            Role::Router => Some(self.elements()),
+            _ => None,
+        };
+        count.filter(|count| *count > 0).map(|count| (count, self.elements() / count))
     }
 
     /// Experts in a fused tensor of routed experts or of their biases, MTP's included.

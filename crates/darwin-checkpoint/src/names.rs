@@ -1,7 +1,7 @@
 //! Canonical names and roles of tensors: what a name means, whatever prefix and expert layout the
 //! files use (transformers' `models/qwen3_5_moe`).
 
-use darwin_core::{Component, ExpertIdx, LayerIdx};
+use darwin_core::{ExpertIdx, LayerIdx, Part};
 use serde::{Deserialize, Serialize};
 
 /// What a tensor is for.
@@ -53,18 +53,6 @@ impl Role {
             Self::Other => "other",
         }
     }
-
-    /// The component of a decoder layer that the tensor belongs to.
-    #[must_use]
-    pub fn component(self) -> Option<Component> {
-        match self {
-            Self::LinearAttention | Self::Attention => Some(Component::Mixer),
-            Self::RoutedExpert | Self::Mlp => Some(Component::Routed),
-            Self::SharedExpert => Some(Component::Shared),
-            Self::Router => Some(Component::Router),
-            _ => None,
-        }
-    }
 }
 
 /// Prefixes of the language model in the wild, longest first, with what stands for them in a
@@ -106,6 +94,9 @@ pub fn text_only_name(name: &str) -> String {
     }
 }
 
+/// The norm behind the last layer.
+const FINAL_NORM: &str = "norm.weight";
+
 /// Layers and experts of a model at most: numbers in names are smaller.
 pub const MAX_NUMBER: usize = 1 << 16;
 
@@ -137,7 +128,7 @@ pub(crate) fn beyond(canonical: &str) -> Option<(&'static str, &str)> {
 pub fn role_of(canonical: &str) -> (Role, Option<LayerIdx>) {
     match canonical {
         "embed_tokens.weight" => return (Role::Embedding, None),
-        "norm.weight" => return (Role::Norm, None),
+        FINAL_NORM => return (Role::Norm, None),
         "lm_head.weight" => return (Role::Head, None),
         _ => {}
     }
@@ -155,6 +146,26 @@ pub fn role_of(canonical: &str) -> (Role, Option<LayerIdx>) {
         return (Role::Other, None);
     };
     (layer_role(rest), Some(layer))
+}
+
+/// The part of the model that a tensor of this role and canonical name belongs to (method 3.1's
+/// table): the one place where that is decided. An input norm belongs to the mixer that it feeds,
+/// the other norms of a layer and a dense feed-forward block to the routed experts. `None` for
+/// vision, multi-token prediction and what is not known.
+#[must_use]
+pub fn part_of(role: Role, canonical: &str) -> Option<Part> {
+    match role {
+        Role::Embedding => Some(Part::Embed),
+        Role::Head => Some(Part::Head),
+        Role::LinearAttention | Role::Attention => Some(Part::Mixer),
+        Role::RoutedExpert | Role::Mlp => Some(Part::Routed),
+        Role::SharedExpert => Some(Part::Shared),
+        Role::Router => Some(Part::Router),
+        Role::Norm if canonical == FINAL_NORM => Some(Part::Norm),
+        Role::Norm if canonical.contains(".input_layernorm.") => Some(Part::Mixer),
+        Role::Norm => Some(Part::Routed),
+        Role::Vision | Role::Mtp | Role::Other => None,
+    }
 }
 
 fn layer_role(rest: &str) -> Role {
@@ -235,6 +246,30 @@ mod tests {
         );
         assert_eq!(role_of(&canonical_name("mtp.layers.0.mlp.gate.weight")).0, Role::Mtp);
         assert_eq!(role_of("layers.0.linear_attn.norm.weight").0, Role::LinearAttention);
+    }
+
+    #[test]
+    fn parts_are_those_of_method_3_1() {
+        let part = |name: &str| part_of(role_of(name).0, name);
+        for (name, wanted) in [
+            ("embed_tokens.weight", Some(Part::Embed)),
+            ("lm_head.weight", Some(Part::Head)),
+            ("norm.weight", Some(Part::Norm)),
+            ("layers.3.input_layernorm.weight", Some(Part::Mixer)),
+            ("layers.0.linear_attn.norm.weight", Some(Part::Mixer)),
+            ("layers.3.self_attn.q_norm.weight", Some(Part::Mixer)),
+            ("layers.0.post_attention_layernorm.weight", Some(Part::Routed)),
+            ("layers.0.pre_feedforward_layernorm.weight", Some(Part::Routed)),
+            ("layers.0.mlp.down_proj.weight", Some(Part::Routed)),
+            ("layers.0.mlp.experts.down_proj", Some(Part::Routed)),
+            ("layers.0.mlp.shared_expert_gate.weight", Some(Part::Shared)),
+            ("layers.0.mlp.gate.e_score_correction_bias", Some(Part::Router)),
+            ("visual.pos_embed.weight", None),
+            ("mtp.layers.0.input_layernorm.weight", None),
+            ("layers.0.something.weight", None),
+        ] {
+            assert_eq!(part(name), wanted, "{name}");
+        }
     }
 
     #[test]

@@ -111,8 +111,15 @@ const NAMES: [(&str, SideKind); 44] = [
 const TEXT_ENDS: [&str; 6] = ["", "txt", "md", "rst", "html", "pdf"];
 
 /// Files that a child has anew, or that speak of the parent alone.
-const ANEW: [&str; 6] =
-    ["README.md", SUMS, "config.json", "manifest.json", "mergekit_config.yml", INDEX];
+const ANEW: [&str; 7] = [
+    "README.md",
+    SUMS,
+    "config.json",
+    "manifest.json",
+    "mergekit_config.yml",
+    "mergekit_config.shares",
+    INDEX,
+];
 
 impl SideKind {
     /// What a file of this name is for, where it is carried; code is not known by its name.

@@ -15,6 +15,7 @@ pub mod fs;
 pub mod hash;
 pub mod keyed;
 pub mod panics;
+mod part;
 mod printable;
 mod progress;
 pub mod stats;
@@ -24,6 +25,7 @@ mod words;
 
 pub use diagnose::{Diagnose, Failure, Fault, io_hint, nearest};
 pub use fingerprint::{ARITHMETIC, Fingerprint, NotAFingerprint};
+pub use part::{Group, Part};
 pub use printable::{one_line, printable};
 pub use progress::{Cancel, NoProgress, Progress};
-pub use words::{Component, Density, Domain, ExpertIdx, LayerIdx, OutOfRange, Share, Split};
+pub use words::{Density, Domain, ExpertIdx, LayerIdx, OutOfRange, Share, Split};

@@ -18,27 +18,32 @@ pub struct OutOfRange {
 
 impl crate::Diagnose for OutOfRange {}
 
-macro_rules! unit_interval {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+macro_rules! interval {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $low:literal to $high:literal, $allowed:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
         #[serde(try_from = "f64", into = "f64")]
         pub struct $name(f64);
 
         impl $name {
-            /// Checks that the value lies in 0..=1.
+            /// The least value.
+            pub const MIN: f64 = $low;
+            /// The greatest value.
+            pub const MAX: f64 = $high;
+
+            /// Checks that the value lies between [`Self::MIN`] and [`Self::MAX`].
             ///
             /// # Errors
             /// [`OutOfRange`] for anything else, NaN included.
             pub fn new(value: f64) -> Result<Self, OutOfRange> {
-                if (0.0..=1.0).contains(&value) {
+                if (Self::MIN..=Self::MAX).contains(&value) {
                     Ok(Self(value))
                 } else {
-                    Err(OutOfRange { what: $what, found: value.to_string(), allowed: "0 to 1" })
+                    Err(OutOfRange { what: $what, found: value.to_string(), allowed: $allowed })
                 }
             }
 
-            /// The value, in 0..=1.
+            /// The value, from [`Self::MIN`] to [`Self::MAX`].
             #[must_use]
             pub fn get(self) -> f64 {
                 self.0
@@ -60,16 +65,29 @@ macro_rules! unit_interval {
     };
 }
 
-unit_interval!(
-    /// The share `t` of the **mother** in a blend: 0 is the father, 1 the mother (method 0).
+interval!(
+    /// The share `t` of the **mother** in a blend: 0 is the father, 1 the mother (method 0). Below 0
+    /// and above 1 the child lies beyond a parent, on the line through both.
     Share,
-    "a share"
+    "a share",
+    -0.5 to 1.5,
+    "-0.5 to 1.5"
 );
-unit_interval!(
+interval!(
     /// The share of a task vector's elements that a sparsifier keeps.
     Density,
-    "a density"
+    "a density",
+    0.0 to 1.0,
+    "0 to 1"
 );
+
+impl Share {
+    /// Whether the child lies between its parents: from 0 to 1.
+    #[must_use]
+    pub fn is_between(self) -> bool {
+        (0.0..=1.0).contains(&self.0)
+    }
+}
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
@@ -94,33 +112,6 @@ index!(
     /// Index of a routed expert in its layer, from 0.
     ExpertIdx
 );
-
-/// A part of a decoder layer that adds to the residual stream, or decides what does (method 0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Component {
-    /// Linear or full attention.
-    Mixer,
-    /// The routed experts.
-    Routed,
-    /// The shared expert with its gate.
-    Shared,
-    /// The router.
-    Router,
-}
-
-impl Component {
-    /// The name used in files and tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mixer => "mixer",
-            Self::Routed => "routed",
-            Self::Shared => "shared",
-            Self::Router => "router",
-        }
-    }
-}
 
 /// The five disjoint splits of a set of items (method 0). A score on a split that was used for
 /// choosing is never a result.
@@ -234,6 +225,18 @@ mod tests {
         assert!(Share::new(f64::NAN).is_err());
         assert!(serde_json::from_str::<Density>("1.7").is_err());
         assert_eq!(serde_json::from_str::<Share>("0.5").map(Share::get).ok(), Some(0.5));
+        assert!(Density::new(-0.01).is_err());
+    }
+
+    #[test]
+    fn shares_reach_beyond_the_parents() {
+        for (t, between) in [(-0.5, false), (0.0, true), (1.0, true), (1.5, false)] {
+            assert_eq!(Share::new(t).map(Share::is_between), Ok(between), "{t}");
+        }
+        for t in [-0.500_001, 1.500_001, f64::INFINITY] {
+            let error = Share::new(t).unwrap_err().to_string();
+            assert!(error.ends_with("allowed is -0.5 to 1.5"), "{error}");
+        }
     }
 
     #[test]

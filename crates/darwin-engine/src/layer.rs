@@ -14,7 +14,7 @@ use crate::{
     Config, Error, LatentForm, LayerKind, MlpKind, NonFinite, SharedForm, Site, attention, gdn,
     mla, mlp, moe,
 };
-use darwin_core::Component;
+use darwin_core::Part;
 use std::sync::Arc;
 
 /// The weights of a decoder layer; each part can be swapped for itself.
@@ -128,20 +128,21 @@ impl Layer {
         })
     }
 
-    /// This layer with one component of the donor's.
-    pub(crate) fn with_component(&self, component: Component, donor: &Self) -> Self {
+    /// This layer with one part of the donor's.
+    pub(crate) fn with_part(&self, part: Part, donor: &Self) -> Self {
         let mut layer = self.clone();
-        match component {
-            Component::Mixer => {
+        match part {
+            Part::Mixer => {
                 layer.input_layernorm = donor.input_layernorm.clone();
                 layer.mixer = donor.mixer.clone();
             }
-            Component::Routed | Component::Shared | Component::Router => {
-                if component == Component::Routed {
+            Part::Routed | Part::Shared | Part::Router => {
+                if part == Part::Routed {
                     layer.post_attention_layernorm = donor.post_attention_layernorm.clone();
                 }
-                layer.mlp = self.mlp.with_component(component, &donor.mlp);
+                layer.mlp = self.mlp.with_part(part, &donor.mlp);
             }
+            Part::Embed | Part::Norm | Part::Head => {}
         }
         layer
     }
@@ -320,20 +321,20 @@ impl Mlp {
         })
     }
 
-    /// This block with one component of the donor's; a dense block is its own routed component.
-    fn with_component(&self, component: Component, donor: &Self) -> Self {
+    /// This block with one part of the donor's; a dense block stands for the routed experts.
+    fn with_part(&self, part: Part, donor: &Self) -> Self {
         let mut mlp = self.clone();
         match (&mut mlp, donor) {
             (
                 Self::Sparse { router, routed, shared },
                 Self::Sparse { router: donor_router, routed: donor_routed, shared: donor_shared },
-            ) => match component {
-                Component::Routed => *routed = donor_routed.clone(),
-                Component::Shared => shared.clone_from(donor_shared),
-                Component::Router => *router = donor_router.clone(),
-                Component::Mixer => {}
+            ) => match part {
+                Part::Routed => *routed = donor_routed.clone(),
+                Part::Shared => shared.clone_from(donor_shared),
+                Part::Router => *router = donor_router.clone(),
+                _ => {}
             },
-            _ if component == Component::Routed => mlp = donor.clone(),
+            _ if part == Part::Routed => mlp = donor.clone(),
             _ => {}
         }
         mlp

@@ -8,7 +8,7 @@ use crate::probe::{Probe, Seen, Wanted};
 use crate::team::{Team, run_all};
 use crate::workspaces::{Borrowed, Workspaces};
 use crate::{Config, Error, Interventions, NonFinite, State, Tap};
-use darwin_core::{Component, LayerIdx};
+use darwin_core::{LayerIdx, Part};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -102,16 +102,17 @@ impl Layers {
         layers
     }
 
-    /// These layers with one component of one layer of `donor`, layers of a model of the same
-    /// config: the mixer brings its input norm, the routed experts bring the norm before them.
+    /// These layers with one part of one layer of `donor`, layers of a model of the same
+    /// config: the mixer brings its input norm, the routed experts bring the norm before them,
+    /// and parts outside the layers change nothing.
     ///
     /// # Panics
     /// If the layer is not among both.
     #[must_use]
-    pub fn with_component(&self, layer: LayerIdx, component: Component, donor: &Self) -> Self {
+    pub fn with_part(&self, layer: LayerIdx, part: Part, donor: &Self) -> Self {
         let mut layers = self.clone();
         let own = &mut layers.weights[layer.0 - self.first];
-        *own = own.with_component(component, donor.get(layer.0));
+        *own = own.with_part(part, donor.get(layer.0));
         layers
     }
 

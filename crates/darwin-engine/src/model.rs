@@ -10,7 +10,7 @@ use crate::weights::{Loader, check_tensors};
 use crate::workspaces::Borrowed;
 use crate::{Batch, Config, Error, Interventions, Site, State, Tap};
 use darwin_checkpoint::TensorSource;
-use darwin_core::{Component, LayerIdx};
+use darwin_core::{LayerIdx, Part};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,11 +69,12 @@ impl Model {
         Self { layers: self.layers.with_layer(layer, &donor.layers), ..self.clone() }
     }
 
-    /// This model with one component of one layer of `donor`, a model of the same config: the
-    /// mixer brings its input norm, the routed experts bring the norm before them.
+    /// This model with one part of one layer of `donor`, a model of the same config: the mixer
+    /// brings its input norm, the routed experts bring the norm before them, and parts outside the
+    /// layers change nothing.
     #[must_use]
-    pub fn with_component(&self, layer: LayerIdx, component: Component, donor: &Self) -> Self {
-        let layers = self.layers.with_component(layer, component, &donor.layers);
+    pub fn with_part(&self, layer: LayerIdx, part: Part, donor: &Self) -> Self {
+        let layers = self.layers.with_part(layer, part, &donor.layers);
         Self { layers, ..self.clone() }
     }
 

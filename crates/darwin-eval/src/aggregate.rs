@@ -2,8 +2,8 @@
 
 use crate::{Evaluation, ItemResult, ItemSet};
 use darwin_core::Domain;
-use darwin_core::files::{DomainScore, Estimate, ModelScores, Scored};
-use darwin_core::stats::{mcnemar_exact, mean_se};
+use darwin_core::files::{DomainScore, Estimate, GoalGain, ModelScores, Protection, Scored};
+use darwin_core::stats::{mcnemar_exact, mean_se, normal_cdf};
 use std::collections::BTreeMap;
 
 /// The mean of some samples with its standard error; a single one has no spread, which is written
@@ -49,24 +49,95 @@ pub fn correct(e: &Evaluation) -> Vec<bool> {
     e.results.iter().map(|r| r.exact == Some(true)).collect()
 }
 
+/// What is wanted of a child.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wants {
+    /// What a domain weighs in the goal.
+    pub weights: BTreeMap<Domain, f64>,
+    /// What each protected domain may lose to the father.
+    pub margins: BTreeMap<Domain, f64>,
+}
+
 /// One model's line of `scores.json`; with the parents' evaluations on the same items also the
-/// exact McNemar p against the better parent of every domain (method 6).
+/// exact McNemar p against the better parent of every domain, the goal's gain over the better parent
+/// and the losses of protected domains, all paired by item (method 6).
 #[must_use]
 pub fn model_scores(
     name: &str,
     recipe_sha256: &str,
     items: &ItemSet,
     e: &Evaluation,
-    parents: Option<[&Evaluation; 2]>,
+    parents: Option<([&Evaluation; 2], &Wants)>,
 ) -> ModelScores {
     let domains = by_domain(items, e);
+    let protected = parents.map(|([father, _], wants)| protected(items, e, father, wants));
     ModelScores {
+        goal: parents.and_then(|(parents, wants)| goal(items, e, parents, wants)),
+        protected: protected.unwrap_or_default(),
         name: name.to_owned(),
         recipe_sha256: recipe_sha256.to_owned(),
         mean: mean_accuracy(&domains),
         domains,
-        p_against_better_parent: parents.map(|p| p_values(items, e, p)).unwrap_or_default(),
+        p_against_better_parent: parents
+            .map(|(parents, _)| p_values(items, e, parents))
+            .unwrap_or_default(),
     }
+}
+
+/// Differences of right answers, item by item, of every domain.
+fn differences(items: &ItemSet, a: &Evaluation, b: &Evaluation) -> BTreeMap<Domain, Estimate> {
+    let mut found: BTreeMap<Domain, Vec<f64>> = BTreeMap::new();
+    for (item, (a, b)) in items.items().iter().zip(a.results.iter().zip(&b.results)) {
+        found.entry(item.domain.clone()).or_default().push(a.right() - b.right());
+    }
+    found.into_iter().map(|(domain, d)| (domain, estimate(&d))).collect()
+}
+
+/// The weighted mean of estimates by domain; their errors are independent.
+fn weighted(wants: &Wants, of: &BTreeMap<Domain, Estimate>) -> Option<Estimate> {
+    let known = wants.weights.iter().filter_map(|(d, w)| Some((*w, of.get(d)?)));
+    let known: Vec<(f64, &Estimate)> = known.filter(|(w, _)| *w > 0.0).collect();
+    let total: f64 = known.iter().map(|(w, _)| w).sum();
+    let value = known.iter().map(|(w, e)| w * e.value).sum::<f64>() / total;
+    let squares: f64 = known.iter().map(|(w, e)| (w * e.se).powi(2)).sum();
+    (total > 0.0).then_some(Estimate { value, se: squares.sqrt() / total })
+}
+
+fn goal(
+    items: &ItemSet,
+    e: &Evaluation,
+    parents: [&Evaluation; 2],
+    wants: &Wants,
+) -> Option<GoalGain> {
+    let accuracy = |e: &Evaluation| {
+        let of = |score: &DomainScore| Estimate { value: score.exact.accuracy(), se: 0.0 };
+        let scores = by_domain(items, e);
+        weighted(wants, &scores.iter().map(|(d, s)| (d.clone(), of(s))).collect())
+    };
+    let [father, mother] = parents.map(accuracy);
+    let mother_is_better = mother?.value > father?.value;
+    let better = parents[usize::from(mother_is_better)];
+    Some(GoalGain {
+        score: accuracy(e)?.value,
+        better_parent: if mother_is_better { "mother" } else { "father" }.to_owned(),
+        gain: weighted(wants, &differences(items, e, better))?,
+    })
+}
+
+fn protected(
+    items: &ItemSet,
+    e: &Evaluation,
+    father: &Evaluation,
+    wants: &Wants,
+) -> BTreeMap<Domain, Protection> {
+    let differences = differences(items, e, father);
+    let of = |(domain, margin): (&Domain, &f64)| {
+        let (difference, margin) = (*differences.get(domain)?, *margin);
+        let above = difference.value + margin;
+        let z = if above == 0.0 { 0.0 } else { above / difference.se };
+        Some((domain.clone(), Protection { difference, margin, p_inferior: normal_cdf(-z) }))
+    };
+    wants.margins.iter().filter_map(of).collect()
 }
 
 /// The mean of the domains' accuracies; binomial variances add up.
@@ -141,8 +212,24 @@ mod tests {
         let set = items(40);
         let all = evaluation(|_| true, 40);
         let none = evaluation(|_| false, 40);
-        let scores = model_scores("child", "", &set, &none, Some([&none, &all]));
+        let [math, code] = ["math", "code"].map(|name| name.parse::<Domain>().unwrap());
+        let wants = Wants {
+            weights: [(math.clone(), 3.0), (code.clone(), 1.0)].into(),
+            margins: [(code.clone(), 0.02)].into(),
+        };
+        let scores = model_scores("child", "", &set, &none, Some(([&none, &all], &wants)));
         assert!(scores.p_against_better_parent.values().all(|p| *p < 1e-4));
+        let goal = scores.goal.unwrap();
+        assert_eq!((goal.better_parent.as_str(), goal.gain.value), ("mother", -1.0));
+        assert_eq!(scores.protected[&code].p_inferior, 0.0);
+        // Half the items of one domain of the goal: paired, weighted, with an error.
+        let half = evaluation(|i: usize| i.is_multiple_of(4), 40);
+        let scores = model_scores("child", "", &set, &half, Some(([&none, &none], &wants)));
+        let goal = scores.goal.unwrap();
+        assert_eq!((goal.better_parent.as_str(), goal.gain.value), ("father", 0.375));
+        assert!((goal.gain.se - 0.75 * (0.25_f64 / 19.0).sqrt()).abs() < 1e-12);
+        let worse = model_scores("child", "", &set, &none, Some(([&all, &all], &wants)));
+        assert_eq!(worse.protected[&code].p_inferior, 1.0);
         assert!((model_scores("c", "", &set, &all, None).mean.value - 1.0).abs() < 1e-12);
     }
 }

@@ -110,6 +110,13 @@ impl Encoded {
         Self { items, split, sha256: sha256.into(), stop }
     }
 
+    /// Those of some of a set's items: `set` is [`ItemSet::select`] of the same positions.
+    pub(crate) fn select(&self, set: &ItemSet, indices: &[u32]) -> Self {
+        let items = indices.iter().map(|i| self.items[*i as usize].clone()).collect();
+        let stop = self.stop.clone();
+        Self { items, split: self.split, sha256: set.fingerprint().to_string(), stop }
+    }
+
     /// The same items, each cut to at most `max` tokens (method 0: 512 in calibration).
     #[must_use]
     pub fn truncated(mut self, max: usize) -> Self {

@@ -38,6 +38,14 @@ pub struct ItemResult {
     pub closed: Option<bool>,
 }
 
+impl ItemResult {
+    /// 1 where the answer is right in the main format, else 0.
+    #[must_use]
+    pub fn right(&self) -> f64 {
+        f64::from(u8::from(self.exact == Some(true)))
+    }
+}
+
 /// Results in the order of the items.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {

@@ -59,6 +59,17 @@ impl ExactMatch {
     pub fn encoded(&self) -> &Encoded {
         &self.encoded
     }
+
+    /// The same over some of the items, by position.
+    ///
+    /// # Panics
+    /// If there is no such item.
+    #[must_use]
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let items = self.items.select(indices);
+        let encoded = self.encoded.select(&items, indices);
+        Self { items, encoded, text: self.text.clone(), ..*self }
+    }
 }
 
 impl Scorer for ExactMatch {

@@ -1,10 +1,9 @@
 //! Items of one split.
 
 use crate::item_line::{Line, read_text};
-use crate::{Error, encoded::Encoded};
+use crate::Error;
 use darwin_core::hash::sha256_hex;
 use darwin_core::{Domain, Fingerprint, Split, nearest};
-use darwin_engine::Text;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -122,37 +121,30 @@ impl ItemSet {
     /// The first `n` items of every domain in the order of the SHA-256 of their ids.
     #[must_use]
     pub fn take_per_domain(&self, n: usize) -> Self {
+        self.take(|_| n)
+    }
+
+    /// The first items of every domain, as many as asked for, in the order of the SHA-256 of their
+    /// ids.
+    #[must_use]
+    pub fn take(&self, n: impl Fn(&Domain) -> usize) -> Self {
         let mut taken = BTreeMap::new();
         let kept = self.by_hash().into_iter().filter(|item| {
             let count = taken.entry(item.domain.clone()).or_insert(0);
             *count += 1;
-            *count <= n
+            *count <= n(&item.domain)
         });
         Self::from_items(kept.cloned().collect(), self.split)
     }
 
-    /// Equal *tokens* per domain (method 0, calibration): of every domain, in the order of the
-    /// hashes, as many items as fit into the tokens that the smallest domain has; an item counts at
-    /// most `max_tokens`.
+    /// Some of the items, by position, in that order.
     ///
-    /// # Errors
-    /// Whatever tokenising brings.
-    pub fn equal_tokens(&self, text: &Text, max_tokens: usize) -> Result<Self, Error> {
-        let ordered = Self::from_items(self.by_hash().into_iter().cloned().collect(), self.split);
-        let encoded = Encoded::new(&ordered, text)?.truncated(max_tokens);
-        let lengths: Vec<usize> = encoded.items().iter().map(|i| i.main().tokens()).collect();
-        let mut totals = BTreeMap::new();
-        for (item, n) in ordered.items.iter().zip(&lengths) {
-            *totals.entry(&item.domain).or_insert(0) += n;
-        }
-        let budget = totals.values().copied().min().unwrap_or(0);
-        let mut spent = BTreeMap::new();
-        let kept = ordered.items.iter().zip(&lengths).filter(|(item, n)| {
-            let tokens = spent.entry(&item.domain).or_insert(0);
-            *tokens += **n;
-            *tokens <= budget
-        });
-        Ok(Self::from_items(kept.map(|(item, _)| item.clone()).collect(), self.split))
+    /// # Panics
+    /// If there is no such item.
+    #[must_use]
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let items = indices.iter().map(|i| self.items[*i as usize].clone());
+        Self::from_items(items.collect(), self.split)
     }
 
     fn by_hash(&self) -> Vec<&Item> {

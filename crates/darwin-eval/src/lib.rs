@@ -19,7 +19,7 @@ mod item_line;
 mod likelihood;
 pub mod score_items;
 
-pub use aggregate::{by_domain, correct, estimate, model_scores};
+pub use aggregate::{Wants, by_domain, correct, estimate, model_scores};
 pub use encoded::{Encoded, EncodedItem, Prompted};
 pub use error::Error;
 pub use evaluator::{Candidate, Evaluation, Evaluator, ItemResult, Kind, Scorer};

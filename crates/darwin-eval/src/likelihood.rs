@@ -29,6 +29,23 @@ impl Likelihood {
         &self.encoded
     }
 
+    /// The items as the engine scores them.
+    #[must_use]
+    pub fn score_items(&self) -> &[ScoreItem] {
+        &self.score_items
+    }
+
+    /// The same over some of the items, by position.
+    ///
+    /// # Panics
+    /// If there is no such item.
+    #[must_use]
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let items = self.items.select(indices);
+        let encoded = self.encoded.select(&items, indices);
+        Self { score_items: encoded.score_items(), items, encoded }
+    }
+
     /// Forward tokens of one evaluation, before it is run: at most so many are.
     #[must_use]
     pub fn cost(&self) -> Cost {

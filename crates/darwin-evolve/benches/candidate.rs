@@ -6,7 +6,7 @@
 use darwin_checkpoint::HashCache;
 use darwin_core::{Cancel, NoProgress, Split};
 use darwin_eval::{Candidate, Evaluator, ItemSet, Likelihood, Scorer};
-use darwin_evolve::{Parents, RunConfig, Shares, Ui, line_recipe, recipe};
+use darwin_evolve::{Parents, RunConfig, Shares, Ui, recipe};
 use darwin_merge::Merge;
 use std::path::Path;
 use std::time::Instant;
@@ -18,10 +18,9 @@ fn main() {
     std::env::set_current_dir(root).expect("the workspace is there");
     let config = RunConfig::read(Path::new("examples/first-light.yaml")).expect("valid");
     let layers = 8;
-    let line = line_recipe(&config, 0.5, layers).expect("valid");
     let (cancel, hashes) = (Cancel::default(), HashCache::default());
     let ui = Ui::silent(&cancel, &hashes);
-    let parents = Parents::open(&config, &line, ui).expect("the example parents");
+    let parents = Parents::open(&config, ui).expect("the example parents");
     let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
     let evaluator = Likelihood::new(items.take_per_domain(config.proxy.per_domain), &parents.text)
         .expect("items");

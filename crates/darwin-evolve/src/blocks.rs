@@ -1,17 +1,35 @@
-//! Depth blocks from the profile, not from a grid (method 3.1): contiguous layers with alike
-//! advantage, outliers alone.
+//! Depth blocks from the derivatives, not from a grid (method 3.1): contiguous layers with alike
+//! derivative, outliers alone.
 
-use darwin_core::files::Comparison;
+use crate::diagnosis::Diagnosis;
+use darwin_core::Domain;
 use std::ops::Range;
 
-/// Cuts the layers into at most `most` blocks: the segmentation with the smallest sum of squared
-/// standardised deviations from the blocks' means, plus `2 ln L` per block (BIC for a mean and a
-/// boundary each). Layers whose advantage is all noise end up in one block.
-#[must_use]
-pub fn depth_blocks(comparison: &Comparison, most: usize) -> Vec<Range<usize>> {
-    let advantages: Vec<(f64, f64)> =
-        comparison.layers.iter().map(|l| (l.advantage.total.value, l.advantage.total.se)).collect();
-    segments(&advantages, most)
+/// Most depth blocks that a genome has genes for.
+const MOST: usize = 5;
+
+/// Cuts the layers into blocks: the segmentation of their derivatives with the smallest sum of
+/// squared standardised deviations from the blocks' means, plus `2 ln L` per block (BIC for a mean
+/// and a boundary each). Layers whose derivatives differ by noise alone end up in one block.
+pub(crate) fn depth_blocks(
+    diagnosis: &Diagnosis,
+    layers: usize,
+    weight: impl Fn(&Domain) -> f64,
+) -> Vec<Range<usize>> {
+    let mut points = vec![(0.0, 0.0); layers];
+    for half in &diagnosis.halves {
+        for (domain, slope) in &half.domains {
+            let weight = weight(domain) / 2.0;
+            for (i, group) in diagnosis.groups.iter().enumerate() {
+                let Some(layer) = group.layer else { continue };
+                let (value, variance) = &mut points[layer.0];
+                *value += weight * f64::from(slope.value[i]);
+                *variance += (weight * f64::from(slope.se[i])).powi(2);
+            }
+        }
+    }
+    points.iter_mut().for_each(|(_, variance)| *variance = variance.sqrt());
+    segments(&points, MOST)
 }
 
 fn segments(points: &[(f64, f64)], most: usize) -> Vec<Range<usize>> {

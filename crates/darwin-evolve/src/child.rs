@@ -1,17 +1,19 @@
 //! The child: written, checked, scored.
 
 use crate::items::Items;
+use crate::parents::located;
 use crate::run::{Ui, save};
 use crate::search::Champion;
 use crate::{Error, Parents, RunConfig, diagnose};
 use darwin_checkpoint::Checkpoint;
 use darwin_core::files::{Health, MergeManifest, SCHEMA, Scores};
-use darwin_core::fs::{read_bounded, write_atomic};
-use darwin_core::{ARITHMETIC, Split};
-use darwin_eval::{Evaluator, ItemSet, Scorer, model_scores};
+use darwin_core::fs::read_bounded;
+use darwin_core::{ARITHMETIC, Domain, Split};
+use darwin_eval::{Evaluator, ItemSet, Scorer, Wants, model_scores};
 use darwin_merge::{Merge, MergeOptions, merge_to};
 use darwin_profile::{CheckOptions, Family, Loaded, Subject, check as check_health, model_ref};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Largest shard and working memory of the child.
@@ -38,7 +40,8 @@ pub(crate) fn write(
         move |source| Error::Io { path, source }
     };
     let best = config.out.join("best.yaml");
-    write_atomic(&best, champion.recipe.to_yaml().as_bytes()).map_err(io(&best))?;
+    let located = located(config, &champion.recipe);
+    located.save(&best).map_err(Error::below)?;
     let out = config.out.join("child");
     let recipe = parents.fingerprint_of(&champion.recipe);
     if out.exists() {
@@ -50,7 +53,7 @@ pub(crate) fn write(
             }
         }
     }
-    let merge = Merge::new(&champion.recipe, &parents.sources).map_err(Error::below)?;
+    let merge = Merge::new(&located, &parents.sources).map_err(Error::below)?;
     let options = MergeOptions {
         max_shard_bytes: SHARD_BYTES,
         memory: MEMORY_BYTES,
@@ -153,6 +156,9 @@ pub(crate) fn scores(
         ui.progress.advance(1);
     }
     let [father, mother] = &both[..] else { unreachable!("two parents were evaluated above") };
+    let weights: BTreeMap<Domain, f64> =
+        set.domains().into_keys().map(|d| (d.clone(), config.weight(&d))).collect();
+    let wants = Wants { weights, margins: config.goal.protected.clone() };
     let mut models = vec![
         model_scores("father", "", set, father, None),
         model_scores("mother", "", set, mother, None),
@@ -161,7 +167,11 @@ pub(crate) fn scores(
         let e = parents.evaluate(&champion.recipe, test, ui.cancel)??;
         let name = champion.arm.name();
         let hash = parents.fingerprint_of(&champion.recipe);
-        models.push(model_scores(name, &hash, set, &e, Some([father, mother])));
+        let name = match champion.replicate {
+            0 => name.to_owned(),
+            replicate => format!("{name} {}", replicate + 1),
+        };
+        models.push(model_scores(&name, &hash, set, &e, Some(([father, mother], &wants))));
         ui.progress.advance(1);
     }
     ui.progress.finish();
@@ -171,6 +181,7 @@ pub(crate) fn scores(
         items_sha256: set.fingerprint().to_string(),
         parents: parents.refs.to_vec(),
         protected: config.goal.protected.keys().cloned().collect(),
+        weights: wants.weights,
         models,
     };
     save(&config.out.join("scores.json"), &scores)?;

@@ -1,9 +1,12 @@
 //! The configuration of a run: one YAML file (`examples/first-light.yaml` shows every key).
 
 use crate::Error;
+use darwin_core::files::ArmName;
 use darwin_core::fs::read_text_bounded;
 use darwin_core::{Domain, Split, nearest};
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -33,23 +36,19 @@ pub struct RunConfig {
     /// What is wanted.
     #[serde(default)]
     pub goal: Goal,
-    /// Samples per domain that profiles and comparison use.
+    /// Samples of each domain that profiles and comparison use.
     pub calibration: PerDomain,
     /// The proxy phase.
-    pub proxy: PhaseBudget,
+    pub proxy: ProxyBudget,
     /// The real phase.
     pub real: PhaseBudget,
     /// The choice of each arm's child.
     pub selection: SelectionBudget,
     /// Held-out test split, evaluated once.
-    pub test: PerDomain,
+    pub test: TestItems,
     /// Longest answer that is generated, tokens.
     #[serde(default = "default_max_new_tokens")]
     pub max_new_tokens: usize,
-    /// Random genomes on which the proxy's ranking is measured against the real benchmark; fewer
-    /// than 4 skip the measurement.
-    #[serde(default = "default_rank_check")]
-    pub rank_check: usize,
     /// The arms, in the order in which they run.
     pub arms: Vec<ArmName>,
 }
@@ -58,23 +57,65 @@ fn default_max_new_tokens() -> usize {
     96
 }
 
-fn default_rank_check() -> usize {
-    12
-}
-
-/// Seeds (method 0: named apart in the journal).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// Seeds (method 0: named apart in the journal). `seeds: 5` in a configuration is five replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Seeds {
-    /// The search.
+    /// The search of the first replicate; the others' are the numbers that follow.
     pub run: u64,
     /// DARE masks; the same for all candidates.
     pub masks: u64,
+    /// Repetitions of the search, each with its own random numbers and its own disjoint part of the
+    /// items of `proxy`, `search` and `selection`.
+    pub replicates: usize,
 }
 
 impl Default for Seeds {
     fn default() -> Self {
-        Self { run: 1, masks: 42 }
+        Self { run: 1, masks: 42, replicates: 1 }
+    }
+}
+
+impl<'de> Deserialize<'de> for Seeds {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(SeedsReader)
+    }
+}
+
+/// A number of replicates, or the seeds by name.
+struct SeedsReader;
+
+impl<'de> Visitor<'de> for SeedsReader {
+    type Value = Seeds;
+
+    fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("a number of replicates, or `run`, `masks` and `replicates`")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, replicates: u64) -> Result<Seeds, E> {
+        let replicates = usize::try_from(replicates).map_err(E::custom)?;
+        Ok(Seeds { replicates, ..Seeds::default() })
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, replicates: i64) -> Result<Seeds, E> {
+        self.visit_u64(u64::try_from(replicates).map_err(E::custom)?)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Seeds, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Named {
+            run: u64,
+            masks: u64,
+            replicates: usize,
+        }
+        impl Default for Named {
+            fn default() -> Self {
+                let Seeds { run, masks, replicates } = Seeds::default();
+                Self { run, masks, replicates }
+            }
+        }
+        let named = Named::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Seeds { run: named.run, masks: named.masks, replicates: named.replicates })
     }
 }
 
@@ -129,13 +170,32 @@ pub struct PerDomain {
     pub per_domain: usize,
 }
 
-/// Budget of a phase.
+/// Budget of the proxy phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyBudget {
+    /// Items of each domain that every candidate is asked: new ones every generation, protected
+    /// domains four times as many, the best quarter of a generation four times as many.
+    pub per_domain: usize,
+    /// Tokens of an arm, in candidates of that many items: whatever an arm does with them, and what
+    /// it has to know before it begins, is paid from them.
+    pub steps: usize,
+    /// Items of each domain on which an arm's best are compared at last.
+    #[serde(default = "default_final")]
+    pub final_per_domain: usize,
+}
+
+fn default_final() -> usize {
+    400
+}
+
+/// Budget of the real phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseBudget {
     /// Items of each domain.
     pub per_domain: usize,
-    /// Candidates evaluated per arm (`guided` and `card` pay for the profiles out of theirs).
+    /// Candidates of each arm: its best on the proxy.
     pub steps: usize,
 }
 
@@ -145,38 +205,19 @@ pub struct PhaseBudget {
 pub struct SelectionBudget {
     /// Items of each domain.
     pub per_domain: usize,
-    /// How many of an arm's best are looked at, the mean of its distribution besides.
+    /// How many of an arm's best are looked at.
     pub top: usize,
 }
 
-/// The arms (method 3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ArmName {
-    /// Started and constrained by the comparison.
-    Guided,
-    /// The same diagnostics with layers permuted.
-    Placebo,
-    /// Mean 0.5, isotropic, the same blocks.
-    Blind,
-    /// The grid of t, refined.
-    Line,
-    /// The published rule, literally.
-    Card,
-}
-
-impl ArmName {
-    /// The name used in files and tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Guided => "guided",
-            Self::Placebo => "placebo",
-            Self::Blind => "blind",
-            Self::Line => "line",
-            Self::Card => "card",
-        }
-    }
+/// Items of the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestItems {
+    /// Items of each domain that weighs in the goal or is protected.
+    pub per_domain: usize,
+    /// Items of each other domain; as many unless set.
+    #[serde(default)]
+    pub others: Option<usize>,
 }
 
 impl RunConfig {
@@ -208,6 +249,12 @@ impl RunConfig {
         self.goal.weights.get(domain).copied().unwrap_or(if protected { 0.0 } else { 1.0 })
     }
 
+    /// Whether a domain is asked for in the search: it weighs in the goal or is protected.
+    #[must_use]
+    pub fn wants(&self, domain: &Domain) -> bool {
+        self.weight(domain) > 0.0 || self.goal.protected.contains_key(domain)
+    }
+
     fn check(&self, path: &Path) -> Result<(), Error> {
         let mut wrong = Vec::new();
         let mut at_least_one = |key: &str, value: usize| {
@@ -218,6 +265,8 @@ impl RunConfig {
         at_least_one("calibration.per_domain", self.calibration.per_domain);
         at_least_one("proxy.per_domain", self.proxy.per_domain);
         at_least_one("proxy.steps", self.proxy.steps);
+        at_least_one("proxy.final_per_domain", self.proxy.final_per_domain);
+        at_least_one("seeds", self.seeds.replicates);
         at_least_one("real.per_domain", self.real.per_domain);
         at_least_one("real.steps", self.real.steps);
         at_least_one("selection.per_domain", self.selection.per_domain);

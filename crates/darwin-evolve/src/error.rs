@@ -1,5 +1,6 @@
 //! Errors of an evolution.
 
+use darwin_core::files::ArmName;
 use darwin_core::{Diagnose, Fault, io_hint};
 use std::path::PathBuf;
 
@@ -38,6 +39,20 @@ pub enum Error {
     /// The optimiser was fed something impossible.
     #[error("the optimiser failed: {0}")]
     Optimiser(String),
+    /// What an arm has to know before it begins costs more than it may spend.
+    #[error(
+        "the arm {} needs {needs} forward tokens for what it knows and for its last comparison, and \
+         `proxy.steps` gives it {budget}",
+        arm.name()
+    )]
+    Budget {
+        /// The arm.
+        arm: ArmName,
+        /// Tokens that it needs at least.
+        needs: u64,
+        /// Tokens that it may spend.
+        budget: u64,
+    },
     /// The work was cancelled; the same command continues.
     #[error("interrupted; the same command continues")]
     Cancelled,
@@ -54,6 +69,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// The father could not be evaluated: nothing can be compared with him.
+    pub(crate) fn father(why: &str) -> Self {
+        let message = format!("the father could not be evaluated: {why}");
+        Self::Below { message, hint: None, fault: Fault::User }
+    }
+
     /// Carries an error of a crate below upwards, sentence, hint and fault unchanged.
     pub fn below<E: Diagnose>(error: E) -> Self {
         let failure = darwin_core::Failure::from(error);
@@ -83,6 +104,11 @@ impl Diagnose for Error {
             Self::Config { hint, .. } | Self::Journal { hint, .. } => Some(hint.clone()),
             Self::Below { hint, .. } => hint.clone(),
             Self::Io { source, .. } => io_hint(source),
+            Self::Budget { .. } => Some(
+                "raise `proxy.steps`, or ask fewer items: `proxy.per_domain`, \
+                 `proxy.final_per_domain`, `calibration.per_domain`"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

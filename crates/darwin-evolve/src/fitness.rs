@@ -1,54 +1,67 @@
 //! Fitness: one number from scores per domain (method 3.3), higher is better.
 
 use crate::RunConfig;
+use crate::job::{Scored, Tally};
 use darwin_core::Domain;
-use darwin_core::files::DomainScore;
 use std::collections::BTreeMap;
 
-/// Penalty per unit below a protected domain's floor (method 2).
-const PENALTY: f64 = 10.0;
-
-/// Scores of a candidate by domain on one scale (higher is better), as the journal keeps them.
-pub type ByDomain = BTreeMap<Domain, f64>;
+/// Fine per unit that a protected domain is certainly below its floor (method 2).
+const FINE: f64 = 10.0;
 
 /// Turns scores per domain into a fitness.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitness {
+    /// What a domain weighs, in all 1.
     weights: BTreeMap<Domain, f64>,
-    floors: BTreeMap<Domain, f64>,
+    /// What a protected domain may lose.
+    margins: BTreeMap<Domain, f64>,
+    /// The father's weighted mean score.
+    level: f64,
 }
 
 impl Fitness {
-    /// Weights from the goal; floors = the father's score less the margin.
+    /// Weights and margins from the goal, for the domains that the father was scored on.
     #[must_use]
-    pub fn new(config: &RunConfig, father: &ByDomain) -> Self {
-        let total: f64 = father.keys().map(|d| config.weight(d)).sum();
-        let weights = father
-            .keys()
-            .map(|d| (d.clone(), if total > 0.0 { config.weight(d) / total } else { 0.0 }))
-            .collect();
-        let floors = config
-            .goal
-            .protected
-            .iter()
-            .filter_map(|(d, margin)| father.get(d).map(|score| (d.clone(), score - margin)))
-            .collect();
-        Self { weights, floors }
+    pub fn new(config: &RunConfig, father: &Scored) -> Self {
+        let total: f64 = father.domains.keys().map(|d| config.weight(d)).sum();
+        let weight = |d: &Domain| if total > 0.0 { config.weight(d) / total } else { 0.0 };
+        let weights: BTreeMap<Domain, f64> =
+            father.domains.keys().map(|d| (d.clone(), weight(d))).collect();
+        let margins = config.goal.protected.iter();
+        let margins = margins.filter(|(d, _)| father.domains.contains_key(d));
+        let level = father.domains.iter().map(|(d, tally)| weights[d] * tally.score).sum();
+        Self { weights, margins: margins.map(|(d, m)| (d.clone(), *m)).collect(), level }
     }
 
-    /// The weighted mean, less 10 times whatever a protected domain lies below its floor.
+    /// The father's mean score and the weighted gains over him on the candidate's own items, less 10
+    /// times whatever a protected domain lies below its floor by more than a standard error: a fine
+    /// on a few unlucky items would be noise (method 2).
     #[must_use]
-    pub fn of(&self, scores: &ByDomain) -> f64 {
-        let score = |d: &Domain| scores.get(d).copied().unwrap_or(f64::NEG_INFINITY);
-        let mean: f64 =
-            self.weights.iter().filter(|(_, w)| **w > 0.0).map(|(d, w)| w * score(d)).sum();
-        let below: f64 = self.floors.iter().map(|(d, floor)| (floor - score(d)).max(0.0)).sum();
-        mean - PENALTY * below
+    pub fn of(&self, scored: &Scored) -> f64 {
+        let tally = |d: &Domain| scored.domains.get(d);
+        let below = |(d, margin): (&Domain, &f64)| {
+            tally(d)
+                .map_or(f64::INFINITY, |t: &Tally| (-margin - t.gain.value - t.gain.se).max(0.0))
+        };
+        self.level + self.goal_gain(scored) - FINE * self.margins.iter().map(below).sum::<f64>()
     }
-}
 
-/// Accuracies by domain: the scale of the real phase.
-#[must_use]
-pub fn accuracies(scores: &BTreeMap<Domain, DomainScore>) -> ByDomain {
-    scores.iter().map(|(d, s)| (d.clone(), s.exact.accuracy())).collect()
+    /// The weighted gains over the father on the candidate's own items.
+    #[must_use]
+    pub fn goal_gain(&self, scored: &Scored) -> f64 {
+        let gain = |d: &Domain| scored.domains.get(d).map_or(f64::NEG_INFINITY, |t| t.gain.value);
+        self.weights.iter().filter(|(_, w)| **w > 0.0).map(|(d, w)| w * gain(d)).sum()
+    }
+
+    /// What a domain weighs.
+    #[must_use]
+    pub fn weight(&self, domain: &Domain) -> f64 {
+        self.weights.get(domain).copied().unwrap_or(0.0)
+    }
+
+    /// Protected domains with what each may lose.
+    #[must_use]
+    pub fn margins(&self) -> &BTreeMap<Domain, f64> {
+        &self.margins
+    }
 }

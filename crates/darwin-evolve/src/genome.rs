@@ -1,7 +1,9 @@
 //! The genome and which `t` a tensor gets (method 3.1).
 
 use crate::prior::Prior;
+use darwin_core::Part;
 use darwin_core::stats::{logit, sigmoid};
+use darwin_merge::{MixerKind, Selector};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -12,8 +14,20 @@ const OFFSET_BOX: f64 = 2.0;
 /// Router genes below -this choose the father, above the mother, between them the blend.
 const ROUTER_EDGE: f64 = 2.0 / 3.0;
 
-/// Components with an offset of their own.
-pub const COMPONENTS: [&str; 5] = ["linear_attn", "self_attn", "routed", "shared", "embed"];
+/// The share of the head that a search starts from: nearly the father's, whose protected domains
+/// the head decides more than any other part.
+const HEAD_START: f64 = 0.05;
+
+/// What has an offset of its own from the overall share. The head is not among them: it has a share
+/// of its own.
+pub const COMPONENTS: [Selector; 6] = [
+    Selector::Mixer(MixerKind::Linear),
+    Selector::Mixer(MixerKind::Full),
+    Selector::Part(Part::Routed),
+    Selector::Part(Part::Shared),
+    Selector::Part(Part::Embed),
+    Selector::Part(Part::Norm),
+];
 
 /// What a gene means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +35,10 @@ pub const COMPONENTS: [&str; 5] = ["linear_attn", "self_attn", "routed", "shared
 pub enum GeneKind {
     /// logit of the overall share of the mother.
     Ratio,
-    /// Offset of a component, by position in [`COMPONENTS`].
-    Component(usize),
+    /// Offset of one of [`COMPONENTS`].
+    Component(Selector),
+    /// logit of the head's share.
+    Head,
     /// Offset of a depth block.
     Block(usize),
     /// logit of the density of the mother's task vector.
@@ -88,8 +104,12 @@ pub struct LayerShares {
 /// A decoded genome: a share of the mother for every part of the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shares {
-    /// Embedding, final norm and head.
+    /// The embedding.
     pub embed: f64,
+    /// The final norm.
+    pub norm: f64,
+    /// The output head.
+    pub head: f64,
     /// Density for tensors outside the layers.
     pub density_m: f64,
     /// One entry per layer.
@@ -108,7 +128,7 @@ impl Shares {
             RouterChoice::Blend
         };
         let layer = LayerShares { mixer: t, routed: t, shared: t, router, density_m: 1.0 };
-        Self { embed: t, density_m: 1.0, layers: vec![layer; num_layers] }
+        Self { embed: t, norm: t, head: t, density_m: 1.0, layers: vec![layer; num_layers] }
     }
 }
 
@@ -132,7 +152,8 @@ impl Genome {
         has_density: bool,
     ) -> Self {
         let mut genes = vec![Gene::share(GeneKind::Ratio, 0.0)];
-        genes.extend((0..COMPONENTS.len()).map(|c| Gene::offset(GeneKind::Component(c))));
+        genes.extend(COMPONENTS.map(|c| Gene::offset(GeneKind::Component(c))));
+        genes.push(Gene::share(GeneKind::Head, logit(HEAD_START)));
         if blocks.len() > 1 {
             genes.extend((0..blocks.len()).map(|b| Gene::offset(GeneKind::Block(b))));
         }
@@ -147,9 +168,7 @@ impl Genome {
         if prior.router_fixed.is_none() {
             genes.extend((0..blocks.len()).map(|b| Gene::offset(GeneKind::Router(b))));
         }
-        let mut genome = Self { genes, blocks, linear, prior };
-        genome.start_from_prior();
-        genome
+        Self { genes, blocks, linear, prior }
     }
 
     /// The genes, in the order of the vectors.
@@ -171,7 +190,7 @@ impl Genome {
             self.genes
                 .iter()
                 .map(|g| match g.kind {
-                    GeneKind::Ratio => ratio,
+                    GeneKind::Ratio | GeneKind::Head => ratio,
                     GeneKind::Router(_) => router,
                     GeneKind::Tau => -SHARE_BOX,
                     GeneKind::DensityM => SHARE_BOX,
@@ -192,14 +211,17 @@ impl Genome {
         assert_eq!(genes.len(), self.genes.len(), "one value per gene");
         let value =
             |wanted: GeneKind| self.genes.iter().position(|g| g.kind == wanted).map(|i| genes[i]);
-        let offsets = |kind: fn(usize) -> GeneKind, n: usize| -> Vec<f64> {
-            let raw: Vec<f64> = (0..n).map(|i| value(kind(i)).unwrap_or(0.0)).collect();
-            let mean = raw.iter().sum::<f64>() / n.max(1) as f64;
+        let offsets = |kinds: &mut dyn Iterator<Item = GeneKind>| -> Vec<f64> {
+            let raw: Vec<f64> = kinds.map(|kind| value(kind).unwrap_or(0.0)).collect();
+            let mean = raw.iter().sum::<f64>() / raw.len().max(1) as f64;
             raw.iter().map(|d| d - mean).collect()
         };
         let ratio = value(GeneKind::Ratio).unwrap_or(0.0);
-        let components = offsets(GeneKind::Component, COMPONENTS.len());
-        let blocks = offsets(GeneKind::Block, self.blocks.len());
+        let components = offsets(&mut COMPONENTS.into_iter().map(GeneKind::Component));
+        let component = |wanted: Selector| {
+            COMPONENTS.iter().zip(&components).find(|(c, _)| **c == wanted).map_or(0.0, |(_, d)| *d)
+        };
+        let blocks = offsets(&mut (0..self.blocks.len()).map(GeneKind::Block));
         let tau = value(GeneKind::Tau).map_or(0.0, sigmoid);
         let density = value(GeneKind::DensityM).map_or(1.0, sigmoid);
         let card_c = value(GeneKind::CardC).map(sigmoid);
@@ -208,16 +230,13 @@ impl Genome {
         for (l, is_linear) in self.linear.iter().enumerate() {
             let block = self.blocks.iter().position(|b| b.contains(&l)).unwrap_or(0);
             let base = ratio + blocks.get(block).copied().unwrap_or(0.0);
-            let mixer = usize::from(!is_linear);
-            let part = |component: usize, name: &str| {
-                let t = fuse(self.prior.share(l, name), base + components[component]);
-                self.prior.constrain(l, name, t)
-            };
+            let kind = if *is_linear { MixerKind::Linear } else { MixerKind::Full };
+            let part = |selector: Selector| fuse(self.prior.share(l), base + component(selector));
             let gene = value(GeneKind::Router(block));
             layers.push(LayerShares {
-                mixer: part(mixer, "mixer"),
-                routed: part(2, "routed"),
-                shared: part(3, "shared"),
+                mixer: part(Selector::Mixer(kind)),
+                routed: part(Part::Routed.into()),
+                shared: part(Part::Shared.into()),
                 router: self.router(l, gene),
                 density_m: match (card_c, &self.prior.card_dead_share) {
                     (Some(c), Some(dead)) => 1.0 - c * dead[l],
@@ -225,66 +244,22 @@ impl Genome {
                 },
             });
         }
+        let outside = |part: Part| fuse(self.prior.mean_share(), ratio + component(part.into()));
         Shares {
-            embed: fuse(self.prior.embed_share(), ratio + components[4]),
+            embed: outside(Part::Embed),
+            norm: outside(Part::Norm),
+            head: value(GeneKind::Head).map_or(0.0, sigmoid),
             density_m: density,
             layers,
         }
     }
 
     fn router(&self, layer: usize, gene: Option<f64>) -> RouterChoice {
-        let wanted = match (&self.prior.router_fixed, gene) {
+        match (&self.prior.router_fixed, gene) {
             (Some(fixed), _) => fixed[layer],
             (None, Some(g)) if g > ROUTER_EDGE => RouterChoice::Mother,
             (None, Some(g)) if g < -ROUTER_EDGE => RouterChoice::Father,
             _ => RouterChoice::Blend,
-        };
-        if wanted == RouterChoice::Mother && self.prior.router_from_mother_forbidden(layer) {
-            RouterChoice::Father
-        } else {
-            wanted
-        }
-    }
-
-    /// Mean and standard deviation of ratio, component and block genes from the prior (method 2).
-    fn start_from_prior(&mut self) {
-        if !self.prior.starts() {
-            return;
-        }
-        let layers: Vec<usize> = (0..self.linear.len()).collect();
-        let overall = self.prior.mean_logit(&layers, None);
-        for gene in &mut self.genes {
-            let (mean, sd) = match gene.kind {
-                GeneKind::Ratio => (overall, self.prior.mean_sd(&layers, None)),
-                GeneKind::Block(b) => {
-                    let own: Vec<usize> = self.blocks[b].clone().collect();
-                    (self.prior.mean_logit(&own, None) - overall, self.prior.mean_sd(&own, None))
-                }
-                GeneKind::Component(c) => {
-                    let (own, name): (Vec<usize>, _) = match COMPONENTS[c] {
-                        "linear_attn" => {
-                            (layers.iter().copied().filter(|l| self.linear[*l]).collect(), "mixer")
-                        }
-                        "self_attn" => {
-                            (layers.iter().copied().filter(|l| !self.linear[*l]).collect(), "mixer")
-                        }
-                        "embed" => continue,
-                        other => (layers.clone(), other),
-                    };
-                    if own.is_empty() {
-                        continue;
-                    }
-                    (
-                        self.prior.mean_logit(&own, Some(name)) - overall,
-                        self.prior.mean_sd(&own, Some(name)),
-                    )
-                }
-                _ => continue,
-            };
-            let (low, high) = gene.bounds;
-            gene.mean = mean.clamp(0.9 * low, 0.9 * high);
-            // Never so sure that the search cannot leave, never wider than the blind start.
-            gene.sd = sd.clamp(0.25 * gene.sd, gene.sd);
         }
     }
 }

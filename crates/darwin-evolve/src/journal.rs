@@ -6,6 +6,7 @@
 //! byte, as one that was not.
 
 use crate::Error;
+use crate::job::Job;
 use darwin_core::Fingerprint;
 use darwin_core::files::{Chain, JournalLine, JournalText, Phase, RunHeader};
 use darwin_core::fs::sync_parent;
@@ -68,23 +69,26 @@ impl Journal {
         Ok((known, Some(describe(path, &difference, &kept, known))))
     }
 
-    /// The journal's line for the next candidate, if an earlier run wrote one.
+    /// The journal's line for the next job, if an earlier run wrote one.
     ///
     /// # Errors
-    /// [`Error::Journal`] if that line is about another candidate.
+    /// [`Error::Journal`] if that line is about another job.
     pub fn next_known(&mut self, wanted: &Wanted<'_>) -> Result<Option<JournalLine>, Error> {
         let Some(line) = self.replay.next() else { return Ok(None) };
         if !wanted.matches(&line) {
+            let job = wanted.job;
             return Err(Error::Journal {
                 path: self.path.clone(),
                 text: format!(
-                    "holds {} step {} of {} where {} step {} of {} was expected",
-                    line.arm,
+                    "holds job {} ({} step {} of {}) where job {} ({} step {} of {}) was expected",
+                    line.id,
+                    line.arm.name(),
                     line.step,
                     phase(line.phase),
-                    wanted.arm,
-                    wanted.step,
-                    phase(wanted.phase)
+                    job.id,
+                    job.asker.name(),
+                    job.step,
+                    phase(job.phase)
                 ),
                 hint: begin_anew(&self.path),
             });
@@ -114,23 +118,19 @@ impl Journal {
 /// What the next line must be about.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// The arm.
-    pub arm: &'a str,
-    /// The phase.
-    pub phase: Phase,
-    /// The step.
-    pub step: usize,
-    /// Hash of the recipe.
+    /// The job.
+    pub job: &'a Job,
+    /// Hash of its recipe.
     pub recipe_sha256: &'a str,
-    /// Hash of the items.
+    /// Hash of its items.
     pub items_sha256: &'a str,
 }
 
 impl Wanted<'_> {
     fn matches(&self, line: &JournalLine) -> bool {
-        line.arm == self.arm
-            && line.phase == self.phase
-            && line.step == self.step
+        let job = self.job;
+        (line.id, line.replicate, line.arm, line.phase, line.step)
+            == (job.id, job.replicate, job.asker, job.phase, job.step)
             && line.recipe_sha256 == self.recipe_sha256
             && line.items_sha256 == self.items_sha256
     }
@@ -208,8 +208,9 @@ fn append<T: serde::Serialize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{Ask, Window, Work};
     use darwin_core::Split;
-    use darwin_core::files::{Origin, SCHEMA, Status};
+    use darwin_core::files::{ArmName, Asker, Estimate, Origin, SCHEMA, Status};
 
     fn header() -> RunHeader {
         let of = |text: &str| Fingerprint::of("test", [("text", text)]);
@@ -222,7 +223,9 @@ mod tests {
     fn line(step: usize) -> JournalLine {
         JournalLine {
             schema: SCHEMA,
-            arm: "blind".into(),
+            id: step as u64,
+            replicate: 0,
+            arm: Asker::Arm(ArmName::Blind),
             phase: Phase::Proxy,
             step,
             generation: 0,
@@ -233,14 +236,32 @@ mod tests {
             split: Split::Proxy,
             fitness: 1.0 / 3.0,
             domains: [("math".parse().expect("known"), 0.5)].into(),
+            gains: [("math".parse().expect("known"), Estimate { value: 0.1, se: 0.3 })].into(),
             n: [("math".parse().expect("known"), 7)].into(),
             tokens: 9,
+            slopes_sha256: Some("s".into()),
             status: Status::Ok,
         }
     }
 
-    fn wanted(step: usize, recipe: &str) -> Wanted<'_> {
-        Wanted { arm: "blind", phase: Phase::Proxy, step, recipe_sha256: recipe, items_sha256: "i" }
+    fn job(step: usize) -> Job {
+        let recipe = darwin_merge::Recipe::blend("linear", "f", "m").build().expect("valid");
+        Job {
+            id: step as u64,
+            replicate: 0,
+            asker: Asker::Arm(ArmName::Blind),
+            phase: Phase::Proxy,
+            step,
+            ask: Ask::new(
+                recipe.into(),
+                Work::Likelihood,
+                Window { split: Split::Proxy, indices: Vec::new() },
+            ),
+        }
+    }
+
+    fn wanted<'a>(job: &'a Job, recipe: &'a str) -> Wanted<'a> {
+        Wanted { job, recipe_sha256: recipe, items_sha256: "i" }
     }
 
     #[test]
@@ -261,7 +282,7 @@ mod tests {
             let mut again = Journal::open(&path, &header()).expect("reopens").0;
             for step in 0..2 {
                 let recipe = format!("r{step}");
-                if again.next_known(&wanted(step, &recipe)).expect("same run").is_none() {
+                if again.next_known(&wanted(&job(step), &recipe)).expect("same run").is_none() {
                     again.append(line(step)).expect("append");
                 }
             }
@@ -286,14 +307,14 @@ mod tests {
         let (mut second, note) = Journal::open(&path, &other).expect("another run");
         let note = note.expect("a note");
         assert!(note.contains("begun anew") && note.contains("of the mother"), "{note}");
-        assert_eq!(second.next_known(&wanted(0, "r0")).expect("empty"), None);
+        assert_eq!(second.next_known(&wanted(&job(0), "r0")).expect("empty"), None);
         let kept = dir.path().join(format!("journal.{}.jsonl", header().run.short()));
         assert_eq!(std::fs::read(&kept).expect("kept"), first);
         assert_eq!(Journal::known(&path, &header()).expect("known").0, 1);
         let (mut same, note) = Journal::open(&path, &header()).expect("the first again");
         assert!(note.expect("a note").contains("goes on after 1 candidates"));
         assert!(!kept.exists() && std::fs::read(&path).expect("read") == first);
-        assert!(same.next_known(&wanted(0, "another")).is_err());
+        assert!(same.next_known(&wanted(&job(0), "another")).is_err());
     }
 
     #[test]
@@ -312,7 +333,7 @@ mod tests {
         let kept: String = edited.split_inclusive('\n').take(2).collect();
         darwin_core::fs::write_atomic(&path, kept.as_bytes()).expect("write");
         let mut again = Journal::open(&path, &header()).expect("what was kept").0;
-        assert_eq!(again.next_known(&wanted(0, "r0")).expect("same run"), Some(line(0)));
+        assert_eq!(again.next_known(&wanted(&job(0), "r0")).expect("same run"), Some(line(0)));
         (1..3).for_each(|step| again.append(line(step)).expect("append"));
         assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
     }

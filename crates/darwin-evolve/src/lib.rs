@@ -8,35 +8,38 @@ mod blocks;
 mod child;
 pub mod cma;
 mod config;
+mod deck;
 mod diagnose;
+mod diagnosis;
 mod error;
+mod execute;
 mod fitness;
 mod genome;
 mod items;
+pub mod job;
 mod journal;
 mod outlook;
 mod parents;
 mod prior;
-mod rank;
 mod recipe;
 mod run;
 mod search;
-mod stage;
+mod slopes;
 
-pub use blocks::depth_blocks;
 pub use config::{
-    ArmName, BlendMethod, Goal, MergeChoice, PerDomain, PhaseBudget, RunConfig, Seeds,
-    SelectionBudget, UnitName,
+    BlendMethod, Goal, MergeChoice, PerDomain, PhaseBudget, ProxyBudget, RunConfig, Seeds,
+    SelectionBudget, TestItems, UnitName,
 };
+pub use darwin_core::files::{ArmName, Asker};
+pub use diagnosis::Diagnosis;
 pub use error::Error;
-pub use fitness::{ByDomain, Fitness, accuracies};
+pub use execute::Executor;
+pub use fitness::Fitness;
 pub use genome::{COMPONENTS, Gene, GeneKind, Genome, LayerShares, RouterChoice, Shares};
 pub use journal::{Journal, Wanted};
 pub use outlook::{ArmOutlook, Outlook, Place, SplitOutlook, Takes, outlook, takes};
 pub use parents::Parents;
 pub use prior::Prior;
-pub use rank::RankCheck;
-pub use recipe::{line_recipe, published_recipe, recipe};
-pub use run::{Outcome, Ui, run};
-pub use search::{Budget, Champion, Search, Stages, Tried};
-pub use stage::{Bench, FAILED, Named, Stage};
+pub use recipe::{group_recipe, line_recipe, published_recipe, recipe};
+pub use run::{Outcome, RankCheck, Ui, run};
+pub use search::{Champion, FAILED, Search, Setup, Shape, Tried};

@@ -2,9 +2,10 @@
 
 use crate::child::ours;
 use crate::items::Items;
-use crate::parents::{draws_bytes, kept_bytes};
+use crate::parents::{draws_bytes, float32_bytes, kept_bytes, located};
 use crate::recipe::line_recipe;
 use crate::run::header;
+use crate::search::Plan;
 use crate::{ArmName, BlendMethod, Error, Journal, RunConfig};
 use darwin_checkpoint::{Checkpoint, HasFiles, HashCache};
 use darwin_core::{Cancel, Domain, Fingerprint, Progress, Split};
@@ -26,8 +27,8 @@ pub struct Outlook {
     pub splits: Vec<SplitOutlook>,
     /// The arms.
     pub arms: Vec<ArmOutlook>,
-    /// Genomes of the rank check, each evaluated in both phases.
-    pub rank_check: usize,
+    /// How often each is repeated, with other items and random numbers.
+    pub replicates: usize,
     /// What is in memory, read and written.
     pub takes: Takes,
     /// What would become of the run folder.
@@ -56,8 +57,10 @@ pub struct SplitOutlook {
 pub struct ArmOutlook {
     /// Which arm.
     pub arm: ArmName,
-    /// Candidates on the proxy, before diagnostics are paid.
-    pub proxy_steps: usize,
+    /// Forward tokens on the proxy.
+    pub proxy_tokens: u64,
+    /// Of them those that it pays before it begins: the line's grid, profiles and derivatives.
+    pub begins: u64,
     /// Candidates on the benchmark.
     pub real_steps: usize,
     /// Candidates on `selection`.
@@ -99,7 +102,7 @@ struct Opened {
 impl Opened {
     /// Everything that `Parents::open` checks before it reads a weight.
     fn open(config: &RunConfig) -> Result<Self, Error> {
-        let line = line_recipe(config, 0.5, 0)?;
+        let line = located(config, &line_recipe(config, 0.5, 0)?);
         let sources = Sources::open(&line).map_err(Error::below)?;
         let merge = Merge::new(&line, &sources).map_err(Error::below)?;
         let checkpoint = |path: &Path| {
@@ -145,10 +148,18 @@ impl Opened {
             BlendMethod::DareTies => draws_bytes(&self.father).max(draws_bytes(&self.mother)),
             BlendMethod::Linear => 0,
         };
+        // A direction, the candidate transposed, and the mother's stand-in.
+        let times = |arm: &ArmName| match arm {
+            ArmName::RandomMother => 3,
+            arm if arm.ascends() => 2,
+            _ => 0,
+        };
+        let copies: u64 = config.arms.iter().map(times).max().unwrap_or(0);
+        let slopes = copies * float32_bytes(&self.father);
         Ok(Takes {
             // A candidate has the father's shape.
             models: father.and(mother).and(father),
-            tensors: kept_bytes(&self.father) + kept_bytes(&self.mother) + draws,
+            tensors: kept_bytes(&self.father) + kept_bytes(&self.mother) + draws + slopes,
             read: self.father.tensor_bytes() + self.mother.tensor_bytes(),
             written: self.written,
         })
@@ -191,19 +202,21 @@ pub fn outlook(
     let longest = each().map(|main| main.tokens()).max().unwrap_or(1);
     let most = encoded.iter().map(|set| set.items().len()).max().unwrap_or(1);
     let takes = opened.takes(config, longest, most, threads)?;
-    let tokens = |split: Split| splits.iter().find(|s| s.split == split).map_or(0, |s| s.tokens);
-    let arm = |arm: &ArmName| {
-        let (proxy_steps, real_steps) = (config.proxy.steps, config.real.steps);
-        let selection = config.selection.top + usize::from(*arm != ArmName::Line);
-        let of = |steps: usize, split| (steps as u64).saturating_mul(tokens(split));
-        let tokens = of(proxy_steps, Split::Proxy)
-            .saturating_add(of(real_steps, Split::Search))
-            .saturating_add(of(selection, Split::Selection));
-        ArmOutlook { arm: *arm, proxy_steps, real_steps, selection, tokens }
+    let plan = Plan::of(config, &items.costs());
+    let calibration = items.calibration.tokens();
+    plan.check(&config.arms, calibration)?;
+    let (real_steps, selection) = (config.real.steps, config.selection.top + 1);
+    let arm = |arm: &ArmName| ArmOutlook {
+        arm: *arm,
+        proxy_tokens: plan.proxy,
+        begins: plan.begins(*arm, calibration),
+        real_steps,
+        selection,
+        tokens: plan.proxy + real_steps as u64 * plan.real + selection as u64 * plan.selection,
     };
     Ok(Outlook {
         arms: config.arms.iter().map(arm).collect(),
-        rank_check: if config.rank_check < 4 { 0 } else { config.rank_check },
+        replicates: config.seeds.replicates,
         takes,
         place,
         notes: notes(config, &splits).into_iter().chain(aside).collect(),
@@ -212,6 +225,7 @@ pub fn outlook(
 }
 
 fn splits(config: &RunConfig, items: &Items) -> Result<Vec<SplitOutlook>, Error> {
+    let replicates = config.seeds.replicates;
     let of = |split: Split, per_domain: usize, taken: &Encoded| {
         let all = ItemSet::open(&config.items_of(split), split).map_err(Error::below)?;
         Ok(SplitOutlook {
@@ -224,9 +238,9 @@ fn splits(config: &RunConfig, items: &Items) -> Result<Vec<SplitOutlook>, Error>
     };
     Ok(vec![
         of(Split::Calibration, config.calibration.per_domain, &items.calibration)?,
-        of(Split::Proxy, config.proxy.per_domain, items.proxy.encoded())?,
-        of(Split::Search, config.real.per_domain, items.search.encoded())?,
-        of(Split::Selection, config.selection.per_domain, items.selection.encoded())?,
+        of(Split::Proxy, config.proxy.final_per_domain * replicates, items.proxy.encoded())?,
+        of(Split::Search, config.real.per_domain * replicates, items.search.encoded())?,
+        of(Split::Selection, config.selection.per_domain * replicates, items.selection.encoded())?,
         of(Split::Test, config.test.per_domain, items.test.encoded())?,
     ])
 }
@@ -235,7 +249,11 @@ fn splits(config: &RunConfig, items: &Items) -> Result<Vec<SplitOutlook>, Error>
 fn notes(config: &RunConfig, splits: &[SplitOutlook]) -> Vec<String> {
     let mut notes = Vec::new();
     for SplitOutlook { split, there, per_domain, .. } in splits {
-        let few = there.iter().filter(|(_, n)| **n < *per_domain);
+        let asked = |domain: &Domain| {
+            let everybody = [Split::Calibration, Split::Test].contains(split);
+            everybody && config.test.others.is_none() || config.wants(domain)
+        };
+        let few = there.iter().filter(|(domain, n)| **n < *per_domain && asked(domain));
         let few: Vec<String> = few.map(|(domain, n)| format!("{domain} {n}")).collect();
         if !few.is_empty() {
             let few = few.join(", ");

@@ -1,12 +1,17 @@
 //! The two parents, opened once and kept: checkpoints, tensors in memory where they fit, loaded
 //! models, the tokenizer.
 
+use crate::job::{FATHER, MOTHER, RANDOM_MOTHER};
+use crate::recipe::line_recipe;
 use crate::run::Ui;
-use crate::{Error, RunConfig};
-use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource};
+use crate::search::Shape;
+use crate::{ArmName, Error, RunConfig};
+use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource, read_tensor};
 use darwin_core::files::ModelRef;
+use darwin_core::keyed::{Key, Rng};
 use darwin_core::panics::caught;
-use darwin_core::{Cancel, Fault, NoProgress};
+use darwin_core::{Cancel, Fault, Fingerprint, NoProgress};
+use darwin_engine::derivative::Direction;
 use darwin_engine::{Model, Text};
 use darwin_eval::{Candidate, Evaluation, Evaluator};
 use darwin_merge::{Merge, Recipe, Sources};
@@ -38,16 +43,18 @@ pub struct Parents {
 }
 
 impl Parents {
-    /// Opens both parents. All problems of both come before a weight is read.
+    /// Opens both parents, under their own and under logical names. All problems of both come before
+    /// a weight is read.
     ///
     /// # Errors
     /// [`Error::Below`] with the sentences of checkpoint, merge or engine.
-    pub fn open(config: &RunConfig, line: &Recipe, ui: Ui<'_>) -> Result<Self, Error> {
-        let mut sources = Sources::open(line).map_err(Error::below)?;
+    pub fn open(config: &RunConfig, ui: Ui<'_>) -> Result<Self, Error> {
+        let line = located(config, &line_recipe(config, 0.5, 0)?);
+        let mut sources = Sources::open(&line).map_err(Error::below)?;
         let name = |path: &Path| path.display().to_string();
-        let (father_name, mother_name) = (name(&config.father), name(&config.mother));
+        let names = [name(&config.father), name(&config.mother)];
         // Headers first: whatever does not fit between the parents is said before loading.
-        Merge::new(line, &sources).map_err(Error::below)?;
+        Merge::new(&line, &sources).map_err(Error::below)?;
         let checkpoint = |name: &str| {
             sources.checkpoint(name).cloned().ok_or_else(|| Error::Config {
                 path: config.father.clone(),
@@ -55,30 +62,46 @@ impl Parents {
                 hint: "father and mother must be two different folders".to_owned(),
             })
         };
-        let father = checkpoint(&father_name)?;
-        let mother = checkpoint(&mother_name)?;
+        let [father, mother] = [checkpoint(&names[0])?, checkpoint(&names[1])?];
         let text = Text::open(&config.father).map_err(Error::below)?;
         sources.identify(ui.hashes, ui.progress, ui.cancel).map_err(Error::below)?;
         ui.hashes.save();
-        let reference = |role: &str, name: &str, model: &Checkpoint, text: Option<&Text>| {
-            let fingerprint = sources.fingerprint(name).expect("it was identified above");
-            model_ref(role, model, text, fingerprint.clone())
-        };
+        let fingerprint = |name: &str| sources.fingerprint(name).expect("identified above").clone();
+        let fingerprints = names.each_ref().map(|name| fingerprint(name));
+        let mother_text = Text::open(&config.mother).ok();
         let refs = [
-            reference("father", &father_name, &father, Some(&text)),
-            reference("mother", &mother_name, &mother, Text::open(&config.mother).ok().as_ref()),
+            model_ref("father", father.as_ref(), Some(&text), fingerprints[0].clone()),
+            model_ref("mother", mother.as_ref(), mother_text.as_ref(), fingerprints[1].clone()),
         ];
-        for (name, model) in [(&father_name, &father), (&mother_name, &mother)] {
+        let logical = [FATHER, MOTHER];
+        for ((name, model), logical) in names.iter().zip([&father, &mother]).zip(logical) {
+            sources.insert_checkpoint(logical, model.clone());
             if let Some(memory) = in_memory(model)? {
-                sources.insert(name, Arc::new(memory));
+                let memory = Arc::new(memory);
+                sources.insert(name, memory.clone());
+                sources.insert(logical, memory);
                 sources.keep_draws(IN_MEMORY_BYTES as usize);
             }
+        }
+        sources.identify(ui.hashes, ui.progress, ui.cancel).map_err(Error::below)?;
+        if config.arms.contains(&ArmName::RandomMother) {
+            let [father, mother] = logical.map(|name| sources.get(name).expect("opened").clone());
+            let random = random_mother(father.as_ref(), mother.as_ref(), config.seeds.run)?;
+            let known = Fingerprint::of(
+                RANDOM_MOTHER,
+                [
+                    ("father", fingerprints[0].as_str()),
+                    ("mother", fingerprints[1].as_str()),
+                    ("seed", &config.seeds.run.to_string()),
+                ],
+            );
+            sources.insert_known(RANDOM_MOTHER, Arc::new(random), known);
         }
         let load = |name: &str| -> Result<Loaded, Error> {
             let source = sources.get(name).expect("both parents were opened above");
             Loaded::open(source.as_ref()).map_err(Error::below)
         };
-        let (father_loaded, mother_loaded) = (load(&father_name)?, load(&mother_name)?);
+        let (father_loaded, mother_loaded) = (load(FATHER)?, load(MOTHER)?);
         Ok(Self {
             father_model: father_loaded.model,
             mother_model: mother_loaded.model,
@@ -111,32 +134,43 @@ impl Parents {
         }
     }
 
-    /// Evaluates a recipe's merge in memory. The inner error is the candidate's own failure; a panic
-    /// is one, too: hours of search do not end with one candidate.
+    /// Does something with a recipe's merge, made in memory. The inner error is the candidate's own
+    /// failure; a panic is one, too: hours of search do not end with one candidate.
     ///
     /// # Errors
     /// [`Error::Cancelled`], and what makes every candidate fail alike.
+    pub fn with_child<T>(
+        &self,
+        recipe: &Recipe,
+        work: impl FnOnce(&dyn TensorSource) -> Result<Result<T, Error>, Error>,
+    ) -> Result<Result<T, Error>, Error> {
+        let made = || match Merge::new(recipe, &self.sources) {
+            Ok(merge) => work(&merge),
+            Err(error) => Ok(Err(Error::below(error))),
+        };
+        // What a panic could leave half done is not seen afterwards: merge and loaded model are the
+        // candidate's own and gone, weights and items of the parents are only read, and what is
+        // kept for the next candidate (draws, buffers) is put in its place whole.
+        caught(made).unwrap_or_else(|reason| Ok(Err(panicked(&reason))))
+    }
+
+    /// Evaluates a recipe's merge in memory.
+    ///
+    /// # Errors
+    /// As [`Parents::with_child`].
     pub fn evaluate(
         &self,
         recipe: &Recipe,
         evaluator: &dyn Evaluator,
         cancel: &Cancel,
     ) -> Result<Result<Evaluation, Error>, Error> {
-        let evaluate = || {
-            let merge = match Merge::new(recipe, &self.sources) {
-                Ok(merge) => merge,
-                Err(error) => return Ok(Err(Error::below(error))),
-            };
-            let candidate = Candidate { name: "candidate", source: &merge };
+        self.with_child(recipe, |source| {
+            let candidate = Candidate { name: "candidate", source };
             let mut results =
                 evaluator.evaluate(&[candidate], &NoProgress, cancel).map_err(Error::below)?;
             let nothing = || Err(Error::Optimiser("the evaluator returned nothing".to_owned()));
             Ok(results.pop().map_or_else(nothing, |result| result.map_err(Error::below)))
-        };
-        // What a panic could leave half done is not seen afterwards: merge and loaded model are the
-        // candidate's own and gone, weights and items of the parents are only read, and what is
-        // kept for the next candidate (draws, buffers) is put in its place whole.
-        caught(evaluate).unwrap_or_else(|reason| Ok(Err(panicked(&reason))))
+        })
     }
 
     /// A recipe's identity: its logical form and the parents that it merges.
@@ -146,12 +180,64 @@ impl Parents {
         known.expect("both parents were identified when they were opened").into()
     }
 
+    /// The shape that the search needs; groups only where an arm needs them.
+    ///
+    /// # Errors
+    /// [`Error::Below`] where an arm needs derivatives that the family has not.
+    pub fn shape(&self, config: &RunConfig) -> Result<Shape, Error> {
+        let source = |name| self.sources.get(name).expect("both parents were opened").as_ref();
+        let needed = |arm: &ArmName| arm.ascends() || *arm == ArmName::BlindWide;
+        let groups = if config.arms.iter().any(needed) {
+            let direction = Direction::between(source(FATHER), source(MOTHER));
+            direction.map_err(Error::below)?.groups().to_vec()
+        } else {
+            Vec::new()
+        };
+        Ok(Shape { linear: self.linear_layers(), groups: groups.into() })
+    }
+
     /// For each layer whether it is linear attention.
     #[must_use]
     pub fn linear_layers(&self) -> Vec<bool> {
         let kinds = &self.father_model.config().layer_types;
         kinds.iter().map(|k| *k == darwin_engine::LayerKind::LinearAttention).collect()
     }
+}
+
+/// A recipe of logical parents for where the parents lie.
+pub(crate) fn located(config: &RunConfig, recipe: &Recipe) -> Recipe {
+    let [father, mother] = [&config.father, &config.mother].map(|path| path.display().to_string());
+    recipe.with_parents(Some(&father), Some(&mother))
+}
+
+/// The father with random differences of the norms that the mother's have, tensor by tensor and
+/// expert by expert (method 3.2).
+fn random_mother(
+    father: &dyn TensorSource,
+    mother: &dyn TensorSource,
+    seed: u64,
+) -> Result<MemorySource, Error> {
+    let mut tensors = Vec::new();
+    for id in father.manifest().ids() {
+        let info = father.manifest().get(id).clone();
+        let mut values = read_tensor(father, id).map_err(Error::below)?;
+        if let Some(other) = mother.manifest().find(&info.name) {
+            let target = read_tensor(mother, other).map_err(Error::below)?;
+            let units = info.experts().unwrap_or(1);
+            let mut rng = Rng::new(Key::new(seed, &[RANDOM_MOTHER, &info.name]), 0);
+            let size = (values.len() / units.max(1)).max(1);
+            for (own, target) in values.chunks_mut(size).zip(target.chunks(size)) {
+                let square = |x: f64| x * x;
+                let norm = own.iter().zip(target).map(|(f, m)| square(f64::from(m - f)));
+                let norm = norm.sum::<f64>().sqrt();
+                let drawn: Vec<f64> = own.iter().map(|_| rng.normal()).collect();
+                let scale = norm / drawn.iter().map(|x| square(*x)).sum::<f64>().sqrt().max(1e-30);
+                own.iter_mut().zip(drawn).for_each(|(v, x)| *v += (scale * x) as f32);
+            }
+        }
+        tensors.push((info.name, info.dtype, info.shape, values));
+    }
+    MemorySource::new(RANDOM_MOTHER, father.config().clone(), tensors).map_err(Error::below)
 }
 
 /// The failure of a candidate that panicked, in the words of the panic.
@@ -166,16 +252,17 @@ fn panicked(reason: &str) -> Error {
 /// Bytes of a parent's tensors as they are kept in memory, beside the loaded model; 0 where they
 /// are read from the disk each time.
 pub(crate) fn kept_bytes(model: &Checkpoint) -> u64 {
-    if !is_kept(model) {
-        return 0;
-    }
+    if is_kept(model) { float32_bytes(model) } else { 0 }
+}
+
+/// Bytes of a model's tensors in float32.
+pub(crate) fn float32_bytes(model: &Checkpoint) -> u64 {
     model.manifest().tensors().iter().map(|t| 4 * t.elements() as u64).sum()
 }
 
 /// Bytes of the masks' numbers that are kept, where there are masks.
 pub(crate) fn draws_bytes(model: &Checkpoint) -> u64 {
-    let largest = model.manifest().tensors().iter().map(|t| 4 * t.elements() as u64).sum::<u64>();
-    if is_kept(model) { largest.min(IN_MEMORY_BYTES) } else { 0 }
+    if is_kept(model) { float32_bytes(model).min(IN_MEMORY_BYTES) } else { 0 }
 }
 
 fn is_kept(model: &Checkpoint) -> bool {

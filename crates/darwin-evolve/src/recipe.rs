@@ -3,9 +3,10 @@
 use crate::Error;
 use crate::config::{BlendMethod, RunConfig, UnitName};
 use crate::genome::{LayerShares, RouterChoice, Shares};
+use crate::job::{FATHER, MOTHER};
 use darwin_checkpoint::Unit;
-use darwin_core::{Density, LayerIdx, Share};
-use darwin_merge::{LayerSpec, Part, Recipe, RouterMode};
+use darwin_core::{Density, Group, LayerIdx, Part, Share};
+use darwin_merge::{GroupShares, LayerSpec, Recipe, RouterMode};
 
 /// Shares are rounded to so many decimals: a recipe is for people, too.
 const DECIMALS: f64 = 1e6;
@@ -43,14 +44,16 @@ pub fn published_recipe(config: &RunConfig, num_layers: usize) -> Result<Recipe,
         *golden = layer(0.9, RouterChoice::Mother);
         *last = layer(0.5336, RouterChoice::Father);
     }
-    build(config, &Shares { embed: 0.5988, density_m: 0.799, layers }, "dare_ties")
+    let [embed, norm, head] = [0.5988; 3];
+    build(config, &Shares { embed, norm, head, density_m: 0.799, layers }, "dare_ties")
 }
 
 fn build(config: &RunConfig, shares: &Shares, method: &str) -> Result<Recipe, Error> {
-    let name = |path: &std::path::Path| path.display().to_string();
-    let mut builder = Recipe::blend(method, name(&config.father), name(&config.mother))
+    let mut builder = Recipe::blend(method, FATHER, MOTHER)
         .default_share(share(shares.embed))
         .component(Part::Embed, share(shares.embed))
+        .component(Part::Norm, share(shares.norm))
+        .component(Part::Head, share(shares.head))
         .unit(match config.merge.unit {
             UnitName::Tensor => Unit::Tensor,
             UnitName::Expert => Unit::Expert,
@@ -58,8 +61,7 @@ fn build(config: &RunConfig, shares: &Shares, method: &str) -> Result<Recipe, Er
         .seed(config.seeds.masks);
     for (l, layer) in shares.layers.iter().enumerate() {
         let parts = [
-            (Part::LinearAttn, layer.mixer),
-            (Part::SelfAttn, layer.mixer),
+            (Part::Mixer, layer.mixer),
             (Part::Routed, layer.routed),
             (Part::Shared, layer.shared),
             (Part::Router, layer.routed),
@@ -81,14 +83,52 @@ fn build(config: &RunConfig, shares: &Shares, method: &str) -> Result<Recipe, Er
     builder.build().map_err(Error::below)
 }
 
+/// A share of its own for every group, linear everywhere; what has none is the father's.
+///
+/// # Errors
+/// [`Error::Below`] where the merge crate refuses it.
+pub fn group_recipe(
+    config: &RunConfig,
+    mother: &str,
+    groups: &[Group],
+    shares: &[f64],
+) -> Result<Recipe, Error> {
+    let mut of_groups = GroupShares::new();
+    let mut own = Vec::new();
+    for (i, (group, t)) in groups.iter().zip(shares).enumerate() {
+        own.push(share(*t));
+        if groups.get(i + 1).is_none_or(|next| next.tensor != group.tensor) {
+            of_groups.insert(&*group.tensor, std::mem::take(&mut own));
+        }
+    }
+    Recipe::blend("linear", FATHER, mother)
+        .default_share(share(0.0))
+        .router(LayerSpec::all(), RouterMode::Blend)
+        .groups(of_groups)
+        .seed(config.seeds.masks)
+        .build()
+        .map_err(Error::below)
+}
+
+/// The share of each group in a recipe that says them all.
+pub(crate) fn group_shares(recipe: &Recipe, groups: &[Group]) -> Option<Vec<f64>> {
+    let known = recipe.groups()?;
+    let of = |group: &Group| {
+        let shares = known.get(&group.tensor)?;
+        let place = group.expert.filter(|_| shares.len() > 1).map_or(0, |expert| expert.0);
+        Some(shares.get(place)?.get())
+    };
+    groups.iter().map(of).collect()
+}
+
 fn rounded(value: f64) -> f64 {
-    ((value * DECIMALS).round() / DECIMALS).clamp(0.0, 1.0)
+    (value * DECIMALS).round() / DECIMALS
 }
 
 fn share(t: f64) -> Share {
-    Share::new(rounded(t)).expect("rounding keeps a share in 0..=1")
+    Share::new(rounded(t).clamp(Share::MIN, Share::MAX)).expect("inside after clamping")
 }
 
 fn density(d: f64) -> Density {
-    Density::new(rounded(d)).expect("rounding keeps a density in 0..=1")
+    Density::new(rounded(d).clamp(Density::MIN, Density::MAX)).expect("inside after clamping")
 }

@@ -1,23 +1,21 @@
 //! The whole job, as a list of named steps.
 
-use crate::genome::Genome;
+use crate::execute::Executor;
 use crate::items::Items;
-use crate::rank::{RankCheck, rank_check};
-use crate::recipe::{line_recipe, published_recipe};
-use crate::search::{Budget, Champion, Search, Stages};
-use crate::stage::{Bench, Stage};
-use crate::{ArmName, Error, Journal, Parents, Prior, RunConfig, child, depth_blocks, diagnose};
+use crate::recipe::group_shares;
+use crate::search::{Champion, Plan, Search, Setup, is_real};
+use crate::{Diagnosis, Error, Journal, Parents, Prior, RunConfig, child, diagnose};
 use darwin_checkpoint::HashCache;
-use darwin_core::files::{Comparison, Health, Origin, Phase, Profile, RunHeader, SCHEMA, Scores};
+use darwin_core::files::{
+    Comparison, DiagnosisFile, Health, Origin, Prediction, Profile, RunHeader, SCHEMA, Scores,
+};
 use darwin_core::fs::{own, write_json};
-use darwin_core::keyed::{Key, Rng};
-use darwin_core::{Cancel, Fingerprint, NoProgress, Progress};
-use darwin_eval::Evaluator;
+use darwin_core::stats::spearman;
+use darwin_core::{Cancel, Domain, Fingerprint, NoProgress, Progress};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
-
-/// Most depth blocks that a genome has genes for.
-const MAX_BLOCKS: usize = 5;
+use std::sync::Arc;
 
 /// How a run talks to whoever started it.
 #[derive(Clone, Copy)]
@@ -56,7 +54,7 @@ pub struct Outcome {
     pub comparison: Comparison,
     /// How well the proxy ranks.
     pub rank_check: Option<RankCheck>,
-    /// Each arm's champion.
+    /// Each arm's champion, replicate after replicate.
     pub champions: Vec<Champion>,
     /// The champion that became the child, by position.
     pub child: usize,
@@ -66,17 +64,36 @@ pub struct Outcome {
     pub scores: Scores,
 }
 
+/// How well the proxy ranks candidates that matter: those that every arm took to the real phase.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankCheck {
+    /// Candidates.
+    pub n: usize,
+    /// Spearman's rho between the proxy's fitness and the real one.
+    pub rho: f64,
+}
+
+impl RankCheck {
+    fn of(champions: &[Champion]) -> Option<Self> {
+        let pairs: Vec<[f64; 2]> = champions.iter().flat_map(|c| c.ranks.clone()).collect();
+        let [proxy, real] = [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect::<Vec<_>>());
+        spearman(&proxy, &real).map(|rho| Self { n: pairs.len(), rho })
+    }
+}
+
 /// Runs everything; the same call continues a run that was stopped or killed.
 ///
 /// # Errors
-/// Wrong input ([`Error::Config`], [`Error::Below`]), a damaged journal
+/// Wrong input ([`Error::Config`], [`Error::Below`], [`Error::Budget`]), a damaged journal
 /// ([`Error::Journal`]), [`Error::Cancelled`].
 pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let out = &config.out;
     std::fs::create_dir_all(out).map_err(|source| Error::Io { path: out.clone(), source })?;
     let _owner = own(out).map_err(|source| Error::Io { path: out.clone(), source })?;
-    let parents = Parents::open(config, &line_recipe(config, 0.5, 0)?, ui)?;
+    let parents = Parents::open(config, ui)?;
     let items = Items::open(config, &parents.text)?;
+    let costs = items.costs();
+    Plan::of(config, &costs).check(&config.arms, items.calibration.tokens())?;
     let fingerprints = parents.refs.each_ref().map(|parent| &parent.fingerprint);
     let header = header(config, fingerprints, &items)?;
     let (mut journal, aside) = Journal::open(&out.join("journal.jsonl"), &header)?;
@@ -85,34 +102,95 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     }
     let profiles = diagnose::profiles(config, &parents, &items, ui)?;
     let comparison = diagnose::comparison(config, &parents, &profiles, &items, ui)?;
-    let mut bench = Bench { config, parents: &parents, journal: &mut journal, cancel: ui.cancel };
-    let (stages, budget) = stages(&mut bench, &items, ui)?;
-    let blocks = depth_blocks(&comparison, MAX_BLOCKS);
-    let blind = genome(config, &parents, &blocks, Prior::ignorant(comparison.layers.len()));
-    let rank_check = rank_check(&mut bench, &stages, &blind, ui.progress)?;
-    let mut champions = Vec::new();
-    for arm in &config.arms {
-        let prior = prior(*arm, config, &comparison, &profiles[1]);
-        let genome = genome(config, &parents, &blocks, prior);
-        let search = Search {
-            arm: *arm,
-            stages: &stages,
-            budget,
-            diagnostic_tokens: diagnostic_tokens(*arm, &profiles, &comparison),
-            progress: ui.progress,
-        };
-        champions.push(match arm {
-            ArmName::Line => search.line(&mut bench)?,
-            _ => search.evolve(&mut bench, &genome)?,
-        });
-    }
-    let best = best(&champions);
+    let mut search = Search::new(Setup {
+        config: Arc::new(config.clone()),
+        shape: parents.shape(config)?,
+        card: Prior::card(&profiles[1]),
+        items: costs,
+        profile_tokens: profiles.iter().map(|p| p.forward_tokens).sum(),
+    });
+    // Derivatives of another run stay with its journal.
+    let folder = out.join("slopes").join(header.run.short());
+    let mut executor = Executor::new(&parents, &items, &mut journal, folder, ui.cancel);
+    drive(&mut search, &mut executor, ui.progress)?;
+    let champions = search.champions().to_vec();
+    let best = best(&champions)?;
     let written = child::write(config, &parents, &champions[best], ui)?;
     let health = child::check(config, &parents, &items, &written, ui)?;
     let scores = child::scores(config, &parents, &items, &champions, ui)?;
     ui.hashes.save();
-    about(config, &parents, &champions, best, rank_check.as_ref(), ui)?;
+    let rank_check = RankCheck::of(&champions);
+    about(config, &parents, &search, best, rank_check.as_ref(), ui)?;
+    if let Some(Some(diagnosis)) = search.diagnoses().first() {
+        let child = &champions[best];
+        let file = diagnosis_file(&search, diagnosis, child, &comparison, header.origin);
+        save(&out.join("diagnosis.json"), &file)?;
+    }
     Ok(Outcome { profiles, comparison, rank_check, champions, child: best, health, scores })
+}
+
+/// What the derivatives said in the first replicate, and what became of it in the child.
+fn diagnosis_file(
+    search: &Search,
+    diagnosis: &Diagnosis,
+    child: &Champion,
+    comparison: &Comparison,
+    origin: Origin,
+) -> DiagnosisFile {
+    let weight = |domain: &Domain| search.weight(domain);
+    let shares = group_shares(&child.recipe, &diagnosis.groups);
+    let (parts, experts) = diagnosis.parts(weight, shares.as_deref());
+    let of_layer = |layer: usize| {
+        let own = parts.iter().filter(|part| part.layer.is_some_and(|l| l.0 == layer));
+        own.map(|part| part.goal.value).sum::<f64>()
+    };
+    let slopes: Vec<f64> = comparison.layers.iter().map(|l| of_layer(l.layer)).collect();
+    let swaps: Vec<f64> = comparison.layers.iter().map(|l| l.advantage.total.value).collect();
+    DiagnosisFile {
+        schema: SCHEMA,
+        origin,
+        t: diagnosis.t,
+        n: diagnosis.n.clone(),
+        repeatability: diagnosis.repeatability(weight),
+        parts,
+        experts,
+        swaps_correlation: spearman(&slopes, &swaps),
+        child: shares.zip(child.over_line).map(|(shares, measured)| Prediction {
+            predicted: diagnosis.predict(weight, &shares),
+            measured,
+        }),
+        forward_tokens: diagnosis.tokens,
+    }
+}
+
+/// Does what a search asks until it has ended.
+fn drive(
+    search: &mut Search,
+    executor: &mut Executor<'_>,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let (mut shown, mut done) = (String::new(), 0);
+    loop {
+        let jobs = search.next_jobs()?.to_vec();
+        let (name, now, all) = search.status();
+        if name != shown || jobs.is_empty() {
+            if !shown.is_empty() {
+                progress.finish();
+            }
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            progress.start(&name, all, if all > 1 { "tokens" } else { "phases" });
+            (shown, done) = (name, 0);
+        }
+        progress.advance(now.saturating_sub(done));
+        done = done.max(now);
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in &jobs {
+            answers.push(executor.answer(job, |scored| search.fitness(job, scored))?);
+        }
+        search.tell(&answers)?;
+    }
 }
 
 /// Everything that decides a run. Where its files lie, what it is called and where it is written
@@ -150,115 +228,41 @@ pub(crate) fn header(
     })
 }
 
-/// The three phases with the parents' scores in each, and what an arm may spend.
-fn stages<'a>(
-    bench: &mut Bench<'_>,
-    items: &'a Items,
-    ui: Ui<'_>,
-) -> Result<(Stages<'a>, Budget), Error> {
-    let config = bench.config;
-    let num_layers = bench.parents.father_model.config().num_hidden_layers;
-    let father = line_recipe(config, 0.0, num_layers)?;
-    let mother = line_recipe(config, 1.0, num_layers)?;
-    let published = published_recipe(config, num_layers)?;
-    let recipes = [("father", &father), ("mother", &mother), ("published", &published)];
-    ui.progress.start("baselines", 3, "phases");
-    let mut begin = |phase, evaluator: &'a dyn Evaluator| {
-        let mut stage = Stage::new(phase, evaluator);
-        let cost = stage.baselines(bench, &recipes)?;
-        ui.progress.advance(1);
-        Ok::<_, Error>((stage, cost))
-    };
-    let (proxy, proxy_cost) = begin(Phase::Proxy, &items.proxy)?;
-    let (real, real_cost) = begin(Phase::Real, &items.search)?;
-    let (selection, _) = begin(Phase::Selection, &items.selection)?;
-    ui.progress.finish();
-    let budget = Budget {
-        proxy: proxy_cost * config.proxy.steps as u64,
-        real: real_cost * config.real.steps as u64,
-        top: config.selection.top,
-    };
-    Ok((Stages { proxy, real, selection }, budget))
-}
-
-fn genome(
-    config: &RunConfig,
-    parents: &Parents,
-    blocks: &[std::ops::Range<usize>],
-    prior: Prior,
-) -> Genome {
-    let has_density = config.merge.method == crate::BlendMethod::DareTies;
-    let linear = parents.linear_layers();
-    let layers = linear.len();
-    // The card's blocks are its own: the golden layer alone, the last alone, the rest (method 2).
-    let blocks = match (prior.card_golden_layer(), layers) {
-        (Some(golden), 2..) => card_blocks(golden, layers),
-        _ => blocks.to_vec(),
-    };
-    Genome::new(blocks, linear, prior, has_density)
-}
-
-fn card_blocks(golden: usize, layers: usize) -> Vec<std::ops::Range<usize>> {
-    let last = layers - 1;
-    let cuts = [0, golden, golden + 1, last, layers];
-    let mut cuts: Vec<usize> = cuts.into_iter().filter(|c| *c <= layers).collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    cuts.windows(2).map(|w| w[0]..w[1]).collect()
-}
-
-fn prior(arm: ArmName, config: &RunConfig, comparison: &Comparison, mother: &Profile) -> Prior {
-    match arm {
-        ArmName::Guided => Prior::guided(comparison),
-        ArmName::Placebo => {
-            let mut rng = Rng::new(Key::new(config.seeds.run, &["placebo"]), 0);
-            Prior::placebo(comparison, &mut rng)
-        }
-        ArmName::Card => Prior::card(mother),
-        ArmName::Blind | ArmName::Line => Prior::ignorant(comparison.layers.len()),
-    }
-}
-
-/// Tokens that an arm's knowledge cost: all arms have the same budget, diagnostics included.
-fn diagnostic_tokens(arm: ArmName, profiles: &[Profile; 2], comparison: &Comparison) -> u64 {
-    match arm {
-        ArmName::Guided | ArmName::Placebo => {
-            profiles.iter().map(|p| p.forward_tokens).sum::<u64>() + comparison.forward_tokens
-        }
-        ArmName::Card => profiles[1].forward_tokens,
-        ArmName::Blind | ArmName::Line => 0,
-    }
-}
-
-/// The champion with the best fitness on `selection`; the earlier arm wins a tie.
-fn best(champions: &[Champion]) -> usize {
-    let mut best = 0;
-    for (i, champion) in champions.iter().enumerate() {
-        if champion.fitness > champions[best].fitness {
-            best = i;
-        }
-    }
-    best
+/// The champion of the first replicate with the best fitness on `selection`; the earlier arm wins a
+/// tie. A control with another mother than the user's is no child.
+fn best(champions: &[Champion]) -> Result<usize, Error> {
+    let real = |c: &Champion| c.replicate == 0 && is_real(&c.recipe);
+    let real = champions.iter().enumerate().filter(|(_, c)| real(c));
+    let better = |a: usize, b: usize| champions[b].fitness > champions[a].fitness;
+    let best = real.map(|(i, _)| i).reduce(|best, i| if better(best, i) { i } else { best });
+    best.ok_or_else(|| Error::Optimiser("no arm found a child of both parents".to_owned()))
 }
 
 fn about(
     config: &RunConfig,
     parents: &Parents,
-    champions: &[Champion],
+    search: &Search,
     best: usize,
     rank_check: Option<&RankCheck>,
     ui: Ui<'_>,
 ) -> Result<(), Error> {
+    let champions = search.champions();
     let arms: Vec<_> = champions
         .iter()
         .map(|c| {
             json!({
                 "arm": c.arm.name(),
+                "replicate": c.replicate,
+                "candidate": c.label,
                 "proxy_steps": c.steps[0],
                 "real_steps": c.steps[1],
-                "tokens": c.tokens,
-                "diagnostic_tokens": c.diagnostic_tokens,
+                "tokens": c.tokens.iter().sum::<u64>(),
+                "proxy_tokens": c.tokens[0],
+                "diagnostic_tokens": c.start_tokens,
+                "proxy_fitness": c.proxy_fitness,
                 "selection_fitness": c.fitness,
+                "permuted_variance": c.permuted,
+                "void": c.permuted.map(|_| c.is_void()),
                 "recipe_sha256": parents.fingerprint_of(&c.recipe),
             })
         })
@@ -280,6 +284,7 @@ fn about(
             "items_per_domain": {
                 "calibration": config.calibration.per_domain,
                 "proxy": config.proxy.per_domain,
+                "proxy_final": config.proxy.final_per_domain,
                 "search": config.real.per_domain,
                 "selection": config.selection.per_domain,
                 "test": config.test.per_domain,

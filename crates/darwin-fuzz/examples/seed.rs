@@ -101,6 +101,15 @@ fn weights() {
     ];
     put("safetensors", "mxfp4", safetensors(&mxfp4));
 
+    let share = |t: f64, count: usize| t.to_le_bytes().repeat(count);
+    let groups: [(&str, &str, &[u64], &[u8]); 4] = [
+        ("layers.0.mlp.experts.gate_up_proj", "F64", &[6], &share(0.25, 6)),
+        ("layers.1.mlp.experts.down_proj", "F64", &[6], &share(-0.5, 6)),
+        ("layers.1.mlp.gate.weight", "F64", &[6], &share(1.5, 6)),
+        ("lm_head.weight", "F64", &[1], &share(0.0, 1)),
+    ];
+    put("shares", "experts", safetensors(&groups));
+
     let files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
     // Every second tensor lies in the other shard, in the order of their names in the file.
     for odd in [0, 1] {

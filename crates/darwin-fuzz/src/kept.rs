@@ -3,11 +3,12 @@
 use crate::scratch::{folder, put};
 use darwin_core::Fingerprint;
 use darwin_core::files::{
-    Chain, Comparison, FileHashes, Health, JournalText, MergeManifest, Origin, Profile, RunHeader,
-    SCHEMA, Scores,
+    Chain, Comparison, DiagnosisFile, FileHashes, Health, JournalText, MergeManifest, Origin,
+    Profile, RunHeader, SCHEMA, Scores,
 };
 use darwin_evolve::Journal;
 use darwin_profile::{comparison_summary, health_summary, literal_mri, profile_summary};
+use serde::de::DeserializeOwned;
 
 /// A run's journal.
 pub(crate) fn journal(input: &[u8]) {
@@ -38,8 +39,8 @@ fn any_header() -> RunHeader {
     RunHeader { schema: SCHEMA, run: origin.fingerprint(), origin, seeds: [].into() }
 }
 
-/// The files of a run's folder that the first byte chooses from.
-const FILES: [&str; 8] = [
+/// The files of a run's folder that the first byte, a digit in the corpus, chooses from.
+const FILES: [&str; 9] = [
     "father.profile.json",
     "comparison.json",
     "health.json",
@@ -48,12 +49,17 @@ const FILES: [&str; 8] = [
     "journal.jsonl",
     "best.yaml",
     "run.json",
+    "diagnosis.json",
 ];
+
+fn chosen(first: u8) -> &'static str {
+    FILES[usize::from(first.wrapping_sub(b'0')) % FILES.len()]
+}
 
 /// A kept file by its type, and the report of a folder with it alone.
 pub(crate) fn kept(input: &[u8]) {
     let Some((first, input)) = input.split_first() else { return };
-    let file = FILES[usize::from(*first) % FILES.len()];
+    let file = chosen(*first);
     let run = folder("kept", |folder| {
         std::fs::create_dir_all(folder.join("child")).expect("a folder for temporary files");
     });
@@ -67,30 +73,55 @@ pub(crate) fn kept(input: &[u8]) {
     assert!(card.is_ok(), "a card of what is there");
 }
 
-fn typed(file: &str, input: &[u8]) {
+/// Reads a file as its type and prints it; whether it is of that type.
+fn typed(file: &str, input: &[u8]) -> bool {
+    fn read<T: DeserializeOwned>(input: &[u8], print: impl FnOnce(&T)) -> bool {
+        serde_json::from_slice(input).map(|value| print(&value)).is_ok()
+    }
     match file {
-        "father.profile.json" => {
-            if let Ok(profile) = serde_json::from_slice::<Profile>(input)
-                && profile.check(profile.layers.len()).is_ok()
+        "father.profile.json" => read(input, |profile: &Profile| {
+            if profile.check(profile.layers.len()).is_ok() {
+                let _ = profile_summary(profile);
+                let _ = literal_mri(profile, 0.5);
+            }
+        }),
+        "comparison.json" => read(input, |comparison: &Comparison| {
+            if comparison.check(comparison.layers.len()).is_ok() {
+                let _ = comparison_summary(comparison);
+            }
+        }),
+        "health.json" => read(input, |health: &Health| drop(health_summary(health))),
+        "child/manifest.json" => read(input, |_: &MergeManifest| ()),
+        "scores.json" => read(input, |_: &Scores| ()),
+        "diagnosis.json" => read(input, |_: &DiagnosisFile| ()),
+        "journal.jsonl" => JournalText::read(input).damaged.is_none(),
+        _ => read(input, |_: &FileHashes| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_of_this_schema() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/kept");
+        let mut whole = 0;
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let path = entry.unwrap().path();
+            let seed = std::fs::read(&path).unwrap();
+            let (file, text) = (chosen(seed[0]), &seed[1..]);
+            if file.replace('/', "-") != path.file_name().unwrap().to_string_lossy()
+                || ["best.yaml", "run.json"].contains(&file)
             {
-                let _ = profile_summary(&profile);
-                let _ = literal_mri(&profile, 0.5);
+                continue;
             }
+            assert!(typed(file, text), "{file}: make the seeds anew with tools/fuzz/kept.py");
+            let first: serde_json::Value =
+                serde_json::Deserializer::from_slice(text).into_iter().next().unwrap().unwrap();
+            assert_eq!(first["schema"], SCHEMA, "{file}: make the seeds anew");
+            whole += 1;
         }
-        "comparison.json" => {
-            if let Ok(comparison) = serde_json::from_slice::<Comparison>(input)
-                && comparison.check(comparison.layers.len()).is_ok()
-            {
-                let _ = comparison_summary(&comparison);
-            }
-        }
-        "health.json" => {
-            if let Ok(health) = serde_json::from_slice::<Health>(input) {
-                let _ = health_summary(&health);
-            }
-        }
-        "child/manifest.json" => drop(serde_json::from_slice::<MergeManifest>(input)),
-        "scores.json" => drop(serde_json::from_slice::<Scores>(input)),
-        _ => drop(serde_json::from_slice::<FileHashes>(input)),
+        assert_eq!(whole, FILES.len() - 2);
     }
 }

@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", form: Form::Text, run: weights::config },
     Target { name: "adapter", form: Form::Chosen, run: weights::adapter },
     Target { name: "recipe", form: Form::Text, run: recipes::recipe },
+    Target { name: "shares", form: Form::Safetensors, run: recipes::shares },
     Target { name: "run_config", form: Form::Text, run: recipes::run_config },
     Target { name: "tokenizer", form: Form::Text, run: text::tokenizer },
     Target { name: "template", form: Form::Text, run: text::template },

@@ -33,6 +33,28 @@ pub(crate) fn recipe(input: &[u8]) {
     }
 }
 
+/// The file of shares beside a recipe of two models with experts.
+pub(crate) fn shares(input: &[u8]) {
+    const TEXT: &str = "merge_method: linear\nmodels: [{model: father}, {model: mother}]\ndarwin: \
+        {father: father, mother: mother, t: {default: 0.5, groups: shares.safetensors}}\n";
+    let folder = folder("shares", |folder| {
+        for name in ["father", "mother"] {
+            models::write_moe(&folder.join(name));
+        }
+        put(&folder.join("recipe.yaml"), TEXT.as_bytes());
+    });
+    put(&folder.join("shares.safetensors"), input);
+    let Ok(recipe) = Recipe::load(&folder.join("recipe.yaml")) else { return };
+    let Some(groups) = recipe.groups() else { return };
+    let again = folder.join("again.yaml");
+    recipe.save(&again).expect("a folder for temporary files");
+    let again = Recipe::load(&again).expect("what was written is read");
+    assert_eq!(again.groups(), Some(groups), "shares are read back");
+    assert_eq!(again.logical_yaml(), recipe.logical_yaml());
+    let _ = recipe.describe();
+    plan(&recipe);
+}
+
 /// Plans a recipe where all its models are there, and reads of the child.
 fn plan(recipe: &Recipe) {
     let Ok(sources) = Sources::open(recipe) else { return };

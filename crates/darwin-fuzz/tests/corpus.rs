@@ -154,6 +154,7 @@ targets!(
     config,
     adapter,
     recipe,
+    shares,
     run_config,
     tokenizer,
     template,

@@ -1,6 +1,7 @@
 //! Tiles of one output tensor from tiles of its inputs.
 
 mod chunks;
+mod each;
 mod stepwise;
 mod thinned;
 
@@ -86,6 +87,8 @@ pub(crate) struct Scratch {
     order: Vec<u32>,
     cursors: Vec<Cursor>,
     mix: MixScratch,
+    /// What a run of a piece has of the other inputs.
+    run: Vec<Vec<f32>>,
 }
 
 impl<'a> Work<'a> {
@@ -223,6 +226,9 @@ impl<'a> Work<'a> {
         others: &mut [Vec<f32>],
         scratch: &mut Scratch,
     ) {
+        if let Some(each) = &self.line.each {
+            return self.combine_each(each, numbers, place, out, others, scratch);
+        }
         match &self.line.operation {
             Operation::Copy(_) | Operation::Formula { .. } | Operation::Solved { .. } => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),

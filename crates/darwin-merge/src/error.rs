@@ -45,6 +45,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A file could not be written.
+    #[error("cannot write {file}")]
+    Write {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A checkpoint could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] darwin_checkpoint::Error),
@@ -79,7 +88,7 @@ impl Diagnose for Error {
     fn fault(&self) -> Fault {
         match self {
             Self::Recipe(_) | Self::Plan(_) => Fault::User,
-            Self::Io { source, .. } => Fault::of_io(source),
+            Self::Io { source, .. } | Self::Write { source, .. } => Fault::of_io(source),
             Self::Checkpoint(error) => error.fault(),
         }
     }
@@ -94,7 +103,7 @@ impl Diagnose for Error {
                 [one] => Some(one.hint.clone()),
                 _ => None,
             },
-            Self::Io { source, .. } => {
+            Self::Io { source, .. } | Self::Write { source, .. } => {
                 io_hint(source).or_else(|| Some("check the path".to_owned()))
             }
             Self::Checkpoint(error) => error.hint(),

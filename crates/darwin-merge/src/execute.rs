@@ -26,7 +26,7 @@ pub struct MergeOptions<'a> {
 
 /// Writes a merge as a Hugging Face checkpoint in the structural parent's layout, with its side
 /// files (tokenizer and chat template as the recipe asks), `config.json`, `manifest.json` and
-/// `mergekit_config.yml`. One that was interrupted, by Ctrl-C or the process's end, goes on after
+/// `mergekit_config.yml` (with a file of shares beside it where it names one). One that was interrupted, by Ctrl-C or the process's end, goes on after
 /// its last whole shard.
 ///
 /// # Errors
@@ -59,6 +59,8 @@ pub fn merge_into(
         ("manifest.json".to_owned(), json(&merge.plan().manifest())),
         ("mergekit_config.yml".to_owned(), merge.recipe_text().as_bytes().to_vec()),
     ];
+    let shares = merge.shares_file().map(|(name, bytes)| (name.to_owned(), bytes.to_vec()));
+    documents.extend(shares);
     let side = merge.side().files(parent)?;
     documents.extend(side.documents);
     documents.extend(options.documents.iter().cloned());

@@ -33,10 +33,11 @@ pub use methods::{METHODS, Method, Parameter};
 pub use numerics::Numerics;
 pub use plan::Plan;
 pub use recipe::{
-    AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities, HubCache,
-    HubRef, Inputs, LayerPosition, LayerShares, LayerSpec, ModelEntry, Parameters, Parent, Part,
-    Recipe, RecipeBuilder, RegMean, RouterMode, RouterRule, Sequence, Setting, Shares, Slice,
-    SliceSource, Step, TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
+    AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities,
+    ExpertShares, ExpertSpec, GroupShares, HubCache, HubRef, Inputs, LayerPosition, LayerShares,
+    LayerSpec, MixerKind, ModelEntry, Parameters, Parent, Recipe, RecipeBuilder, RegMean, RouterMode,
+    RouterRule, Selector, Sequence, Setting, Shares, Slice, SliceSource, Step, TokenName, TokenRow,
+    TokenRule, Tokenizer, TokenizerSource, Value,
 };
 pub use solved::Unsolved;
 pub use sources::Sources;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// [`Sources`] stay open. Tiles are computed when they are asked for, from any thread.
 pub struct Merge {
     name: String,
-    recipe_text: String,
+    record: (String, Option<(&'static str, Vec<u8>)>),
     manifest: Manifest,
     pub(crate) plan: Plan,
     pub(crate) sources: Vec<Source>,
@@ -80,7 +80,7 @@ impl Merge {
         };
         Ok(Self {
             name: format!("merge of {} ({})", recipe.models().join(", "), recipe.method().name),
-            recipe_text: recipe.text(),
+            record: recipe.record(),
             statistics: plan.lines.iter().map(|_| Statistics::default()).collect(),
             manifest,
             plan,
@@ -123,10 +123,15 @@ impl Merge {
         &self.plan
     }
 
-    /// The recipe's text, as the user wrote it or canonical.
+    /// The recipe's text as it is kept beside the child: as the user wrote it or canonical.
     #[must_use]
     pub fn recipe_text(&self) -> &str {
-        &self.recipe_text
+        &self.record.0
+    }
+
+    /// The file of shares that the text names: its name and its bytes.
+    pub(crate) fn shares_file(&self) -> Option<(&'static str, &[u8])> {
+        self.record.1.as_ref().map(|(name, bytes)| (*name, bytes.as_slice()))
     }
 
     /// The structural parent, where it is a checkpoint on disk.

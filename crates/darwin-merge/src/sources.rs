@@ -115,6 +115,19 @@ impl Sources {
         });
     }
 
+    /// Adds a tensor source that is known to be a model, though it has no files.
+    pub fn insert_known(
+        &mut self,
+        model: &str,
+        tensors: Arc<dyn TensorSource>,
+        fingerprint: Fingerprint,
+    ) {
+        self.insert(model, tensors);
+        if let Some(at) = self.position(model) {
+            self.list[at].fingerprint = Some(fingerprint);
+        }
+    }
+
     /// Finds out which models these are: reads the files of all that are not known yet, once, with
     /// progress in bytes.
     ///

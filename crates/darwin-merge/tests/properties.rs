@@ -6,8 +6,10 @@ mod common;
 
 use common::pair;
 use darwin_checkpoint::{MemorySource, TensorSource, read_tensor};
-use darwin_core::{Density, LayerIdx, Share};
-use darwin_merge::{Blocks, LayerSpec, METHODS, Merge, Part, Recipe, RouterMode, Sources};
+use darwin_core::{Density, LayerIdx, Part, Share};
+use darwin_merge::{
+    Blocks, LayerSpec, METHODS, Merge, MixerKind, Recipe, RouterMode, Selector, Sources,
+};
 use std::sync::Arc;
 
 fn share(t: f64) -> Share {
@@ -87,9 +89,17 @@ fn every_tensor_gets_the_share_of_method_3_1() {
     let recipe = Recipe::blend("dare_ties", "father", "mother")
         .default_share(share(0.5))
         .component(Part::Embed, share(0.1))
+        .component(Part::Norm, share(0.15))
+        .component(Part::Head, share(0.0))
         .component(Part::Shared, share(0.4))
-        .layer(LayerIdx(0), [(Part::LinearAttn, share(0.2)), (Part::Routed, share(0.3))])
-        .layer(LayerIdx(1), [(Part::SelfAttn, share(0.6)), (Part::Routed, share(0.7))])
+        .layer(
+            LayerIdx(0),
+            [(Selector::Mixer(MixerKind::Linear), share(0.2)), (Part::Routed.into(), share(0.3))],
+        )
+        .layer(
+            LayerIdx(1),
+            [(Selector::Mixer(MixerKind::Full), share(0.6)), (Part::Routed.into(), share(0.7))],
+        )
         .router(LayerSpec::one(LayerIdx(0)), RouterMode::Mother)
         .router(LayerSpec::one(LayerIdx(1)), RouterMode::RowWithExpert)
         .density(Density::new(1.0).unwrap(), Density::new(0.799).unwrap())

@@ -4,8 +4,7 @@
 //!   ([`Samples`]): loads and dead experts, entropies, importance, probes. [`Samples::merge`] adds
 //!   shards exactly; [`Samples::profile`] computes `profile.json` from the counters alone.
 //! - [`compare`] sets father against mother: weights, experts, routers, and the causal donor
-//!   advantage of every layer in both directions with shared prefixes. [`prior`] turns advantages
-//!   into the search's prior.
+//!   advantage of every layer in both directions with shared prefixes.
 //! - [`check`] examines a child, whoever made it, against both parents.
 //! - [`profile_summary`], [`comparison_summary`] and [`health_summary`] are tables for a terminal.
 //!
@@ -26,12 +25,11 @@ mod summary;
 
 pub use broken::Broken;
 pub use check::{CheckOptions, Family, Loaded, Weights, check, health_summary, preflight};
-pub use compare::prior::{LayerPrior, prior};
 pub use compare::streamed::{ComparePlan, compare_streamed, forecast_compare, plan_compare};
 pub use compare::{CompareOptions, compare, compare_origin};
 pub use error::Error;
 pub use profile::counters::Samples;
-pub use profile::probes::{Pooling, ProbeSet};
+pub use profile::probes::Pooling;
 pub use profile::statics::literal_mri;
 pub use profile::streamed::{
     Forecast, ProfilePlan, Unloaded, forecast_profile, plan_profile, profile_streamed,

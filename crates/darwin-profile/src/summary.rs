@@ -1,5 +1,6 @@
 //! Profiles and comparisons as tables for a terminal.
 
+use darwin_core::Part;
 use darwin_core::files::{Comparison, Estimate, LayerComparison, LayerProfile, Profile};
 use std::fmt::Write;
 
@@ -50,8 +51,8 @@ fn profile_line(layer: &LayerProfile) -> String {
     let dead = if undecidable { "?".to_owned() } else { count(decidable.map(|e| e.dead.len())) };
     let routing = layer.routing.as_ref();
     let number = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
-    let importance = |name: &str| {
-        layer.importance.get(name).map_or_else(|| "-".to_owned(), |e| format!("{:.3}", e.value))
+    let importance = |part: Part| {
+        layer.importance.get(&part).map_or_else(|| "-".to_owned(), |e| format!("{:.3}", e.value))
     };
     format!(
         "L{:<4} {:<7} {:>4} {:>4} {:>3}  {:>7}  {:>6}  {:>4}   {:<6} {:<6} {:<6}  {:.3}",
@@ -63,9 +64,9 @@ fn profile_line(layer: &LayerProfile) -> String {
         number(routing.map(|r| r.token_entropy.value)),
         number(routing.map(|r| r.load_entropy)),
         experts.map_or_else(|| "-".to_owned(), |e| format!("{:.1}", e.deff)),
-        importance("mixer"),
-        importance("routed"),
-        importance("shared"),
+        importance(Part::Mixer),
+        importance(Part::Routed),
+        importance(Part::Shared),
         layer.block_influence.value
     )
 }
@@ -80,8 +81,8 @@ pub fn comparison_summary(comparison: &Comparison) -> String {
         comparison.calibration.samples,
         comparison.calibration.tokens
     );
-    text.push_str("advantage of the mother, nats per answer (above 0: mother better); r = prior share of the mother\n");
-    text.push_str("layer delta   rank   jaccard KL     advantage           r      components\n");
+    text.push_str("advantage of the mother, nats per answer (above 0: mother better)\n");
+    text.push_str("layer delta   rank   jaccard KL     advantage           components\n");
     for layer in &comparison.layers {
         let _ = writeln!(text, "{}", comparison_line(layer));
     }
@@ -106,23 +107,18 @@ fn comparison_line(layer: &LayerComparison) -> String {
     let largest = layer.deltas.values().map(|d| d.relative).fold(0.0, f64::max);
     let rank = layer.deltas.values().map(|d| d.effective_rank).fold(0.0, f64::max);
     let number = |e: Option<Estimate>| e.map_or_else(|| "-".into(), |e| format!("{:.3}", e.value));
-    let r = |name: &str| layer.r_mri.get(name).copied();
     let parts: Vec<String> = layer
         .advantage
         .components
         .iter()
-        .map(|(name, a)| {
-            let share = r(name).map(|r| format!(" r {r:.2}")).unwrap_or_default();
-            format!("{name} {:+.3} ± {:.3}{share}", a.value, a.se)
-        })
+        .map(|(part, a)| format!("{part} {:+.3} ± {:.3}", a.value, a.se))
         .collect();
     format!(
-        "L{:<4} {largest:<7.3} {rank:<6.1} {:<7} {:<6} {:<19} {:<6.3} {}",
+        "L{:<4} {largest:<7.3} {rank:<6.1} {:<7} {:<6} {:<19} {}",
         layer.layer,
         number(layer.jaccard),
         number(layer.router_kl),
         format!("{:+.4} ± {:.4}", layer.advantage.total.value, layer.advantage.total.se),
-        r("layer").unwrap_or(0.5),
         parts.join("; ")
     )
 }

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Tiny, encoded};
 use darwin_core::files::Comparison;
-use darwin_core::{Cancel, NoProgress};
+use darwin_core::{Cancel, NoProgress, Part};
 use darwin_eval::Encoded;
 use darwin_profile::{
     CompareOptions, ProfileOptions, Samples, compare, comparison_summary, profile, profile_summary,
@@ -95,7 +95,7 @@ fn dense_layers_have_no_experts_and_no_routing() {
             assert_eq!(layer.experts.is_some(), sparse);
             assert_eq!(layer.routing.is_some(), sparse);
             assert_eq!(layer.head_importance.len(), 4);
-            assert_eq!(layer.importance.keys().collect::<Vec<_>>(), ["mixer", "routed"]);
+            assert_eq!(layer.importance.keys().collect::<Vec<_>>(), [&Part::Mixer, &Part::Routed]);
             assert!(layer.importance.values().all(|i| i.value > 0.0));
         }
         assert!(profile_summary(&profile).contains("L1    full       -    -   -        -"));
@@ -109,38 +109,39 @@ fn dense_layers_have_no_experts_and_no_routing() {
             assert_eq!(layer.jaccard.is_some(), sparse);
             assert_eq!(layer.experts_aligned.is_some(), sparse);
             assert!(layer.advantage.total.value != 0.0);
-            assert!(layer.deltas["routed"].relative > 0.2);
+            assert!(layer.deltas[&Part::Routed].relative > 0.2);
         }
         assert!(comparison_summary(&found).contains("L1"));
     }
 }
 
 #[test]
-fn identical_parents_give_one_half_and_no_flags() {
+fn identical_parents_have_no_advantage_and_no_flags() {
     let (father, mother) = (Tiny::new("f", tiny_qwen35(1)), Tiny::new("m", tiny_qwen35(1)));
     let found = compared(&father, &mother, &encoded(0..8));
     assert_eq!(found.flags, Vec::<String>::new());
     for layer in &found.layers {
-        assert!(layer.r_mri.values().all(|r| *r == 0.5));
         assert_eq!(layer.advantage.total.value, 0.0);
         assert_eq!(layer.jaccard.unwrap().value, 1.0);
-        assert_eq!(layer.deltas["mixer"].relative, 0.0);
+        assert_eq!(layer.deltas[&Part::Mixer].relative, 0.0);
         assert_eq!(layer.experts_aligned, Some(true));
     }
 }
 
 #[test]
-fn swapped_parents_map_r_to_its_complement() {
+fn swapped_parents_swap_the_sign_of_every_advantage() {
     let source = tiny_qwen35(1);
     let father = Tiny::new("f", source.clone());
     let mother = Tiny::new("m", sibling(&source, "m", 5, 0.3));
     let items = encoded(0..10);
     let (forth, back) = (compared(&father, &mother, &items), compared(&mother, &father, &items));
-    assert!(forth.layers.iter().any(|l| l.r_mri["layer"] != 0.5));
+    assert!(forth.layers.iter().any(|l| l.advantage.total.value != 0.0));
     for (x, y) in forth.layers.iter().zip(&back.layers) {
-        assert_eq!(x.r_mri.keys().collect::<Vec<_>>(), y.r_mri.keys().collect::<Vec<_>>());
-        for (name, r) in &x.r_mri {
-            assert!((r + y.r_mri[name] - 1.0).abs() < 1e-9, "{name}");
+        let parts = [x, y].map(|layer| layer.advantage.components.keys().collect::<Vec<_>>());
+        assert_eq!(parts[0], parts[1]);
+        for (part, advantage) in &x.advantage.components {
+            let other = y.advantage.components[part];
+            assert!((advantage.value + other.value).abs() < 1e-9, "{part}");
         }
         assert!((x.advantage.total.value + y.advantage.total.value).abs() < 1e-12);
         assert_eq!(x.experts_aligned, Some(true));

@@ -115,6 +115,16 @@ impl Curve<'_> {
     }
 }
 
+/// The range that holds every curve with its band, padded.
+pub(crate) fn common_range<'c, 'a: 'c>(
+    drawn: impl IntoIterator<Item = &'c Curve<'a>>,
+) -> Option<Vec<f64>> {
+    let ends = drawn.into_iter().map(Curve::range);
+    let (low, high) = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
+    let pad = 0.06 * (high - low);
+    (low <= high).then(|| vec![four_digits(low - pad), four_digits(high + pad)])
+}
+
 fn error_text(e: Estimate) -> String {
     if e.se > 0.0 { format!(" ± {}", four_digits(2.0 * e.se)) } else { String::new() }
 }

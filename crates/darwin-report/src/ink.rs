@@ -32,7 +32,7 @@ pub(crate) const CHILD: Ink = ink([21, 154, 114], Stroke::Solid);
 /// What stands in the background: null bands, reference lines.
 pub(crate) const GREY: Ink = ink([138, 143, 152], Stroke::Dotted);
 
-/// Components of the prior: mixer, routed, shared.
+/// Components of a layer: mixer, routed, shared.
 pub(crate) const COMPONENTS: [Ink; 3] = [
     ink([140, 107, 184], Stroke::Dashed),
     ink([194, 86, 122], Stroke::Mixed),
@@ -43,12 +43,14 @@ pub(crate) const COMPONENTS: [Ink; 3] = [
 pub(crate) const FAMILY: [(&str, Ink); 3] =
     [("father", FATHER), ("mother", MOTHER), ("child", CHILD)];
 
-const ARMS: [(&str, Ink); 8] = [
+const ARMS: [(&str, Ink); 10] = [
     ("guided", CHILD),
     ("blind", ink([140, 107, 184], Stroke::Dashed)),
     ("line", ink([138, 143, 152], Stroke::Dotted)),
     ("card", ink([194, 86, 122], Stroke::Mixed)),
     ("placebo", ink([74, 163, 181], Stroke::Long)),
+    ("blind-wide", ink([96, 125, 139], Stroke::Mixed)),
+    ("random-mother", ink([121, 85, 72], Stroke::Dashed)),
     ("inverted", ink([160, 138, 44], Stroke::Dotted)),
     ("v4", ink([179, 99, 58], Stroke::Long)),
     ("random", ink([107, 142, 35], Stroke::Mixed)),
@@ -57,7 +59,7 @@ const ARMS: [(&str, Ink); 8] = [
 /// The ink of an arm; arms without a fixed one share the last three colours.
 pub(crate) fn arm(name: &str, position: usize) -> Ink {
     let named = ARMS.iter().find(|(arm, _)| *arm == name);
-    named.map_or(ARMS[5 + position % 3].1, |(_, ink)| *ink)
+    named.map_or(ARMS[7 + position % 3].1, |(_, ink)| *ink)
 }
 
 impl Ink {

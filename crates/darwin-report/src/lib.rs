@@ -6,7 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `father.profile.json`, `mother.profile.json`, `child.profile.json` | profiles (method 1) |
-//! | `comparison.json` | parent against parent, the prior (method 1.5, 1.6, 2) |
+//! | `comparison.json` | parent against parent (method 1.5, 1.6) |
 //! | `journal.jsonl` | every candidate (method 3) |
 //! | `scores.json`, `health.json` | results (method 6), health check (method 5) |
 //! | `best.yaml`, `child/manifest.json`, `child/config.json` | the recipe and what it did (method 4) |

@@ -6,6 +6,7 @@ use crate::run::Run;
 use crate::sections::Section;
 use crate::sections::advantage::{Advantages, advantage};
 use crate::sections::curves::layer_curves;
+use crate::sections::diagnosis::{Derivatives, diagnosis};
 use crate::sections::health::{Checkup, checkup};
 use crate::sections::lineage::{Lineage, lineage};
 use crate::sections::loads::loads;
@@ -28,6 +29,7 @@ struct Page<'a> {
     trace: Section<Trace>,
     recipe: Section<Recipe>,
     loads: Section<Group>,
+    diagnosis: Section<Derivatives>,
     advantage: Section<Advantages>,
     curves: Section<Vec<Group>>,
     health: Section<Checkup>,
@@ -45,6 +47,7 @@ pub(crate) fn render(run: &Run) -> Result<String> {
         trace: trace(run).into(),
         recipe: recipe(run),
         loads: loads(run),
+        diagnosis: diagnosis(run),
         advantage: advantage(run),
         curves: layer_curves(run),
         health: checkup(run).into(),

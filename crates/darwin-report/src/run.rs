@@ -2,8 +2,8 @@
 
 use crate::error::{ReportError, Result};
 use darwin_core::files::{
-    Comparison, Health, JournalLine, JournalText, MergeManifest, ModelScores, Profile, RunHeader,
-    SCHEMA, Scores,
+    Comparison, DiagnosisFile, Health, JournalLine, JournalText, MergeManifest, ModelScores,
+    Profile, RunHeader, SCHEMA, Scores,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -30,6 +30,7 @@ pub(crate) struct Run {
     pub(crate) mother: Part<Profile>,
     pub(crate) child: Part<Profile>,
     pub(crate) comparison: Part<Comparison>,
+    pub(crate) diagnosis: Part<DiagnosisFile>,
     pub(crate) journal: Part<Journal>,
     pub(crate) scores: Part<Scores>,
     pub(crate) health: Part<Health>,
@@ -50,6 +51,7 @@ impl Run {
             mother: versioned(folder, "mother.profile.json"),
             child: versioned(folder, "child.profile.json"),
             comparison: versioned(folder, "comparison.json"),
+            diagnosis: versioned(folder, "diagnosis.json"),
             journal: journal(folder, "journal.jsonl"),
             scores: versioned(folder, "scores.json"),
             health: versioned(folder, "health.json"),

@@ -33,7 +33,18 @@ impl Names {
         self.0.iter().find(|(name, _)| name == model).map(|(_, parent)| *parent)
     }
 
-    /// The mother's share in an output tensor; `None` where it cannot be told.
+    /// The mother's shares in an output tensor, from the least to the most: of its experts, where
+    /// they have shares of their own. `None` where they cannot be told.
+    pub(crate) fn range(&self, line: &ManifestLine) -> Option<[f64; 2]> {
+        let number = |name: &str| line.parameters.get(name)?.value.as_f64();
+        match (line.action, number("t_min"), number("t_max")) {
+            (Action::Blend, Some(low), Some(high)) => Some([low, high]),
+            _ => self.share(line).map(|t| [t, t]),
+        }
+    }
+
+    /// The mother's share in an output tensor, the mean over its experts where they have shares of
+    /// their own; `None` where it cannot be told.
     pub(crate) fn share(&self, line: &ManifestLine) -> Option<f64> {
         match line.action {
             Action::Copy | Action::Passthrough => {
@@ -47,7 +58,8 @@ impl Names {
     }
 
     fn blended(&self, line: &ManifestLine) -> Option<f64> {
-        if let Some(t) = line.parameters.get("t").and_then(|s| s.value.as_f64()) {
+        let given = line.parameters.get("t").or_else(|| line.parameters.get("t_mean"));
+        if let Some(t) = given.and_then(|s| s.value.as_f64()) {
             let from_mother = line.method == "slerp"
                 && self.parent(&line.sources.first()?.model) == Some(Parent::Mother);
             return Some(if from_mother { 1.0 - t } else { t });

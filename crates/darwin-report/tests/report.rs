@@ -2,6 +2,7 @@
 
 mod fixture;
 
+use darwin_core::files::SCHEMA;
 use fixture::Names;
 use serde_json::Value;
 use std::path::Path;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 const MOST_BYTES: usize = 6 * 1024 * 1024;
 
 /// Every file that the report reads.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "scores.json",
     "journal.jsonl",
     "child/manifest.json",
@@ -19,6 +20,7 @@ const FILES: [&str; 10] = [
     "mother.profile.json",
     "child.profile.json",
     "comparison.json",
+    "diagnosis.json",
     "health.json",
     "run.json",
 ];
@@ -74,7 +76,6 @@ fn every_section_is_there_and_full() {
         "load-child",
         "advantage",
         "advantage-7",
-        "prior",
         "importance-0",
         "entropy-token",
         "influence",
@@ -115,8 +116,12 @@ fn the_numbers_of_the_files_are_on_the_page() {
         "n = 2,000",
         "L5 interference: child importance 2.3x parent",
         "Mother (12 dead)",
-        "Rank correlation of the proxy with the real benchmark, on 24 random genomes: 0.81",
+        "Rank correlation of the proxy with the real benchmark, over the arms&#x27; best 24 candidates: 0.81",
         "1,351,680",
+        "the quadratic model says that the child&#x27;s shares gain +0.120",
+        "layer 3, expert 7",
+        "9.0 [+6.6, +11.4]",
+        "p = 0.34 · not excluded",
         "father&#x27;s fitness",
         "darwin evolve examples/first-light.yaml",
     ] {
@@ -176,7 +181,8 @@ fn each_file_may_be_missing_alone_or_be_broken() {
 fn a_newer_schema_is_named() {
     let folder = run(&Names::default());
     darwin_core::fs::write_atomic(&folder.path().join("health.json"), b"{\"schema\": 99}").unwrap();
-    assert!(page(folder.path()).contains("health.json has schema 99; this Darwin reads schema 2."));
+    let said = format!("health.json has schema 99; this Darwin reads schema {SCHEMA}.");
+    assert!(page(folder.path()).contains(&said));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `health.json`: the child against both parents (method 5).
 
 use super::profile::{Estimate, ModelRef};
-use crate::Domain;
+use crate::{Domain, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ pub struct LayerHealth {
     /// Index from 0.
     pub layer: usize,
     /// Importance per component: [father, mother, child].
-    pub importance: BTreeMap<String, [Estimate; 3]>,
+    pub importance: BTreeMap<Part, [Estimate; 3]>,
     /// Mean Jaccard index of the child's selected experts with the father's and the mother's.
     pub router_jaccard: Option<[f64; 2]>,
     /// Distance of the child's layer output from the segment between the parents' outputs, over

@@ -4,7 +4,7 @@
 //! Lines are chained: the last key of each is SHA-256 over the chain of the line before and the
 //! line's own text, so that a changed, lost or added line shows.
 
-use super::Origin;
+use super::{Estimate, Origin};
 use crate::hash::Hasher;
 use crate::{Domain, Fingerprint, Split};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,108 @@ pub struct RunHeader {
     pub origin: Origin,
     /// Seeds, named apart: run, masks, splits, calibration.
     pub seeds: BTreeMap<String, u64>,
+}
+
+/// The arms of a search (method 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArmName {
+    /// The grid of t, refined.
+    Line,
+    /// CMA-ES over the small genome; nothing is known.
+    Blind,
+    /// CMA-ES over a share for each layer and part; nothing is known.
+    BlindWide,
+    /// Ascent along derivatives, then CMA-ES around its result.
+    Guided,
+    /// As `guided`, the derivatives permuted within their kind over layers and experts.
+    Placebo,
+    /// As `guided`, the mother's differences replaced by random numbers of the same norms.
+    RandomMother,
+    /// As `guided`, the derivatives with the other sign.
+    Inverted,
+    /// Random genes in the box of the small genome.
+    Random,
+    /// The published rule of the seed, literally.
+    Card,
+    /// CMA-ES over the four genes of the published blind predecessor.
+    V4,
+}
+
+impl ArmName {
+    /// All arms, in the order of a table.
+    pub const ALL: [Self; 10] = [
+        Self::Line,
+        Self::Blind,
+        Self::BlindWide,
+        Self::Guided,
+        Self::Placebo,
+        Self::RandomMother,
+        Self::Inverted,
+        Self::Random,
+        Self::Card,
+        Self::V4,
+    ];
+
+    /// The name used in files and tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Line => "line",
+            Self::Blind => "blind",
+            Self::BlindWide => "blind-wide",
+            Self::Guided => "guided",
+            Self::Placebo => "placebo",
+            Self::RandomMother => "random-mother",
+            Self::Inverted => "inverted",
+            Self::Random => "random",
+            Self::Card => "card",
+            Self::V4 => "v4",
+        }
+    }
+
+    /// Whether it climbs along derivatives.
+    #[must_use]
+    pub fn ascends(self) -> bool {
+        matches!(self, Self::Guided | Self::Placebo | Self::RandomMother | Self::Inverted)
+    }
+}
+
+/// On whose behalf a candidate is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Asker {
+    /// Everybody: parents, the line, the diagnosis.
+    Baseline,
+    /// An arm.
+    Arm(ArmName),
+}
+
+impl Asker {
+    /// The name used in files and tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Arm(arm) => arm.name(),
+        }
+    }
+}
+
+impl From<Asker> for String {
+    fn from(asker: Asker) -> Self {
+        asker.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Asker {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let arms = ArmName::ALL.into_iter().map(Self::Arm);
+        let mut all = std::iter::once(Self::Baseline).chain(arms);
+        all.find(|asker| asker.name() == name).ok_or_else(|| format!("there is no arm `{name}`"))
+    }
 }
 
 /// Phase of the evolution.
@@ -50,17 +152,21 @@ pub enum Status {
 pub struct JournalLine {
     /// [`super::SCHEMA`].
     pub schema: u32,
-    /// The arm.
-    pub arm: String,
+    /// The job, counted from 0 over the whole run.
+    pub id: u64,
+    /// The replicate, from 0: each has its own items and random numbers.
+    pub replicate: usize,
+    /// On whose behalf.
+    pub arm: Asker,
     /// The phase.
     pub phase: Phase,
-    /// Step within arm and phase, from 0.
+    /// Step within replicate, arm and phase, from 0.
     pub step: usize,
     /// Generation within arm and phase, from 0.
     pub generation: usize,
-    /// Genes in the search's (logit) space; empty for fixed recipes.
+    /// Genes in the search's space; empty for fixed recipes and for shares of an ascent.
     pub genes: Vec<f64>,
-    /// What the candidate is when it is not a genome (`father`, `t=0.3`, `card`).
+    /// What the candidate is when it is not a genome (`father`, `t=0.3`, `ascent`).
     pub label: Option<String>,
     /// The recipe: its canonical form with logical parents, and their fingerprints.
     pub recipe_sha256: String,
@@ -68,15 +174,21 @@ pub struct JournalLine {
     pub items_sha256: String,
     /// The split.
     pub split: Split,
-    /// Fitness, higher is better: penalties included.
+    /// Fitness, higher is better: the father's mean score in this phase and the weighted gains over
+    /// him, less the fines of protected domains.
     pub fitness: f64,
     /// Score per domain: mean probability exp(-NLL) of the reference answer in the proxy phase,
     /// accuracy in the others.
     pub domains: BTreeMap<Domain, f64>,
+    /// Gain over the father on the same items per domain, with its paired standard error.
+    pub gains: BTreeMap<Domain, Estimate>,
     /// Items per domain.
     pub n: BTreeMap<Domain, usize>,
-    /// Forward tokens spent.
+    /// Forward tokens spent; a pass with derivatives counts as several.
     pub tokens: u64,
+    /// SHA-256 of the derivatives that were asked for, kept in `slopes/ID.safetensors`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slopes_sha256: Option<String>,
     /// How it ended.
     pub status: Status,
 }
@@ -219,7 +331,9 @@ mod tests {
     fn line(step: usize) -> JournalLine {
         JournalLine {
             schema: SCHEMA,
-            arm: "blind".into(),
+            id: step as u64,
+            replicate: 0,
+            arm: Asker::Arm(ArmName::Blind),
             phase: Phase::Proxy,
             step,
             generation: 0,
@@ -230,8 +344,10 @@ mod tests {
             split: Split::Proxy,
             fitness: 1.0 / 3.0,
             domains: BTreeMap::new(),
+            gains: BTreeMap::new(),
             n: BTreeMap::new(),
             tokens: 9,
+            slopes_sha256: None,
             status: Status::Ok,
         }
     }

@@ -2,7 +2,8 @@
 //! `samples.safetensors`, so that profiles of shards add up exactly.
 
 use super::Origin;
-use crate::{Domain, Fingerprint, Split};
+use crate::stats::Interval;
+use crate::{Domain, Fingerprint, Part, Split};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,6 +16,14 @@ pub struct Estimate {
     /// Its standard error over samples; likewise.
     #[serde(with = "crate::stats::nullable")]
     pub se: f64,
+}
+
+impl Estimate {
+    /// The normal interval `value` +- `z` `se`.
+    #[must_use]
+    pub fn interval(&self, z: f64) -> Interval {
+        Interval::normal(self.value, self.se, z)
+    }
 }
 
 /// Which model a file speaks of.
@@ -88,7 +97,7 @@ pub struct LayerProfile {
     /// Router quantities (method 1.2); absent in a dense layer.
     pub routing: Option<Routing>,
     /// Importance per component, ||u|| / ||h_in|| (method 1.4).
-    pub importance: BTreeMap<String, Estimate>,
+    pub importance: BTreeMap<Part, Estimate>,
     /// Share of a full-attention mixer's output per head.
     pub head_importance: Vec<f64>,
     /// 1 - mean cos(h_in, h_out).
@@ -187,7 +196,7 @@ pub struct ProbeDistance {
     pub dimensions_dropped: usize,
 }
 
-/// `comparison.json`: parent against parent (method 1.5, 1.6) and the prior that follows (2).
+/// `comparison.json`: parent against parent (method 1.5, 1.6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// [`super::SCHEMA`].
@@ -222,7 +231,7 @@ pub struct LayerComparison {
     /// Index from 0.
     pub layer: usize,
     /// Weight differences per component.
-    pub deltas: BTreeMap<String, ComponentDelta>,
+    pub deltas: BTreeMap<Part, ComponentDelta>,
     /// Whether the optimal assignment of experts is the identity; absent in a dense layer.
     pub experts_aligned: Option<bool>,
     /// Mean Jaccard index of the selected sets on shared tokens.
@@ -237,10 +246,6 @@ pub struct LayerComparison {
     pub dead_in_father_only: Option<f64>,
     /// Causal donor advantage of the mother (method 1.6), nats per answer: above 0 = mother better.
     pub advantage: Advantage,
-    /// Prior share of the mother by component (method 2); key `layer` for the whole layer.
-    pub r_mri: BTreeMap<String, f64>,
-    /// Standard deviation of logit r.
-    pub r_sd: BTreeMap<String, f64>,
 }
 
 /// Weight differences of one component in one layer (method 1.5).
@@ -266,7 +271,7 @@ pub struct Advantage {
     /// Backward direction B: mother with this layer from the father.
     pub into_mother: Estimate,
     /// Per component, only where the layer's |A| > 2 se.
-    pub components: BTreeMap<String, Estimate>,
+    pub components: BTreeMap<Part, Estimate>,
 }
 
 impl Profile {
@@ -284,20 +289,12 @@ impl Profile {
 }
 
 impl Comparison {
-    /// Whether the comparison can be of models of so many layers, and its prior of shares.
+    /// Whether the comparison can be of models of so many layers.
     ///
     /// # Errors
     /// What does not fit, as a sentence without a subject.
     pub fn check(&self, layers: usize) -> Result<(), String> {
-        in_order(layers, self.layers.iter().map(|layer| layer.layer))?;
-        for layer in &self.layers {
-            let share = |value: &f64| (0.0..=1.0).contains(value);
-            let spread = |value: &f64| value.is_finite() && *value >= 0.0;
-            if !layer.r_mri.values().all(share) || !layer.r_sd.values().all(spread) {
-                return Err(format!("its prior of layer {} is no share", layer.layer));
-            }
-        }
-        Ok(())
+        in_order(layers, self.layers.iter().map(|layer| layer.layer))
     }
 }
 

@@ -35,6 +35,28 @@ pub struct DomainScore {
     pub unclosed: usize,
 }
 
+/// What a model gains on the goal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GoalGain {
+    /// The weighted mean of the goal's accuracies.
+    pub score: f64,
+    /// The parent whose weighted mean is higher.
+    pub better_parent: String,
+    /// The difference to that parent, paired by item.
+    pub gain: Estimate,
+}
+
+/// What a model lost in a protected domain.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Protection {
+    /// Difference of accuracies to the father, paired by item; below 0 is a loss.
+    pub difference: Estimate,
+    /// What may be lost.
+    pub margin: f64,
+    /// One-sided p of a loss of the margin or more: below 0.05 the domain is not inferior.
+    pub p_inferior: f64,
+}
+
 /// One model's scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelScores {
@@ -48,6 +70,12 @@ pub struct ModelScores {
     pub mean: Estimate,
     /// Per domain, exact McNemar p against the better parent.
     pub p_against_better_parent: BTreeMap<Domain, f64>,
+    /// What it gains on the goal over the better parent; absent for parents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<GoalGain>,
+    /// What it lost in each protected domain; empty for parents.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub protected: BTreeMap<Domain, Protection>,
 }
 
 /// `scores.json`.
@@ -63,6 +91,9 @@ pub struct Scores {
     pub parents: Vec<ModelRef>,
     /// Protected domains (floors in the search).
     pub protected: Vec<Domain>,
+    /// What each domain weighs in the goal; domains that are not named weigh nothing.
+    #[serde(default)]
+    pub weights: BTreeMap<Domain, f64>,
     /// One entry per model.
     pub models: Vec<ModelScores>,
 }

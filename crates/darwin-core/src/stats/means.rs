@@ -24,7 +24,7 @@ impl Estimate {
     /// The normal interval `value` +- `z` `se`.
     #[must_use]
     pub fn interval(&self, z: f64) -> Interval {
-        Interval { low: self.value - z * self.se, high: self.value + z * self.se }
+        Interval::normal(self.value, self.se, z)
     }
 }
 

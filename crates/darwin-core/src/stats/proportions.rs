@@ -21,6 +21,12 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// `value` +- `z` standard errors.
+    #[must_use]
+    pub fn normal(value: f64, se: f64, z: f64) -> Self {
+        Self { low: value - z * se, high: value + z * se }
+    }
+
     /// Whether the value lies inside, ends included.
     #[must_use]
     pub fn contains(&self, value: f64) -> bool {

@@ -3,26 +3,11 @@
 use crate::layer::{expected, expected_of_layer, prefix};
 use crate::weights::Expected;
 use crate::{Config, MlpKind};
-use darwin_core::{Component, ExpertIdx, LayerIdx};
+use darwin_checkpoint::{part_of, role_of};
+use darwin_core::{ExpertIdx, Group, LayerIdx, Part};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// A part of a model that a share could belong to, the finest that is told apart: a tensor, a
-/// matrix of one routed expert, or the row of one expert in a router. Sums over groups are the
-/// derivatives of coarser shares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Its decoder layer; none for embedding, head and final norm.
-    pub layer: Option<LayerIdx>,
-    /// Its component; none for embedding, head and final norm. A layer's input norm belongs to the
-    /// mixer, the norm before the experts and a dense feed-forward block to the routed experts.
-    pub component: Option<Component>,
-    /// The canonical name of the tensor: `layers.3.mlp.experts.down_proj`, `lm_head.weight`.
-    pub tensor: Arc<str>,
-    /// The routed expert, for its matrices and for its row of the router (and its bias there).
-    pub expert: Option<ExpertIdx>,
-}
 
 /// All groups of a model, tensor by tensor.
 #[derive(Debug)]
@@ -54,33 +39,20 @@ impl Groups {
         let name: Arc<str> = tensor.name.as_str().into();
         self.first.insert(name.clone(), self.all.len());
         let sparse = layer.is_some_and(|layer| config.mlp_types[layer] == MlpKind::Sparse);
-        let component = layer.map(|_| component(&name));
-        let by_expert = component == Some(Component::Router) || name.contains(".mlp.experts.");
+        let part = part_of(role_of(&name).0, &name).expect("the forward pass has parts alone");
+        let by_expert = part == Part::Router || name.contains(".mlp.experts.");
         let parts = if sparse && by_expert { config.num_experts } else { 1 };
-        self.all.extend((0..parts).map(|part| Group {
+        self.all.extend((0..parts).map(|expert| Group {
+            part,
             layer: layer.map(LayerIdx),
-            component,
             tensor: name.clone(),
-            expert: (parts > 1 || (sparse && by_expert)).then_some(ExpertIdx(part)),
+            expert: (parts > 1 || (sparse && by_expert)).then_some(ExpertIdx(expert)),
         }));
     }
 
     /// The (first) group of a tensor of the model.
     pub(super) fn of_tensor(&self, name: &str) -> usize {
         self.first[name]
-    }
-}
-
-/// The component that a layer's tensor belongs to.
-fn component(name: &str) -> Component {
-    if name.contains(".mlp.gate.") {
-        Component::Router
-    } else if name.contains(".mlp.shared_expert") {
-        Component::Shared
-    } else if name.contains(".mlp.") || name.ends_with(".post_attention_layernorm.weight") {
-        Component::Routed
-    } else {
-        Component::Mixer
     }
 }
 
@@ -143,18 +115,18 @@ mod tests {
                 let layer =
                     group.tensor.strip_prefix("layers.").map(|rest| rest[..1].parse().unwrap());
                 assert_eq!(group.layer.map(|layer| layer.0), layer);
-                assert_eq!(group.component.is_some(), layer.is_some());
+                assert_eq!(group.part.is_of_layer(), layer.is_some());
             }
         }
         let groups = Groups::of(&read_config(&tiny_qwen35(1)).unwrap());
-        let of = |name: &str| groups.all[groups.of_tensor(name)].component;
-        assert_eq!(of("layers.0.input_layernorm.weight"), Some(Component::Mixer));
-        assert_eq!(of("layers.0.linear_attn.A_log"), Some(Component::Mixer));
-        assert_eq!(of("layers.3.post_attention_layernorm.weight"), Some(Component::Routed));
-        assert_eq!(of("layers.3.mlp.experts.down_proj"), Some(Component::Routed));
-        assert_eq!(of("layers.3.mlp.shared_expert_gate.weight"), Some(Component::Shared));
-        assert_eq!(of("layers.3.mlp.gate.weight"), Some(Component::Router));
-        assert_eq!(of("lm_head.weight"), None);
+        let of = |name: &str| groups.all[groups.of_tensor(name)].part;
+        assert_eq!(of("layers.0.input_layernorm.weight"), Part::Mixer);
+        assert_eq!(of("layers.0.linear_attn.A_log"), Part::Mixer);
+        assert_eq!(of("layers.3.post_attention_layernorm.weight"), Part::Routed);
+        assert_eq!(of("layers.3.mlp.experts.down_proj"), Part::Routed);
+        assert_eq!(of("layers.3.mlp.shared_expert_gate.weight"), Part::Shared);
+        assert_eq!(of("layers.3.mlp.gate.weight"), Part::Router);
+        assert_eq!(of("lm_head.weight"), Part::Head);
         assert_eq!(groups.all.iter().filter(|g| g.expert.is_some()).count(), 4 * 3 * 6);
     }
 }

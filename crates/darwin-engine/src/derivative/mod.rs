@@ -24,8 +24,8 @@ mod moe;
 mod resident;
 pub(crate) mod step;
 
+pub use darwin_core::Group;
 pub use direction::Direction;
-pub use groups::Group;
 pub(crate) use inputs::Inputs;
 
 use crate::config::RouterForm;
@@ -51,13 +51,13 @@ pub enum Keep {
 }
 
 impl Keep {
-    /// What a pass with derivatives counts in a budget, in forward passes of the same tokens: less
-    /// than it was measured to take.
+    /// What a pass with derivatives counts in a budget, in forward passes of the same tokens: what it
+    /// was measured to take, rounded up.
     #[must_use]
     pub fn passes(&self) -> u64 {
         match self {
-            Self::Activations => 3,
-            Self::Inputs(_) => 4,
+            Self::Activations => 4,
+            Self::Inputs(_) => 5,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Swapped layers and components.
 
 use darwin_checkpoint::MemorySource;
-use darwin_core::{Cancel, Component, LayerIdx};
+use darwin_core::{Cancel, LayerIdx, Part};
 use darwin_engine::{ItemScore, Model, ScoreItem, score};
 use darwin_testkit::{edited, sibling, tiny_qwen35};
 
@@ -38,13 +38,13 @@ fn swaps_equal_models_with_swapped_tensors() {
         let swapped = f.with_layer(LayerIdx(layer), &m);
         assert_eq!(scores(&swapped), scores(&Model::load(&whole).unwrap()));
         for (component, parts) in [
-            (Component::Mixer, vec!["input_layernorm", "linear_attn", "self_attn"]),
-            (Component::Routed, vec!["post_attention_layernorm", "mlp.experts"]),
-            (Component::Shared, vec!["mlp.shared_expert"]),
-            (Component::Router, vec!["mlp.gate."]),
+            (Part::Mixer, vec!["input_layernorm", "linear_attn", "self_attn"]),
+            (Part::Routed, vec!["post_attention_layernorm", "mlp.experts"]),
+            (Part::Shared, vec!["mlp.shared_expert"]),
+            (Part::Router, vec!["mlp.gate."]),
         ] {
             let part = mixed(&father, &mother, |n| parts.iter().any(|p| n.starts_with(&at(p))));
-            let swapped = f.with_component(LayerIdx(layer), component, &m);
+            let swapped = f.with_part(LayerIdx(layer), component, &m);
             assert_eq!(scores(&swapped), scores(&Model::load(&part).unwrap()), "{component:?}");
             assert_ne!(scores(&swapped), scores(&f), "{component:?}");
         }

@@ -4,7 +4,11 @@ use crate::{llama_tensors, put, safetensors};
 use serde_json::{Value, json};
 
 /// Recipes that are planned against `base`, `father` and `mother`.
-pub(crate) const RECIPES: [(&str, &str); 8] = [
+pub(crate) const RECIPES: [(&str, &str); 9] = [
+    (
+        "shares",
+        "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: father}, {model: mother}]\ndarwin:\n  father: father\n  mother: mother\n  t:\n    default: 0.3\n    scale: 1.5\n    components: {norm: 1.2, lm_head: 0}\n    layers: [{layers: last, t: 1.5}]\n    groups: {layers.0.mlp.up_proj.weight: -0.25, embed_tokens.weight: [1]}\n",
+    ),
     (
         "linear",
         "merge_method: linear\nmodels:\n  - model: father\n    parameters: {weight: 0.3}\n  - model: mother\n    parameters: {weight: 0.7}\ndtype: float32\n",
@@ -121,6 +125,12 @@ fn weights() {
     put("safetensors", "hostile-nan", safetensors(&all));
     let long = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
     put("safetensors", "hostile-length", long);
+    let nan: [(&str, &str, &[u64], &[u8]); 3] = [
+        ("lm_head.weight", "F64", &[1], &f64::NAN.to_le_bytes()),
+        ("norm.weight", "F64", &[1, 1], &2.0_f64.to_le_bytes()),
+        ("layers.0.mlp.gate.weight", "F32", &[1], &ONE),
+    ];
+    put("shares", "hostile-nan", safetensors(&nan));
 }
 
 fn adapters() {

@@ -5,7 +5,7 @@ use super::depth::{Kinds, Origin};
 use super::extent::{Extent, is_tied};
 use super::lower::{Lowering, Target};
 use super::scope::{Blocks, Scope, position, scopes};
-use super::{Input, Line, Plan, child, order};
+use super::{Input, Line, Plan, check_shares, child, order};
 use crate::recipe::Inputs;
 use crate::sources::Source;
 use crate::{Error, Numerics, Recipe, Sources};
@@ -35,7 +35,10 @@ pub(crate) fn plan(recipe: &Recipe, sources: &Sources, found: Problems) -> Resul
         return Err(Error::Plan(problems));
     }
     let mut lines = Vec::new();
-    for target in binding.targets(&mut problems) {
+    let targets = binding.targets(&mut problems);
+    let copied = |info: &TensorInfo| binding.lowering.copied(info).is_some();
+    check_shares::shares(recipe, &targets, copied, binding.num_layers, &mut problems);
+    for target in targets {
         let line = binding.lowering.line(&target, &mut problems);
         if line.is_none() && problems.is_empty() {
             let text = format!("no rule of the recipe covers tensor `{}`", target.info.name);

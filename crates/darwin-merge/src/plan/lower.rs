@@ -2,9 +2,9 @@
 
 use super::check::{Problems, mergeable, shape_hint};
 use super::scope::Scope;
-use super::{Input, Line, Operation};
+use super::{Each, Input, Line, Operation};
 use crate::numerics::{Rounding, promoted};
-use crate::recipe::{Parent, Part, RouterMode, filter_matches};
+use crate::recipe::{Parent, RouterMode, Selector, filter_matches};
 use crate::sources::Source;
 use crate::{Method, Numerics, Recipe};
 use darwin_checkpoint::{Dtype, Problem, Role, TensorInfo, Unit};
@@ -32,11 +32,14 @@ pub(super) struct Lowering<'r> {
     pub(super) full_attention: Vec<bool>,
     pub(super) main_dtype: Dtype,
     pub(super) linear: &'static Method,
+    pub(super) task_arithmetic: &'static Method,
 }
 
 /// An operation with what people should know about it.
 pub(super) struct Decision {
     pub(super) operation: Operation,
+    /// Shares that differ within the tensor.
+    pub(super) each: Option<Each>,
     pub(super) method: &'static str,
     pub(super) parameters: BTreeMap<String, Setting>,
     /// By source.
@@ -66,8 +69,18 @@ impl<'r> Lowering<'r> {
             *bytes.entry(info.dtype).or_default() += info.elements() * info.dtype.size();
         }
         let main_dtype = bytes.into_iter().max_by_key(|(_, b)| *b).map_or(Dtype::F32, |(d, _)| d);
-        let linear = Method::find("linear").expect("METHODS has linear");
-        Self { recipe, sources, structure, parents, num_layers, full_attention, main_dtype, linear }
+        let method = |name| Method::find(name).expect("METHODS has linear and task_arithmetic");
+        Self {
+            recipe,
+            sources,
+            structure,
+            parents,
+            num_layers,
+            full_attention,
+            main_dtype,
+            linear: method("linear"),
+            task_arithmetic: method("task_arithmetic"),
+        }
     }
 
     /// The line of one output tensor; `None` after a problem.
@@ -96,7 +109,8 @@ impl<'r> Lowering<'r> {
         let experts = info.experts().is_some();
         let unit = self.recipe.darwin.unit.filter(|_| experts).unwrap_or_default();
         let record = self.record(&info, &decision, unit, &inputs);
-        Some(Line { info, operation: decision.operation, unit, load, rounding, record })
+        let Decision { operation, each, .. } = decision;
+        Some(Line { info, operation, each, unit, load, rounding, record })
     }
 
     /// Dtype on loading, rounding of steps, dtype written. What is kept in f32 beside narrower
@@ -180,7 +194,7 @@ impl<'r> Lowering<'r> {
     /// Copy rules, then what only the structural parent gives, then the router's rule, then the
     /// shares or the method's own parameters.
     fn decide(&self, target: &Target<'_>, problems: &mut Problems) -> Option<Decision> {
-        if let Some((parent, reason)) = self.copied(target) {
+        if let Some((parent, reason)) = self.copied(&target.info) {
             return self.copy_parent(target, parent, reason, problems);
         }
         let role = target.info.role;
@@ -207,7 +221,8 @@ impl<'r> Lowering<'r> {
             let reason = format!("{} is not merged", target.info.dtype);
             return self.structural(target, reason, problems);
         }
-        if role == Role::Router && (blend || !self.recipe.darwin.router.is_empty()) {
+        let ruled = blend || !self.recipe.darwin.router.is_empty();
+        if role == Role::Router && ruled && !self.has_group(&target.info) {
             let (mode, default) = self.router_mode(target.info.layer);
             let parent = match mode {
                 RouterMode::Father => Some(Parent::Father),
@@ -223,23 +238,23 @@ impl<'r> Lowering<'r> {
         if blend { self.shares(target, problems) } else { self.by_parameters(target, problems) }
     }
 
-    fn copied(&self, target: &Target<'_>) -> Option<(Parent, String)> {
-        let info = &target.info;
-        let part = self.part(info);
+    pub(super) fn copied(&self, info: &TensorInfo) -> Option<(Parent, String)> {
+        let own = self.selector(info);
         let rule = self.recipe.darwin.copy.iter().find(|rule| {
             let filter = rule.filter.as_deref().is_none_or(|f| filter_matches(f, &info.name));
             let layer = rule.layers.as_ref().is_none_or(|layers| {
                 info.layer.is_some_and(|layer| layers.contains(layer, self.num_layers))
             });
-            filter && layer && rule.part.is_none_or(|wanted| part == Some(wanted))
+            let part = rule.part.is_none_or(|wanted| own.is_some_and(|own| wanted.holds(own)));
+            filter && layer && part
         })?;
         Some((rule.from, format!("copy rule: {}", rule.from.name())))
     }
 
-    pub(super) fn part(&self, info: &TensorInfo) -> Option<Part> {
+    pub(super) fn selector(&self, info: &TensorInfo) -> Option<Selector> {
         let layer = info.layer.map_or(0, |layer| layer.0);
         let full = self.full_attention.get(layer).copied().unwrap_or(false);
-        Part::of(info.role, &info.name, full)
+        Selector::of(info, full)
     }
 
     pub(super) fn router_mode(&self, layer: Option<LayerIdx>) -> (RouterMode, bool) {
@@ -294,6 +309,7 @@ impl<'r> Lowering<'r> {
         };
         Some(Decision {
             operation: Operation::Copy(input),
+            each: None,
             method,
             parameters: BTreeMap::new(),
             per_model: Vec::new(),

@@ -3,9 +3,11 @@
 mod bind;
 mod blend;
 mod check;
+mod check_shares;
 mod child;
 mod depth;
 mod describe;
+mod each;
 mod extent;
 mod formulas;
 mod lower;
@@ -25,6 +27,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use bind::plan;
 pub(crate) use describe::size;
+pub(crate) use each::Each;
 
 /// A tensor of one of the sources.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +110,9 @@ pub(crate) struct Line {
     pub(crate) info: TensorInfo,
     /// How it is computed.
     pub(crate) operation: Operation,
+    /// Shares that differ within the tensor, in place of the operation's own; both parents' terms
+    /// are there then.
+    pub(crate) each: Option<Each>,
     /// What its statistics are taken over.
     pub(crate) unit: Unit,
     /// Dtype that inputs are rounded to when they are loaded.

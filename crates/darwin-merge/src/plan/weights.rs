@@ -24,6 +24,12 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// The task vector of its model.
+    pub(super) fn vector(&self, stream: usize) -> TaskVector {
+        let Self { input, weight, density, margin } = *self;
+        TaskVector { input, weight, density, margin, stream, first_word: 0 }
+    }
+
     /// Weight and density for people; the density may be the default.
     pub(super) fn settings(&self, default_density: bool) -> BTreeMap<String, Setting> {
         BTreeMap::from([
@@ -44,6 +50,7 @@ impl Lowering<'_> {
         let inputs: Vec<Input> = target.inputs.iter().flatten().copied().collect();
         let mut decision = Decision {
             operation: Operation::Copy(*inputs.first()?),
+            each: None,
             method: method.name,
             parameters: BTreeMap::new(),
             per_model: Vec::new(),
@@ -183,14 +190,7 @@ impl Lowering<'_> {
             .filter(|row| row.input.source != base.source)
             .enumerate()
             .filter(|(_, row)| row.weight != 0.0 || normalize || !native)
-            .map(|(stream, row)| TaskVector {
-                input: row.input,
-                weight: row.weight,
-                density: row.density,
-                margin: row.margin,
-                stream,
-                first_word: 0,
-            })
+            .map(|(stream, row)| row.vector(stream))
             .collect();
         if sparsifier == Sparsifier::Ranked {
             self.check_chances(target, &vectors, problems)?;

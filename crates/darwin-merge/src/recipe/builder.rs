@@ -1,8 +1,8 @@
 //! Recipes built in code, as the evolution does for every candidate.
 
 use super::{
-    Align, Blocks, CopyRule, Darwin, Densities, Inputs, LayerShares, LayerSpec, ModelEntry,
-    Parameters, Part, Recipe, RouterMode, RouterRule, Shares, validate,
+    Align, Blocks, CopyRule, Darwin, Densities, GroupShares, Inputs, LayerShares, LayerSpec,
+    ModelEntry, Parameters, Recipe, RouterMode, RouterRule, Selector, Shares, validate,
 };
 use crate::{Error, Method, Numerics, RecipeProblem};
 use darwin_checkpoint::{Dtype, Unit};
@@ -52,24 +52,37 @@ impl RecipeBuilder {
         self
     }
 
-    /// The share of a part in all layers (and of `embed` outside them).
+    /// The share of a part in all layers, or of one outside them.
     #[must_use]
-    pub fn component(mut self, part: Part, t: Share) -> Self {
-        self.shares.components.insert(part, t);
+    pub fn component(mut self, part: impl Into<Selector>, t: Share) -> Self {
+        self.shares.components.insert(part.into(), t);
+        self
+    }
+
+    /// Shares of single tensors and of single experts, before all other rules.
+    #[must_use]
+    pub fn groups(mut self, groups: GroupShares) -> Self {
+        self.shares.groups = (!groups.is_empty()).then_some(groups);
+        self
+    }
+
+    /// Factor of both task vectors, for methods that have them and a base that is neither parent.
+    #[must_use]
+    pub fn scale(mut self, scale: f64) -> Self {
+        self.shares.scale = Some(scale);
         self
     }
 
     /// Shares of parts in one layer; parts that are not named fall back to the component's share,
     /// then to the default.
     #[must_use]
-    pub fn layer(self, layer: LayerIdx, parts: impl IntoIterator<Item = (Part, Share)>) -> Self {
-        let components = parts.into_iter().collect();
-        self.block(LayerShares {
-            layers: LayerSpec::one(layer),
-            t: None,
-            components,
-            density: None,
-        })
+    pub fn layer<S: Into<Selector>>(
+        self,
+        layer: LayerIdx,
+        parts: impl IntoIterator<Item = (S, Share)>,
+    ) -> Self {
+        let components = parts.into_iter().map(|(part, t)| (part.into(), t)).collect();
+        self.block(LayerShares { components, ..LayerShares::of(LayerSpec::one(layer)) })
     }
 
     /// Densities of the two task vectors in one layer, beside the shares that [`Self::layer`] gave
@@ -80,10 +93,7 @@ impl RecipeBuilder {
         let layers = LayerSpec::one(layer);
         match self.shares.layers.iter_mut().find(|entry| entry.layers == layers) {
             Some(entry) => entry.density = density,
-            None => {
-                let components = std::collections::BTreeMap::new();
-                self.shares.layers.push(LayerShares { layers, t: None, components, density });
-            }
+            None => self.shares.layers.push(LayerShares { density, ..LayerShares::of(layers) }),
         }
         self
     }
@@ -212,6 +222,7 @@ impl RecipeBuilder {
             steps: std::collections::BTreeMap::new(),
             hub: None,
             text: None,
+            groups_apart: false,
             folder: None,
             notes: Vec::new(),
         };

@@ -19,8 +19,7 @@ impl Recipe {
         }
         line("structure", format!("{} gives config, tensor names, side files", self.structure()));
         if let Some(t) = self.darwin.t.as_ref() {
-            let (father, mother) = (self.father().unwrap_or("?"), self.mother().unwrap_or("?"));
-            line("blend", format!("{father} + {mother}, share of the mother {}", t.default.get()));
+            self.describe_shares(t, &mut line);
         }
         if self.method.needs_activations() || self.darwin.regmean.is_some() {
             let settings = self.darwin.regmean.clone().unwrap_or_default();

@@ -1,14 +1,15 @@
 //! The canonical YAML of a recipe: one spelling for one meaning.
 
 use super::{
-    Conditional, CopyRule, Darwin, Densities, Inputs, LayerShares, Parameters, Part, Recipe,
+    Conditional, CopyRule, Darwin, Densities, Inputs, LayerShares, Parameters, Recipe, Selector,
     Setting, Shares, Value,
 };
 use darwin_core::Share;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-pub(super) fn emit(recipe: &Recipe) -> String {
+/// `groups` is the file that holds the shares of groups, which are written out without one.
+pub(super) fn emit(recipe: &Recipe, groups: Option<&str>) -> String {
     let mut out = String::new();
     line(&mut out, 0, "merge_method", recipe.method.name);
     if let Some(base) = &recipe.base {
@@ -39,7 +40,7 @@ pub(super) fn emit(recipe: &Recipe) -> String {
     }
     if recipe.darwin != Darwin::default() {
         out.push_str("darwin:\n");
-        darwin(&mut out, recipe);
+        darwin(&mut out, recipe, groups);
     }
     out
 }
@@ -138,7 +139,7 @@ fn value_text(value: &Value) -> String {
     }
 }
 
-fn darwin(out: &mut String, recipe: &Recipe) {
+fn darwin(out: &mut String, recipe: &Recipe, groups: Option<&str>) {
     let darwin = &recipe.darwin;
     let models =
         [("structure", &darwin.structure), ("father", &darwin.father), ("mother", &darwin.mother)];
@@ -148,7 +149,7 @@ fn darwin(out: &mut String, recipe: &Recipe) {
         }
     }
     if let Some(t) = &darwin.t {
-        shares(out, t);
+        shares(out, t, groups);
     }
     if let Some(density) = darwin.density {
         line(out, 2, "density", &densities(density));
@@ -189,9 +190,12 @@ fn darwin(out: &mut String, recipe: &Recipe) {
     }
 }
 
-fn shares(out: &mut String, shares: &Shares) {
+fn shares(out: &mut String, shares: &Shares, groups: Option<&str>) {
     out.push_str("  t:\n");
     line(out, 4, "default", &number(shares.default.get()));
+    if let Some(scale) = shares.scale {
+        line(out, 4, "scale", &number(scale));
+    }
     if !shares.components.is_empty() {
         line(out, 4, "components", &components(&shares.components));
     }
@@ -204,6 +208,21 @@ fn shares(out: &mut String, shares: &Shares) {
             let _ = writeln!(out, "      - {{{}}}", layer_shares(entry));
         }
     }
+    match (&shares.groups, groups) {
+        (None, _) => {}
+        (Some(_), Some(file)) => line(out, 4, "groups", file),
+        (Some(groups), None) => {
+            out.push_str("    groups:\n");
+            for (tensor, shares) in groups.iter() {
+                let numbers: Vec<String> = shares.iter().map(|t| number(t.get())).collect();
+                let value = match &numbers[..] {
+                    [one] => one.clone(),
+                    _ => format!("[{}]", numbers.join(", ")),
+                };
+                line(out, 6, &quote(tensor), &value);
+            }
+        }
+    }
 }
 
 fn layer_shares(entry: &LayerShares) -> String {
@@ -213,6 +232,14 @@ fn layer_shares(entry: &LayerShares) -> String {
     }
     if !entry.components.is_empty() {
         let _ = write!(text, ", components: {}", components(&entry.components));
+    }
+    if !entry.experts.is_empty() {
+        let list: Vec<String> = entry
+            .experts
+            .iter()
+            .map(|of| format!("{{experts: \"{}\", t: {}}}", of.experts, number(of.t.get())))
+            .collect();
+        let _ = write!(text, ", experts: [{}]", list.join(", "));
     }
     if let Some(density) = entry.density {
         let _ = write!(text, ", density: {}", densities(density));
@@ -225,7 +252,7 @@ fn densities(density: Densities) -> String {
     format!("{{father: {father}, mother: {mother}}}")
 }
 
-fn components(components: &BTreeMap<Part, Share>) -> String {
+fn components(components: &BTreeMap<Selector, Share>) -> String {
     let items: Vec<String> = components
         .iter()
         .map(|(part, t)| format!("{}: {}", part.name(), number(t.get())))

@@ -7,7 +7,9 @@ mod change;
 mod child;
 mod darwin;
 mod describe;
+mod describe_shares;
 mod emit;
+mod groups;
 mod hub;
 mod identity;
 mod layers;
@@ -18,25 +20,30 @@ mod parse_darwin;
 mod parse_inputs;
 mod parse_model;
 mod parse_parameters;
+mod parse_shares;
+mod selector;
 mod regmean;
 mod sequence;
+mod shares;
 mod tokenizer;
 mod validate;
+mod validate_shares;
 mod yaml;
 
 pub use adapters::AdapterRef;
 pub use builder::RecipeBuilder;
 pub use child::ChatTemplate;
-pub use darwin::{
-    Align, Blocks, CopyRule, Darwin, Densities, LayerShares, Parent, Part, RouterMode, RouterRule,
-    Shares,
-};
+pub use darwin::{Align, CopyRule, Darwin, Densities, Parent, RouterMode, RouterRule};
+pub(crate) use describe_shares::Spread;
+pub use groups::GroupShares;
 pub use hub::{HubCache, HubRef};
 pub use layers::{LayerPosition, LayerSpec};
 pub(crate) use parameters::filter_matches;
 pub use parameters::{Conditional, Parameters, Setting, Value};
 pub use regmean::RegMean;
+pub use selector::{MixerKind, Selector};
 pub use sequence::{Sequence, Step};
+pub use shares::{Blocks, ExpertShares, ExpertSpec, LayerShares, Shares};
 pub use tokenizer::{TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource};
 
 use crate::{Error, Method, Numerics};
@@ -54,7 +61,7 @@ fn read_text(file: &str, path: &Path) -> Result<String, Error> {
 }
 
 /// The beginning of a text from a recipe, for messages.
-fn shortened(text: &str) -> Cow<'_, str> {
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     const SHOWN: usize = 200;
     match text.char_indices().nth(SHOWN) {
         Some((at, _)) => Cow::Owned(format!("{}…", &text[..at])),
@@ -109,13 +116,13 @@ pub enum Inputs {
 /// back equal; [`Recipe::fingerprint`] is its identity.
 ///
 /// ```
-/// # use darwin_merge::{Recipe, RouterMode, LayerShares, LayerSpec, Part};
-/// # use darwin_core::{Density, LayerIdx, Share};
+/// # use darwin_merge::{LayerSpec, Recipe, RouterMode};
+/// # use darwin_core::{Density, LayerIdx, Part, Share};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let recipe = Recipe::blend("dare_ties", "father", "mother")
 ///     .default_share(Share::new(0.5)?)
 ///     .component(Part::Embed, Share::new(0.4)?)
-///     .layer(LayerIdx(0), [(Part::LinearAttn, Share::new(0.3)?), (Part::Routed, Share::new(0.6)?)])
+///     .layer(LayerIdx(0), [(Part::Mixer, Share::new(0.3)?), (Part::Routed, Share::new(0.6)?)])
 ///     .router(LayerSpec::all(), RouterMode::Mother)
 ///     .density(Density::new(1.0)?, Density::new(0.8)?)
 ///     .seed(42)
@@ -148,6 +155,8 @@ pub struct Recipe {
     pub(crate) hub: Option<HubCache>,
     /// The text as read, for `mergekit_config.yml`.
     pub(crate) text: Option<String>,
+    /// Whether that text names a file of shares.
+    pub(crate) groups_apart: bool,
     /// The folder that relative model paths start from, before the working directory.
     pub(crate) folder: Option<PathBuf>,
     /// Things that are not wrong but have no effect.
@@ -177,17 +186,19 @@ impl Recipe {
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = path.display().to_string();
         let text = read_text(&file, path)?;
-        let mut recipe = parse::parse(&file, &text)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut recipe = parse::parse(&file, folder, &text)?;
         recipe.folder = path.parent().map(Path::to_owned);
         Ok(recipe)
     }
 
-    /// Reads a recipe from text; relative model paths start from the working directory.
+    /// Reads a recipe from text; relative model paths, and a file of shares, start from the working
+    /// directory.
     ///
     /// # Errors
     /// [`Error::Recipe`] with every problem, each with line and column.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        parse::parse("<recipe>", text)
+        parse::parse("<recipe>", Path::new(""), text)
     }
 
     /// Starts a recipe that blends two parents by shares of the mother. `method` is one of
@@ -340,16 +351,11 @@ impl Recipe {
         darwin.mother.iter_mut().for_each(&mut rename);
     }
 
-    /// The canonical YAML; it reads back equal.
+    /// The canonical YAML, all shares written out; it reads back equal. [`Recipe::save`] puts many
+    /// shares into a file of their own.
     #[must_use]
     pub fn to_yaml(&self) -> String {
-        emit::emit(self)
-    }
-
-    /// The text to keep beside the child: as the user wrote it, else the canonical form.
-    #[must_use]
-    pub fn text(&self) -> String {
-        self.text.clone().unwrap_or_else(|| self.to_yaml())
+        emit::emit(self, None)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{Error, METHODS, Method, RecipeProblem};
 use darwin_checkpoint::Dtype;
 use darwin_core::nearest;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 const TOP: [&str; 12] = [
     "merge_method",
@@ -31,6 +32,10 @@ const MAX_PROBLEMS: usize = 100;
 /// Collects what is wrong on the way.
 pub(super) struct Reader<'a> {
     file: &'a str,
+    /// Where the recipe lies.
+    pub(super) folder: &'a Path,
+    /// Whether shares stand in a file of their own.
+    pub(super) groups_apart: bool,
     pub(super) problems: Vec<RecipeProblem>,
     /// Where keys stand, by their path, for problems that are found later.
     pub(super) marks: BTreeMap<String, Mark>,
@@ -43,9 +48,11 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(file: &'a str) -> Self {
+    fn new(file: &'a str, folder: &'a Path) -> Self {
         Self {
             file,
+            folder,
+            groups_apart: false,
             problems: Vec::new(),
             marks: BTreeMap::new(),
             notes: Vec::new(),
@@ -156,12 +163,12 @@ fn bounded(mut text: String) -> String {
     text
 }
 
-/// Reads a recipe.
-pub(super) fn parse(file: &str, text: &str) -> Result<Recipe, Error> {
+/// Reads a recipe; a file of shares lies in `folder`.
+pub(super) fn parse(file: &str, folder: &Path, text: &str) -> Result<Recipe, Error> {
     match yaml::parse(text) {
-        Ok(document) => root(file, &document, text),
+        Ok(document) => root(file, folder, &document, text),
         Err((at, message, hint)) => {
-            let mut reader = Reader::new(file);
+            let mut reader = Reader::new(file, folder);
             reader.problem(at, message, hint);
             Err(Error::Recipe(reader.problems))
         }
@@ -169,8 +176,8 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Recipe, Error> {
 }
 
 /// Reads a recipe from a document of a text.
-pub(super) fn root(file: &str, root: &Node, text: &str) -> Result<Recipe, Error> {
-    let mut reader = Reader::new(file);
+pub(super) fn root(file: &str, folder: &Path, root: &Node, text: &str) -> Result<Recipe, Error> {
+    let mut reader = Reader::new(file, folder);
     if let Some((key, at)) = mixture(root) {
         let text = format!("`{key}`: this is a configuration of mergekit-moe, which builds a");
         let text = format!("{text} mixture of experts from dense models");
@@ -240,6 +247,7 @@ fn top(reader: &mut Reader<'_>, root: &Node) -> Option<Recipe> {
         steps: BTreeMap::new(),
         hub: None,
         text: None,
+        groups_apart: reader.groups_apart,
         folder: None,
         notes: Vec::new(),
     })

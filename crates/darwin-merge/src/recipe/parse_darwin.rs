@@ -1,14 +1,14 @@
 //! The namespace `darwin:` from YAML.
 
 use super::parse::Reader;
+use super::parse_shares::shares;
 use super::yaml::{Node, NodeKind};
 use super::{
-    Align, Blocks, CopyRule, Darwin, Densities, LayerShares, LayerSpec, Parent, Part, RouterMode,
-    RouterRule, Shares,
+    Align, CopyRule, Darwin, Densities, LayerSpec, Parent, RouterMode, RouterRule, Selector,
 };
 use crate::Numerics;
 use darwin_checkpoint::{ExpertLayout, Unit};
-use darwin_core::{Density, Share, nearest};
+use darwin_core::{Density, nearest};
 use std::collections::BTreeMap;
 
 const KEYS: [&str; 14] = [
@@ -53,73 +53,7 @@ pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
     }
 }
 
-fn share(reader: &mut Reader<'_>, node: &Node, key: &str) -> Option<Share> {
-    let share = node.number().and_then(|value| Share::new(value).ok());
-    if share.is_none() {
-        let text = format!("`{key}` is {}, allowed is a share from 0 to 1", node.describe());
-        reader.problem(node.mark, text, "0 is the father, 1 the mother");
-    }
-    share
-}
-
-fn shares(reader: &mut Reader<'_>, node: &Node) -> Option<Shares> {
-    if !matches!(node.kind, NodeKind::Mapping(_)) {
-        return share(reader, node, "t").map(Shares::uniform);
-    }
-    let fields = reader.fields(node, "`darwin.t`", &["default", "components", "blocks", "layers"]);
-    let default = match fields.get("default") {
-        Some(node) => share(reader, node, "default"),
-        None => {
-            let hint = "write the share where no rule decides, such as `default: 0.5`";
-            reader.problem(node.mark, "`darwin.t` has no `default`", hint);
-            None
-        }
-    };
-    let components = fields.get("components").map(|node| components(reader, node));
-    let blocks = match fields.get("blocks") {
-        Some(node) => {
-            let modes = [("override", Blocks::Override), ("compose", Blocks::Compose)];
-            choice(reader, node, "blocks", &modes)?
-        }
-        None => Blocks::default(),
-    };
-    let mut layers = Vec::new();
-    if let Some(list) = fields.get("layers") {
-        for item in reader.items(list, "layers") {
-            layers.extend(layer_shares(reader, item));
-        }
-    }
-    Some(Shares { default: default?, components: components.unwrap_or_default(), blocks, layers })
-}
-
-fn layer_shares(reader: &mut Reader<'_>, node: &Node) -> Option<LayerShares> {
-    let place = "an entry of `darwin.t.layers`";
-    let fields = reader.fields(node, place, &["layers", "t", "components", "density"]);
-    let density = fields.get("density").and_then(|node| densities(reader, node));
-    let t = fields.get("t").and_then(|node| share(reader, node, "t"));
-    let components = fields.get("components").map(|node| components(reader, node));
-    let components = components.unwrap_or_default();
-    let layers = required_layers(reader, node, &fields)?;
-    Some(LayerShares { layers, t, components, density })
-}
-
-fn components(reader: &mut Reader<'_>, node: &Node) -> BTreeMap<Part, Share> {
-    let known: Vec<&str> = Part::ALL.iter().map(|(_, name)| *name).chain(["attn", "ffn"]).collect();
-    let mut components = BTreeMap::new();
-    for (key, node) in reader.fields(node, "`components`", &known) {
-        if let Some(t) = share(reader, node, key) {
-            for part in Part::from_key(key) {
-                // `attn` and `ffn` stand for two parts; a part's own key is more precise.
-                if part.name() == key || !components.contains_key(&part) {
-                    components.insert(part, t);
-                }
-            }
-        }
-    }
-    components
-}
-
-fn required_layers(
+pub(super) fn required_layers(
     reader: &mut Reader<'_>,
     node: &Node,
     fields: &BTreeMap<&str, &Node>,
@@ -151,7 +85,7 @@ fn layer_spec(reader: &mut Reader<'_>, node: &Node) -> Option<LayerSpec> {
     spec
 }
 
-fn choice<T: Copy>(
+pub(super) fn choice<T: Copy>(
     reader: &mut Reader<'_>,
     node: &Node,
     key: &str,
@@ -181,7 +115,7 @@ fn density(reader: &mut Reader<'_>, node: &Node, key: &str) -> Option<Density> {
     found
 }
 
-fn densities(reader: &mut Reader<'_>, node: &Node) -> Option<Densities> {
+pub(super) fn densities(reader: &mut Reader<'_>, node: &Node) -> Option<Densities> {
     if !matches!(node.kind, NodeKind::Mapping(_)) {
         let both = density(reader, node, "density")?;
         return Some(Densities { father: both, mother: both });
@@ -266,7 +200,7 @@ fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<CopyRule> {
     let fields = reader.fields(node, "an entry of `darwin.copy`", &known);
     let filter = fields.get("filter").and_then(|node| reader.string(node, "filter"));
     let layers = fields.get("layers").and_then(|node| layer_spec(reader, node));
-    let parts: Vec<(&str, Part)> = Part::ALL.iter().map(|(part, name)| (*name, *part)).collect();
+    let parts = Selector::ALL.map(|(part, name)| (name, part));
     let part = fields.get("component").and_then(|node| choice(reader, node, "component", &parts));
     let Some(from) = fields.get("from") else {
         reader.problem(node.mark, "this entry has no `from`", "write `from: father` or `mother`");

@@ -34,7 +34,8 @@ impl Sequence {
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = path.display().to_string();
         let text = super::read_text(&file, path)?;
-        let mut sequence = Self::read(&file, &text)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut sequence = Self::read(&file, folder, &text)?;
         for step in &mut sequence.steps {
             step.recipe.folder = path.parent().map(Path::to_owned);
         }
@@ -46,7 +47,7 @@ impl Sequence {
     /// # Errors
     /// [`Error::Recipe`] with every problem of every document, each with line and column.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        Self::read("<recipe>", text)
+        Self::read("<recipe>", Path::new(""), text)
     }
 
     /// The steps, each behind those that it uses.
@@ -64,7 +65,7 @@ impl Sequence {
         self
     }
 
-    fn read(file: &str, text: &str) -> Result<Self, Error> {
+    fn read(file: &str, folder: &Path, text: &str) -> Result<Self, Error> {
         let problem = |(at, text, hint): Found| RecipeProblem {
             file: file.to_owned(),
             at: Some(at),
@@ -84,7 +85,7 @@ impl Sequence {
         let several = documents.len() > 1;
         for mut document in documents {
             let named = take_name(&mut document);
-            match parse::root(file, &document, text) {
+            match parse::root(file, folder, &document, text) {
                 Ok(recipe) => steps.push((document.mark, Step { name: None, recipe })),
                 Err(Error::Recipe(found)) => problems.extend(found),
                 Err(error) => return Err(error),
@@ -99,6 +100,10 @@ impl Sequence {
             }
         }
         if problems.is_empty() {
+            if steps.iter().any(|(_, step)| step.recipe.groups_apart) {
+                // the text that all documents have names a file
+                steps.iter_mut().for_each(|(_, step)| step.recipe.groups_apart = true);
+            }
             let (sorted, found) = sorted(steps);
             problems.extend(found.into_iter().map(problem));
             if problems.is_empty() {

@@ -1,7 +1,7 @@
 //! Reading, writing and refusing recipes.
 
 use super::*;
-use darwin_core::{Density, LayerIdx, Share};
+use darwin_core::{Density, LayerIdx, Part, Share};
 
 fn problems(text: &str) -> String {
     match Recipe::parse(text) {
@@ -19,7 +19,10 @@ fn a_built_recipe_reads_back_equal() {
     let recipe = Recipe::blend("dare_ties", "a b: c", "m")
         .default_share(share(0.1 + 0.2))
         .component(Part::Embed, share(1e-7))
-        .layer(LayerIdx(0), [(Part::LinearAttn, share(0.3)), (Part::Routed, share(0.6))])
+        .layer(
+            LayerIdx(0),
+            [(Selector::Mixer(MixerKind::Linear), share(0.3)), (Part::Routed.into(), share(0.6))],
+        )
         .layer_density(LayerIdx(0), Density::new(1.0).unwrap(), Density::new(0.25).unwrap())
         .blocks(Blocks::Compose)
         .router(LayerSpec::all(), RouterMode::Mother)
@@ -28,7 +31,7 @@ fn a_built_recipe_reads_back_equal() {
         .copy(CopyRule {
             filter: Some("k_proj".to_owned()),
             layers: Some(LayerSpec::parse("last").unwrap()),
-            part: Some(Part::SelfAttn),
+            part: Some(Selector::Mixer(MixerKind::Full)),
             from: Parent::Mother,
         })
         .seed(u64::MAX)

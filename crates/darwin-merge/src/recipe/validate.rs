@@ -1,7 +1,7 @@
 //! What a recipe's parts must hold together, whether it was read or built.
 
-use super::{Inputs, Parameters, Recipe, Slice, missing};
-use crate::methods::{Kind, Rule, Sparsifier};
+use super::{Inputs, Parameters, Recipe, Slice, missing, validate_shares};
+use crate::methods::{Kind, Rule};
 use crate::{METHODS, RecipeProblem};
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
     }
     inputs(recipe, &mut find);
     if recipe.darwin.t.is_some() {
-        blend(recipe, &mut find);
+        validate_shares::blend(recipe, &mut find);
     } else if recipe.darwin.density.is_some() {
         let text = "`darwin.density` is given without `darwin.t`".to_owned();
         find("`darwin`/density", text, "give each model its `density` under `parameters`");
@@ -202,52 +202,6 @@ fn own(
     }
 }
 
-/// A blend by shares (method 3.1).
-fn blend(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
-    let method = recipe.method;
-    if !method.takes_shares() {
-        let text = format!("`darwin.t` blends two parents by shares, `{}` does not", method.name);
-        find("`darwin`/t", text, "choose linear, slerp or dare_ties");
-    }
-    let parents = (recipe.father(), recipe.mother());
-    match (&recipe.inputs, parents) {
-        (Inputs::Slices(_), _) => {
-            let text = "`darwin.t` does not apply to `slices`".to_owned();
-            find("`darwin`/t", text, "use `models`");
-        }
-        (Inputs::Models(entries), (Some(father), Some(mother))) => {
-            if father == mother {
-                let text = format!("father and mother are both `{father}`");
-                find("`darwin`/t", text, "name two models");
-            }
-            let others = entries.iter().map(|e| e.model.as_str());
-            let base = recipe.base.as_deref();
-            for other in others.filter(|m| ![Some(father), Some(mother), base].contains(&Some(m))) {
-                let text = format!("`{other}` is neither father nor mother of `darwin.t`");
-                find("the recipe/models", text, "blend two parents, or give weights instead");
-            }
-        }
-        _ => {
-            let text = "`darwin.t` needs two parents".to_owned();
-            find("`darwin`/t", text, "write `father:` and `mother:` under `darwin`");
-        }
-    }
-    for name in ["weight", "t", "density", "normalize"] {
-        if scopes(recipe).iter().any(|scope| scope.0.contains_key(name)) {
-            let text = format!("both `darwin.t` and the parameter `{name}` are given");
-            let hint = "`darwin.t` sets weights 1 - t and t, not normalised; remove the parameter";
-            find("`darwin`/t", text, hint);
-        }
-    }
-    let thins = matches!(method.kind, Kind::TaskVectors { sparsifier, .. } if sparsifier != Sparsifier::None);
-    let blocks = recipe.darwin.t.iter().flat_map(|t| &t.layers);
-    let given = recipe.darwin.density.is_some() || blocks.into_iter().any(|b| b.density.is_some());
-    if given && !thins {
-        let text = format!("`darwin.density` has no effect with `{}`", method.name);
-        find("`darwin`/density", text, "choose dare_ties, dare_linear or ties, or remove it");
-    }
-}
-
 fn base(recipe: &Recipe, find: &mut impl FnMut(&str, String, &str)) {
     let method = recipe.method;
     let slices_have_it = matches!(&recipe.inputs, Inputs::Slices(slices)
@@ -278,7 +232,7 @@ fn cancelled(recipe: &Recipe) -> Option<String> {
     })
 }
 
-fn scopes(recipe: &Recipe) -> Vec<&Parameters> {
+pub(super) fn scopes(recipe: &Recipe) -> Vec<&Parameters> {
     let mut scopes = vec![&recipe.parameters];
     match &recipe.inputs {
         Inputs::Models(entries) => scopes.extend(entries.iter().map(|e| &e.parameters)),

@@ -249,8 +249,16 @@ impl Collect<'_> {
                     Operation::Slerp { t, .. } => *t,
                     _ => 0.0,
                 };
-                let ([a, b], linear) = self.arc(state.total(0), t);
-                state.results.extend([a, b, f64::from(u8::from(linear))]);
+                let own = [t];
+                let shares = match &self.work.line.each {
+                    None => &own[..],
+                    Some(each) if self.units() == 1 => each.shares(),
+                    Some(each) => std::slice::from_ref(&each.shares()[state.unit]),
+                };
+                for t in shares {
+                    let ([a, b], linear) = self.arc(state.total(0), *t);
+                    state.results.extend([a, b, f64::from(u8::from(linear))]);
+                }
                 None
             }
             Pass::Sample(searches) => Some(self.guess(state, searches)),

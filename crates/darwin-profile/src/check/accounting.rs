@@ -114,7 +114,7 @@ fn changed_dtypes(child: &dyn TensorSource, father: &dyn TensorSource) -> Vec<Fi
 fn place(tensor: &TensorInfo, finding: Finding) -> Finding {
     Finding {
         layer: tensor.layer.map(|l| l.0),
-        component: tensor.role.component().map(|c| c.name().to_owned()),
+        component: tensor.part().map(|part| part.name().to_owned()),
         ..finding
     }
 }

@@ -5,6 +5,7 @@ use super::finding;
 use super::observe::Observed;
 use crate::estimate::{above, mean, ratio};
 use crate::profile::counters::{IMPORTANCE, SampleRow, Sum};
+use darwin_core::Part;
 use darwin_core::files::{Estimate, Finding, Severity};
 use darwin_core::stats::{holm, two_sided_p};
 use std::collections::BTreeMap;
@@ -19,16 +20,16 @@ const FALSE_ALARMS: f64 = 0.01;
 const HEAD_FACTOR: f64 = 1.5;
 
 /// Importance of every component of a layer: father, mother, child.
-pub(super) fn importance(observed: &Observed, layer: usize) -> BTreeMap<String, [Estimate; 3]> {
+pub(super) fn importance(observed: &Observed, layer: usize) -> BTreeMap<Part, [Estimate; 3]> {
     IMPORTANCE
         .iter()
-        .map(|(name, sum)| {
+        .map(|(part, sum)| {
             let of = |rows: &Vec<SampleRow>| {
                 let sums: Vec<f64> = rows.iter().map(|r| r.layers[layer].sum(*sum)).collect();
                 let tokens: Vec<f64> = rows.iter().map(|r| f64::from(r.tokens)).collect();
                 ratio(&sums, &tokens)
             };
-            ((*name).to_owned(), observed.rows.each_ref().map(of))
+            (*part, observed.rows.each_ref().map(of))
         })
         .collect()
 }
@@ -36,7 +37,7 @@ pub(super) fn importance(observed: &Observed, layer: usize) -> BTreeMap<String, 
 /// A place and how the child differs there.
 struct Suspect {
     layer: usize,
-    component: &'static str,
+    part: Part,
     father: f64,
     mother: f64,
     child: f64,
@@ -48,9 +49,9 @@ struct Suspect {
 
 pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
     let mut suspects = Vec::new();
-    for (name, sum) in IMPORTANCE {
+    for (part, sum) in IMPORTANCE {
         let per_layer: Vec<[f64; 3]> = (0..observed.num_layers())
-            .map(|l| importance(observed, l)[name].map(|e| e.value))
+            .map(|l| importance(observed, l)[&part].map(|e| e.value))
             .collect();
         let mut children: Vec<f64> = per_layer.iter().map(|[.., child]| *child).collect();
         children.sort_by(f64::total_cmp);
@@ -61,7 +62,7 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
             let size = child.max(father).max(mother);
             suspects.push(Suspect {
                 layer,
-                component: name,
+                part,
                 father,
                 mother,
                 child,
@@ -113,7 +114,7 @@ fn describe(observed: &Observed, s: &Suspect) -> Finding {
     };
     let mut text = format!(
         "L{} interference: child importance {factor:.2}x parent in {} ({:.3} against {:.3} and {:.3})",
-        s.layer, s.component, s.child, s.father, s.mother
+        s.layer, s.part, s.child, s.father, s.mother
     );
     let heads = heads(observed, s);
     if !heads.is_empty() {
@@ -123,7 +124,7 @@ fn describe(observed: &Observed, s: &Suspect) -> Finding {
     let advice = "take this component of the layer from one parent (darwin: copy), or lower its t";
     Finding {
         layer: Some(s.layer),
-        component: Some(s.component.to_owned()),
+        component: Some(s.part.name().to_owned()),
         size: Some(factor),
         ..finding(Severity::Fail, "interference", text, advice)
     }
@@ -131,7 +132,7 @@ fn describe(observed: &Observed, s: &Suspect) -> Finding {
 
 /// Heads of a full-attention mixer that are far stronger in the child than in either parent.
 fn heads(observed: &Observed, s: &Suspect) -> Vec<usize> {
-    if s.component != "mixer" || !observed.full_attention[s.layer] {
+    if s.part != Part::Mixer || !observed.full_attention[s.layer] {
         return Vec::new();
     }
     let of = |i: usize| -> Vec<f64> {

@@ -153,9 +153,9 @@ fn measured(health: &Health) -> Option<Broken> {
     };
     let of_layer = |l: &LayerHealth| {
         let at = Some(l.layer);
-        let importance = IMPORTANCE
-            .iter()
-            .find_map(|(name, _)| broken(at, name, "importance", &both(l.importance.get(*name)?)));
+        let importance = IMPORTANCE.iter().find_map(|(part, _)| {
+            broken(at, part.name(), "importance", &both(l.importance.get(part)?))
+        });
         let jaccard = l.router_jaccard.unwrap_or_default();
         importance
             .or_else(|| broken(at, "router", "Jaccard index", &jaccard))

@@ -1,6 +1,7 @@
 //! A health check as a table for the terminal.
 
 use crate::estimate::shown;
+use darwin_core::Part;
 use darwin_core::files::{Health, Severity, Verdict};
 use std::fmt::Write;
 
@@ -31,8 +32,8 @@ pub fn health_summary(health: &Health) -> String {
         "\nlayer  mixer F/M/child      routed F/M/child     jaccard F/M   off segment"
     );
     for layer in &health.layers {
-        let three = |name: &str| {
-            let values = layer.importance.get(name).map(|v| v.map(|e| e.value));
+        let three = |part: Part| {
+            let values = layer.importance.get(&part).map(|v| v.map(|e| e.value));
             values.map_or("-".to_owned(), |three| three.map(|v| shown(v, 3)).join(" "))
         };
         let jaccard =
@@ -41,8 +42,8 @@ pub fn health_summary(health: &Health) -> String {
             text,
             "{:>5}  {:<19}  {:<19}  {:<12}  {}",
             layer.layer,
-            three("mixer"),
-            three("routed"),
+            three(Part::Mixer),
+            three(Part::Routed),
             jaccard,
             shown(layer.off_segment, 3)
         );

@@ -62,7 +62,7 @@ impl Weights {
             let place = info.layer.map_or(String::new(), |l| format!("L{l} "));
             Finding {
                 layer: info.layer.map(|l| l.0),
-                component: info.role.component().map(|c| c.name().to_owned()),
+                component: info.part().map(|part| part.name().to_owned()),
                 ..finding(
                     Severity::Fail,
                     "nan",

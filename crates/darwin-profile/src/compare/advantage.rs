@@ -9,12 +9,9 @@ use super::variants::{Losses, Swap, Variants};
 use crate::Error;
 use crate::pass::Meter;
 use crate::sample::{Sample, batches};
-use darwin_core::{Cancel, Component, Progress};
+use darwin_core::{Cancel, Part, Progress};
 use darwin_engine::{LayerSource, Room};
 use std::collections::BTreeMap;
-
-const COMPONENTS: [Component; 4] =
-    [Component::Mixer, Component::Routed, Component::Shared, Component::Router];
 
 /// Per-sample values, in the order of the samples.
 pub(crate) struct Swaps {
@@ -26,7 +23,7 @@ pub(crate) struct Swaps {
 }
 
 /// Per-sample A and B of single components.
-pub(crate) type ComponentSwaps = BTreeMap<(usize, Component), [Vec<f64>; 2]>;
+pub(crate) type ComponentSwaps = BTreeMap<(usize, Part), [Vec<f64>; 2]>;
 
 /// What the passes need.
 pub(crate) struct Passes<'a> {
@@ -114,7 +111,8 @@ impl Passes<'_> {
         }
         let parts = |layer| {
             let sides = [0, 1].into_iter().filter(|_| chosen.contains(&layer));
-            let swap = |side| COMPONENTS.map(|part| Swap { side, layer, component: Some(part) });
+            let swap =
+                |side| Part::OF_LAYER.map(|part| Swap { side, layer, component: Some(part) });
             sides.flat_map(swap).collect()
         };
         for batches in self.sweeps(8 * chosen.len() + 2) {

@@ -45,9 +45,8 @@ fn significant(estimates: &[Estimate]) -> Vec<bool> {
 fn advantage(layer: &LayerComparison) -> String {
     let a = layer.advantage.total;
     let who = if a.value > 0.0 { "mother" } else { "father" };
-    let r = layer.r_mri.get("layer").copied().unwrap_or(0.5);
     format!(
-        "L{}: the {who} is better by {:.3} ± {:.3} nats per answer (r = {r:.2})",
+        "L{}: the {who} is better by {:.3} ± {:.3} nats per answer",
         layer.layer,
         a.value.abs(),
         a.se

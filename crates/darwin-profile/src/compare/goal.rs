@@ -3,8 +3,8 @@
 use super::half_sums;
 use crate::estimate::mean;
 use crate::sample::Sample;
-use darwin_core::Domain;
 use darwin_core::files::{Advantage, Estimate};
+use darwin_core::{Domain, Part};
 use std::collections::BTreeMap;
 
 /// Which sample belongs to which domain, and what the domains weigh.
@@ -58,7 +58,7 @@ impl Goal {
         &self,
         a: &[f64],
         b: &[f64],
-        components: BTreeMap<String, Estimate>,
+        components: BTreeMap<Part, Estimate>,
     ) -> Advantage {
         let both = half_sums(a, b);
         let by_domain = self.groups(&both);

@@ -1,10 +1,9 @@
-//! Parent against parent (method 1.5, 1.6) and the prior that follows (2).
+//! Parent against parent (method 1.5, 1.6).
 
 mod advantage;
 mod experts;
 mod flags;
 mod goal;
-pub(crate) mod prior;
 mod ranks;
 mod routers;
 pub(crate) mod streamed;
@@ -23,7 +22,7 @@ use darwin_core::files::{
     CalibrationRef, Comparison, ComponentDelta, Estimate, LayerComparison, ModelRef, Origin,
     Profile, SCHEMA,
 };
-use darwin_core::{Cancel, Domain, Fingerprint, Progress};
+use darwin_core::{Cancel, Domain, Fingerprint, Part, Progress};
 use darwin_engine::{LayerSource, Room};
 use darwin_eval::Encoded;
 use goal::Goal;
@@ -158,7 +157,6 @@ pub(crate) fn run(
         let aligned = experts::aligned(father.source, mother.source, layer)?;
         compared.push(one_layer(layer, delta, aligned, &swaps, &components, &goal, profiles));
     }
-    set_priors(&mut compared);
     let mut comparison = Comparison {
         schema: SCHEMA,
         father: father.reference.clone(),
@@ -223,7 +221,7 @@ struct Components {
 
 fn one_layer(
     layer: usize,
-    deltas: BTreeMap<String, ComponentDelta>,
+    deltas: BTreeMap<Part, ComponentDelta>,
     experts_aligned: Option<bool>,
     swaps: &Swaps,
     components: &Components,
@@ -234,7 +232,7 @@ fn one_layer(
         .swaps
         .iter()
         .filter(|((l, _), _)| *l == layer)
-        .map(|((_, c), [a, b])| (c.name().to_owned(), components.goal.total(&half_sums(a, b))))
+        .map(|((_, c), [a, b])| (*c, components.goal.total(&half_sums(a, b))))
         .collect();
     let [jaccard, router_kl] = swaps.routers.layer(layer);
     let [a, b] = &swaps.layers[layer];
@@ -255,8 +253,6 @@ fn one_layer(
         dead_in_mother_only: only(1),
         dead_in_father_only: only(0),
         advantage: goal.advantage(a, b, parts),
-        r_mri: BTreeMap::new(),
-        r_sd: BTreeMap::new(),
     }
 }
 
@@ -270,36 +266,6 @@ fn total_variation(a: &[u64], b: &[u64]) -> f64 {
     let totals = [a, b].map(|x| x.iter().sum::<u64>().max(1) as f64);
     let pairs = a.iter().zip(b);
     pairs.map(|(x, y)| (*x as f64 / totals[0] - *y as f64 / totals[1]).abs()).sum::<f64>() / 2.0
-}
-
-/// Method 2 for the layers and for every component that was measured in at least two layers; a
-/// single one says nothing of its spread. Where s0 = 0 there is no `r_sd`.
-fn set_priors(layers: &mut [LayerComparison]) {
-    let names = ["layer", "mixer", "routed", "shared", "router"];
-    for name in names {
-        let known: Vec<(usize, Estimate)> = layers
-            .iter()
-            .enumerate()
-            .filter_map(|(i, l)| {
-                let found = if name == "layer" {
-                    Some(l.advantage.total)
-                } else {
-                    l.advantage.components.get(name).copied()
-                };
-                Some((i, found?))
-            })
-            .collect();
-        if name != "layer" && known.len() < 2 {
-            continue;
-        }
-        let estimates: Vec<Estimate> = known.iter().map(|(_, e)| *e).collect();
-        for ((i, _), prior) in known.iter().zip(prior::prior(&estimates)) {
-            layers[*i].r_mri.insert(name.to_owned(), prior.r);
-            if let Some(sd) = prior.sd {
-                layers[*i].r_sd.insert(name.to_owned(), sd);
-            }
-        }
-    }
 }
 
 impl Goal {

@@ -1,6 +1,7 @@
 //! How well observational scores foretell the causal advantage (method 1.6).
 
 use crate::profile::statics::literal_mri;
+use darwin_core::Part;
 use darwin_core::files::{Comparison, LayerComparison, LayerProfile, Profile};
 use darwin_core::stats::spearman;
 use std::collections::BTreeMap;
@@ -22,9 +23,9 @@ fn of_pair(comparison: &Comparison) -> Vec<(String, Vec<f64>)> {
         (name.to_owned(), values.collect())
     };
     vec![
-        column("delta mixer", &|l| Some(l.deltas.get("mixer")?.relative)),
-        column("delta routed", &|l| Some(l.deltas.get("routed")?.relative)),
-        column("delta router", &|l| Some(l.deltas.get("router")?.relative)),
+        column("delta mixer", &|l| Some(l.deltas.get(&Part::Mixer)?.relative)),
+        column("delta routed", &|l| Some(l.deltas.get(&Part::Routed)?.relative)),
+        column("delta router", &|l| Some(l.deltas.get(&Part::Router)?.relative)),
         column("router jaccard", &|l| Some(l.jaccard?.value)),
         column("router KL", &|l| Some(l.router_kl?.value)),
         column("load TV", &|l| l.load_tv),
@@ -38,13 +39,12 @@ fn of_parents(profiles: [&Profile; 2]) -> Vec<(String, Vec<f64>)> {
         let values = pairs.map(|(f, m)| Some(value(m)? - value(f)?)).map(|v| v.unwrap_or(f64::NAN));
         (name.to_owned(), values.collect())
     };
-    let importance =
-        |component: &'static str| move |l: &LayerProfile| Some(l.importance.get(component)?.value);
+    let importance = |part: Part| move |l: &LayerProfile| Some(l.importance.get(&part)?.value);
     let mri = literal_mri(mother, 0.4).into_iter().zip(literal_mri(father, 0.4));
     let mut scores = vec![
-        difference("importance mixer", &importance("mixer")),
-        difference("importance routed", &importance("routed")),
-        difference("importance shared", &importance("shared")),
+        difference("importance mixer", &importance(Part::Mixer)),
+        difference("importance routed", &importance(Part::Routed)),
+        difference("importance shared", &importance(Part::Shared)),
         difference("block influence", &|l| Some(l.block_influence.value)),
         difference("token entropy", &|l| Some(l.routing.as_ref()?.token_entropy.value)),
         difference("load entropy", &|l| Some(l.routing.as_ref()?.load_entropy)),

@@ -6,7 +6,7 @@ use crate::Error;
 use crate::broken::Broken;
 use crate::pass::{Answers, Meter, stop_if};
 use crate::sample::{Sample, batch_of};
-use darwin_core::{Cancel, Component, LayerIdx, Progress};
+use darwin_core::{Cancel, LayerIdx, Part, Progress};
 use darwin_engine::{
     Batch, Interventions, LayerSource, Layers, Logits, NoTap, Room, State, States, each_layer,
 };
@@ -18,7 +18,7 @@ pub(crate) struct Swap {
     pub(crate) side: usize,
     pub(crate) layer: usize,
     /// All of the layer where there is none.
-    pub(crate) component: Option<Component>,
+    pub(crate) component: Option<Part>,
 }
 
 /// Losses of one sweep.
@@ -215,7 +215,7 @@ impl Carried {
                     let ran = match swap.component {
                         None => run(donor, layer, &mut own),
                         Some(part) => {
-                            let hybrid = mine.with_component(LayerIdx(layer), part, donor);
+                            let hybrid = mine.with_part(LayerIdx(layer), part, donor);
                             run(&hybrid, layer, &mut own)
                         }
                     };

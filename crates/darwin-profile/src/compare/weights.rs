@@ -1,7 +1,8 @@
 //! Weight differences per component (method 1.5).
 
 use crate::Error;
-use darwin_checkpoint::{Role, TensorInfo, TensorSource};
+use darwin_checkpoint::{TensorInfo, TensorSource};
+use darwin_core::Part;
 use darwin_core::files::ComponentDelta;
 use nalgebra::{DMatrix, SVD};
 use rayon::prelude::*;
@@ -21,7 +22,7 @@ const SVD_STEPS: usize = 100;
 
 /// What one tensor adds to its component.
 #[derive(Clone, Copy, Debug, Default)]
-struct Part {
+struct Sums {
     delta: f64,
     father: f64,
     equal_signs: u64,
@@ -30,7 +31,7 @@ struct Part {
     ranks: u64,
 }
 
-impl Part {
+impl Sums {
     fn add(&mut self, other: Self) {
         self.delta += other.delta;
         self.father += other.father;
@@ -54,51 +55,42 @@ pub(crate) fn deltas(
     father: &dyn TensorSource,
     mother: &dyn TensorSource,
     layers: usize,
-) -> Result<Vec<BTreeMap<String, ComponentDelta>>, Error> {
-    let inside: Vec<(usize, &'static str, &TensorInfo)> = father
+) -> Result<Vec<BTreeMap<Part, ComponentDelta>>, Error> {
+    let inside: Vec<(usize, Part, &TensorInfo)> = father
         .manifest()
         .tensors()
         .iter()
-        .filter_map(|info| Some((info.layer?.0, component_of(info)?, info)))
+        .filter_map(|info| Some((info.layer?.0, info.part()?, info)))
         .filter(|(layer, _, info)| *layer < layers && info.dtype.is_mergeable())
         .collect();
-    let parts: Vec<Part> = inside
+    let parts: Vec<Sums> = inside
         .par_iter()
         .map(|(_, _, info)| part(father, mother, info))
         .collect::<Result<_, _>>()?;
-    let mut sums: Vec<BTreeMap<String, Part>> = vec![BTreeMap::new(); layers];
+    let mut sums: Vec<BTreeMap<Part, Sums>> = vec![BTreeMap::new(); layers];
     for ((layer, component, _), part) in inside.iter().zip(parts) {
-        sums[*layer].entry((*component).to_owned()).or_default().add(part);
+        sums[*layer].entry(*component).or_default().add(part);
     }
-    let finished = |layer: BTreeMap<String, Part>| {
+    let finished = |layer: BTreeMap<Part, Sums>| {
         layer.into_iter().map(|(name, part)| (name, part.delta())).collect()
     };
     Ok(sums.into_iter().map(finished).collect())
-}
-
-/// Norms belong to the component that they feed (method 3.1).
-fn component_of(info: &TensorInfo) -> Option<&'static str> {
-    match info.role {
-        Role::Norm if info.name.ends_with("input_layernorm.weight") => Some("mixer"),
-        Role::Norm => Some("routed"),
-        role => role.component().map(darwin_core::Component::name),
-    }
 }
 
 fn part(
     father: &dyn TensorSource,
     mother: &dyn TensorSource,
     info: &TensorInfo,
-) -> Result<Part, Error> {
+) -> Result<Sums, Error> {
     let find = |source: &dyn TensorSource| source.manifest().find(&info.name);
-    let (Some(f), Some(m)) = (find(father), find(mother)) else { return Ok(Part::default()) };
+    let (Some(f), Some(m)) = (find(father), find(mother)) else { return Ok(Sums::default()) };
     if mother.manifest().get(m).shape != info.shape {
-        return Ok(Part::default());
+        return Ok(Sums::default());
     }
     let plans = (father.prepare(f)?, mother.prepare(m)?);
     let (all, cols) = (plans.0.rows, plans.0.cols);
     let step = (TILE / cols.max(1)).max(1);
-    let mut part = Part { elements: info.elements() as u64, ..Part::default() };
+    let mut part = Sums { elements: info.elements() as u64, ..Sums::default() };
     let mut sampled = Sampled::of(info);
     let mut tiles = [Vec::new(), Vec::new()];
     for first in (0..all).step_by(step) {

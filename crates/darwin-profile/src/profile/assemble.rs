@@ -85,7 +85,7 @@ impl Samples {
         let importance = IMPORTANCE
             .iter()
             .filter(|(_, sum)| adds(*sum))
-            .map(|(name, sum)| ((*name).to_owned(), mean_of(self, layer, *sum)))
+            .map(|(part, sum)| (*part, mean_of(self, layer, *sum)))
             .collect();
         LayerProfile {
             layer,

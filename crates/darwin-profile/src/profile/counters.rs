@@ -4,7 +4,7 @@
 use crate::Error;
 use crate::profile::probes::ProbeRow;
 use darwin_core::files::ModelRef;
-use darwin_core::{Domain, Fingerprint, Split};
+use darwin_core::{Domain, Fingerprint, Part, Split};
 use serde::{Deserialize, Serialize};
 
 /// Bins of the router-margin histogram.
@@ -35,8 +35,8 @@ pub(crate) enum Sum {
 pub(crate) const SUMS: usize = 6;
 
 /// The components that add to the stream, with the sum of their importance.
-pub(crate) const IMPORTANCE: [(&str, Sum); 3] =
-    [("mixer", Sum::Mixer), ("routed", Sum::Routed), ("shared", Sum::Shared)];
+pub(crate) const IMPORTANCE: [(Part, Sum); 3] =
+    [(Part::Mixer, Sum::Mixer), (Part::Routed, Sum::Routed), (Part::Shared, Sum::Shared)];
 
 /// One sample in one layer.
 #[derive(Clone, Debug, PartialEq)]

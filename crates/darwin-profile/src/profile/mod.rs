@@ -12,7 +12,7 @@ pub(crate) mod tap;
 mod work;
 
 use crate::profile::counters::{MARGIN_BINS, SampleRow, Samples, Setting};
-use crate::profile::probes::{Pooling, ProbeSet};
+use crate::profile::probes::Pooling;
 use crate::profile::statics::Statics;
 use crate::profile::tap::CounterTap;
 use crate::profile::work::Work;
@@ -31,20 +31,13 @@ pub struct ProfileOptions {
     pub batch_tokens: usize,
     /// At most so many samples per domain, by hash.
     pub per_domain: Option<usize>,
-    /// Probe sets beside the domains' own questions.
-    pub probes: Vec<ProbeSet>,
     /// Which state stands for a probe's prompt.
     pub pooling: Pooling,
 }
 
 impl Default for ProfileOptions {
     fn default() -> Self {
-        Self {
-            batch_tokens: 4096,
-            per_domain: None,
-            probes: Vec::new(),
-            pooling: Pooling::default(),
-        }
+        Self { batch_tokens: 4096, per_domain: None, pooling: Pooling::default() }
     }
 }
 

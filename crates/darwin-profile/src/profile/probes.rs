@@ -12,8 +12,6 @@ use std::collections::BTreeMap;
 
 /// Domains whose questions make a probe.
 const PROBE_DOMAINS: [&str; 6] = ["reasoning", "code", "logic", "math", "knowledge", "language"];
-/// The name of a generic set of one's own.
-const GENERIC: &str = "generic";
 /// Random halves of the generic set behind the null band.
 const SPLITS: usize = 200;
 /// A dimension whose sd is below this share of the median sd is left out.
@@ -27,15 +25,6 @@ pub enum Pooling {
     Last,
     /// The mean over tokens.
     Mean,
-}
-
-/// A named prompt set, as token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeSet {
-    /// Its name; `generic` replaces the pooled domains as the set that probes are compared with.
-    pub name: String,
-    /// Its prompts.
-    pub prompts: Vec<Vec<u32>>,
 }
 
 /// One prompt's states in all layers.
@@ -77,14 +66,10 @@ pub(crate) fn broken(rows: &[ProbeRow], hidden: usize) -> Option<Broken> {
 /// (set, hash, ids)
 pub(crate) type Prompt = (String, String, Vec<u32>);
 
-/// Everything to run: the samples' bare questions and the user's own sets.
-pub(crate) fn prompts(samples: &[Sample], own: &[ProbeSet]) -> Vec<Prompt> {
+/// Everything to run: the samples' bare questions.
+pub(crate) fn prompts(samples: &[Sample]) -> Vec<Prompt> {
     let questions = samples.iter().map(|s| (s.domain.as_str().to_owned(), s.question.clone()));
-    let named = own.iter().flat_map(|set| {
-        set.prompts.iter().map(|prompt| (format!("own {}", set.name), prompt.clone()))
-    });
     let mut all: Vec<Prompt> = questions
-        .chain(named)
         .filter(|(_, ids)| !ids.is_empty())
         .map(|(set, ids)| (set, sha256_hex(format!("{ids:?}").as_bytes()), ids))
         .collect();
@@ -205,14 +190,10 @@ pub(crate) fn distances(samples: &Samples) -> Vec<BTreeMap<String, ProbeDistance
         .collect()
 }
 
-/// A generic set of one's own, or all domains pooled evenly: equally many prompts of each.
+/// All domains pooled evenly: equally many prompts of each.
 fn generic_rows(rows: &[ProbeRow]) -> Vec<&ProbeRow> {
-    let own = format!("own {GENERIC}");
-    if rows.iter().any(|r| r.set == own) {
-        return rows.iter().filter(|r| r.set == own).collect();
-    }
     let mut sets: BTreeMap<&str, Vec<&ProbeRow>> = BTreeMap::new();
-    for row in rows.iter().filter(|r| !r.set.starts_with("own ")) {
+    for row in rows {
         sets.entry(&row.set).or_default().push(row);
     }
     let even = sets.values().map(Vec::len).min().unwrap_or(0);
@@ -223,13 +204,9 @@ fn generic_rows(rows: &[ProbeRow]) -> Vec<&ProbeRow> {
 fn probe_rows(rows: &[ProbeRow]) -> BTreeMap<String, Vec<&ProbeRow>> {
     let mut probes: BTreeMap<String, Vec<&ProbeRow>> = BTreeMap::new();
     for row in rows {
-        let name = match row.set.strip_prefix("own ") {
-            Some(GENERIC) => continue,
-            Some(own) => own.to_owned(),
-            None if PROBE_DOMAINS.contains(&row.set.as_str()) => row.set.to_uppercase(),
-            None => continue,
-        };
-        probes.entry(name).or_default().push(row);
+        if PROBE_DOMAINS.contains(&row.set.as_str()) {
+            probes.entry(row.set.to_uppercase()).or_default().push(row);
+        }
     }
     probes
 }

@@ -31,7 +31,7 @@ impl Work {
         if samples.is_empty() {
             return Err(Error::NoSamples);
         }
-        let prompts = probes::prompts(&samples, &options.probes);
+        let prompts = probes::prompts(&samples);
         let (pooling, batch_tokens) = (options.pooling, options.batch_tokens);
         Ok(Self { samples, prompts, pooling, batch_tokens })
     }

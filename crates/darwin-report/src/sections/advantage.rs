@@ -1,23 +1,14 @@
-//! The causal donor advantage (method 1.6) and the prior that follows from it (method 2).
+//! The causal donor advantage (method 1.6).
 
 use super::Section;
-use crate::figure::{Curve, Group, Swatch, curves, figure, value_axis};
+use crate::figure::{Curve, Group, Swatch, common_range, curves, figure, value_axis};
 use crate::ink::{self, Ink};
 use crate::run::Run;
-use crate::words::{estimate, four_digits};
+use crate::words::estimate;
 use darwin_core::Domain;
 use darwin_core::files::{Comparison, Estimate, LayerComparison};
 use serde::Serialize;
 use std::collections::BTreeSet;
-
-/// Components that a prior may name, each with its ink.
-const COMPONENTS: [(&str, Ink); 5] = [
-    ("layer", ink::CHILD),
-    ("mixer", ink::COMPONENTS[0]),
-    ("routed", ink::COMPONENTS[1]),
-    ("shared", ink::COMPONENTS[2]),
-    ("router", ink::GREY),
-];
 
 /// The section.
 #[derive(Debug, Serialize)]
@@ -33,7 +24,7 @@ pub(crate) fn advantage(run: &Run) -> Section<Advantages> {
 }
 
 fn body(comparison: &Comparison) -> Advantages {
-    let groups = [total(comparison), by_domain(comparison), prior(comparison)];
+    let groups = [total(comparison), by_domain(comparison)];
     let correlations = comparison.rank_correlations.iter();
     Advantages {
         groups: groups.into_iter().flatten().collect(),
@@ -128,74 +119,4 @@ fn by_domain(comparison: &Comparison) -> Option<Group> {
         figures: figures.collect(),
         ..Group::default()
     })
-}
-
-/// The range that holds every curve with its band, padded.
-fn common_range(drawn: &[Curve<'_>]) -> Option<Vec<f64>> {
-    let ends = drawn.iter().map(Curve::range);
-    let (low, high) = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
-    let pad = 0.06 * (high - low);
-    (low <= high).then(|| vec![four_digits(low - pad), four_digits(high + pad)])
-}
-
-/// r per component with two standard deviations of its logit as the band.
-fn prior(comparison: &Comparison) -> Option<Group> {
-    let mut plot = plotly::Plot::new();
-    let mut legend = Vec::new();
-    let mut words = Vec::new();
-    for (component, ink) in COMPONENTS {
-        let line: Vec<(f64, f64, f64)> = comparison
-            .layers
-            .iter()
-            .filter_map(|l| {
-                let r = *l.r_mri.get(component)?;
-                Some((l.layer as f64, r, l.r_sd.get(component).copied().unwrap_or(0.0)))
-            })
-            .collect();
-        if line.is_empty() {
-            continue;
-        }
-        let x: Vec<f64> = line.iter().map(|(x, ..)| *x).collect();
-        let edge = |sign: f64| line.iter().map(|(_, r, sd)| moved(*r, sign * 2.0 * sd)).collect();
-        crate::figure::band(&mut plot, &x, edge(-1.0), edge(1.0), ink, 0.12);
-        let y = line.iter().map(|(_, r, _)| bare(Estimate { value: *r, se: 0.0 })).collect();
-        Curve { name: component, ink, x, y }.draw(&mut plot);
-        legend.push(Swatch::line(component, ink));
-        words.push(component);
-    }
-    plot.set_layout(
-        crate::figure::layout(
-            crate::figure::layer_axis(comparison.layers.len()),
-            value_axis("share r").range(vec![0.0, 1.0]),
-        )
-        .hover_mode(plotly::layout::HoverMode::XUnified),
-    );
-    let label = format!("Prior share of the mother by layer for {}.", words.join(", "));
-    (!legend.is_empty()).then(|| Group {
-        title: "The prior that follows".to_owned(),
-        text: "Share of the mother that the search starts from, with two standard deviations of \
-               its logit: 0.5 says that the profile knows nothing."
-            .to_owned(),
-        legend,
-        columns: "one",
-        figures: vec![figure("prior", "", label, 260, plot)],
-        ..Group::default()
-    })
-}
-
-/// r moved by so much in logit space.
-fn moved(r: f64, by: f64) -> f64 {
-    let r = r.clamp(1e-6, 1.0 - 1e-6);
-    four_digits(1.0 / (1.0 + (-((r / (1.0 - r)).ln() + by)).exp()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moving_a_share_in_logit_space() {
-        assert_eq!(moved(0.5, 0.0), 0.5);
-        assert!((moved(0.5, 1.0) - (1.0 - moved(0.5, -1.0))).abs() < 1e-3);
-    }
 }

@@ -6,6 +6,7 @@ use crate::figure::{Curve, Figure, Group, Swatch, band, curves, figure, value_ax
 use crate::ink::{self, Ink};
 use crate::run::Run;
 use crate::words::four_digits;
+use darwin_core::Part;
 use darwin_core::files::{Estimate, Health, LayerProfile, Profile, Routing};
 use plotly::Plot;
 use std::collections::BTreeSet;
@@ -85,12 +86,14 @@ fn group(family: &Family<'_>, title: &str, text: &str, figures: Vec<Figure>) -> 
 }
 
 fn importance(family: &Family<'_>) -> Option<Group> {
-    let keys: BTreeSet<&str> = family
+    let keys: BTreeSet<Part> = family
         .iter()
-        .flat_map(|(.., p)| p.layers.iter().flat_map(|l| l.importance.keys().map(String::as_str)))
+        .flat_map(|(.., p)| p.layers.iter().flat_map(|l| l.importance.keys().copied()))
         .collect();
     let figures = keys.iter().enumerate().filter_map(|(i, key)| {
-        picture(family, format!("importance-{i}"), key, "", |l| l.importance.get(*key).copied())
+        picture(family, format!("importance-{i}"), key.name(), "", |l| {
+            l.importance.get(key).copied()
+        })
     });
     group(
         family,

@@ -3,6 +3,7 @@
 
 pub(crate) mod advantage;
 pub(crate) mod curves;
+pub(crate) mod diagnosis;
 pub(crate) mod health;
 pub(crate) mod lineage;
 pub(crate) mod loads;

@@ -91,14 +91,15 @@ fn cells(
     let mut cells: BTreeMap<(usize, usize), Cell> = BTreeMap::new();
     for line in &manifest.tensors {
         let place = row_of(line).zip(layer_of(&line.tensor));
-        let Some((place, t)) = place.zip(names.share(line)) else { continue };
+        let known = names.share(line).zip(names.range(line));
+        let Some((place, (t, [low, high]))) = place.zip(known) else { continue };
         let cell =
-            cells.entry(place).or_insert(Cell { low: t, high: t, copied: true, ..Cell::default() });
+            cells.entry(place).or_insert(Cell { low, high, copied: true, ..Cell::default() });
         let weight = elements(line, experts) as f64;
         cell.weight += weight;
         cell.sum += weight * t;
-        cell.low = cell.low.min(t);
-        cell.high = cell.high.max(t);
+        cell.low = cell.low.min(low);
+        cell.high = cell.high.max(high);
         cell.copied &= line.action != Action::Blend;
         let method = plain(&line.method);
         if !cell.methods.contains(&method) {
@@ -125,7 +126,7 @@ impl Cell {
 
     fn hover(&self, layer: usize, row: &str) -> String {
         let spread = if self.high - self.low > 1e-9 {
-            format!(" ({:.3} to {:.3} over its tensors)", self.low, self.high)
+            format!(" ({:.3} to {:.3} over tensors and experts)", self.low, self.high)
         } else {
             String::new()
         };
@@ -207,7 +208,7 @@ fn outside(manifest: &MergeManifest, names: &Names) -> Vec<Outside> {
         roles.entry(&line.role).or_default().push(line);
     }
     let done = |lines: &[&ManifestLine]| {
-        let shares: Vec<f64> = lines.iter().filter_map(|l| names.share(l)).collect();
+        let shares: Vec<f64> = lines.iter().filter_map(|l| names.range(l)).flatten().collect();
         let bytes = lines.iter().all(|l| l.action == Action::Passthrough);
         let low = shares.iter().copied().fold(f64::INFINITY, f64::min);
         let high = shares.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -220,7 +221,10 @@ fn outside(manifest: &MergeManifest, names: &Names) -> Vec<Outside> {
         }
     };
     let outside = roles.into_iter().map(|(role, lines)| Outside {
-        role: role.replace('_', " "),
+        role: match role {
+            "norm" => "final norm".to_owned(),
+            role => role.replace('_', " "),
+        },
         tensors: lines.len(),
         done: done(&lines),
     });

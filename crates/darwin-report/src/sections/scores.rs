@@ -3,7 +3,8 @@
 use super::results::{Standing, against_parents, detectable};
 use crate::run::{Part, Run};
 use crate::words::{grouped, interval, list, model_label, p_value, percent, points};
-use darwin_core::files::{DomainScore, ModelScores, Scores};
+use darwin_core::files::{DomainScore, Estimate, ModelScores, Scores};
+use darwin_core::stats::Z95;
 use darwin_core::{Domain, Split};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -19,7 +20,32 @@ pub(crate) struct ScoreTable {
     pub(crate) columns: Vec<Column>,
     pub(crate) rows: Vec<Row>,
     pub(crate) means: Vec<Mean>,
+    /// What each child gains on the goal and loses in protected domains.
+    pub(crate) gains: Vec<Gain>,
+    /// The parent that gains are over, and the protected domains.
+    pub(crate) better_parent: String,
+    pub(crate) protected: Vec<String>,
     pub(crate) notes: Vec<String>,
+}
+
+/// A child's gain on the goal, in points.
+#[derive(Debug, Serialize)]
+pub(crate) struct Gain {
+    pub(crate) name: String,
+    pub(crate) child: bool,
+    pub(crate) score: String,
+    pub(crate) gain: String,
+    /// In the order of the protected domains.
+    pub(crate) protected: Vec<Loss>,
+}
+
+/// A protected domain's difference to the father.
+#[derive(Debug, Serialize)]
+pub(crate) struct Loss {
+    pub(crate) difference: String,
+    pub(crate) p: String,
+    /// Whether a loss of the margin is excluded at 5 %.
+    pub(crate) kept: bool,
 }
 
 /// A model's column.
@@ -78,7 +104,38 @@ pub(crate) fn table(run: &Run) -> Part<ScoreTable> {
         columns: models.iter().map(|m| column(m, child)).collect(),
         rows: domains.into_iter().map(|d| row(run, scores, &models, d)).collect(),
         means: means(&models),
+        gains: models.iter().filter_map(|m| gain(m, scores, child)).collect(),
+        better_parent: models
+            .iter()
+            .find_map(|m| Some(m.goal.as_ref()?.better_parent.clone()))
+            .unwrap_or_default(),
+        protected: scores.protected.iter().map(ToString::to_string).collect(),
         notes: notes(run, scores),
+    })
+}
+
+/// A difference with its paired 95 % interval, in points.
+fn paired(difference: Estimate) -> String {
+    let interval = difference.interval(Z95);
+    format!("{} [{}, {}]", points(difference.value), points(interval.low), points(interval.high))
+}
+
+fn gain(model: &ModelScores, scores: &Scores, child: Option<&str>) -> Option<Gain> {
+    let goal = model.goal.as_ref()?;
+    let loss = |domain: &Domain| match model.protected.get(domain) {
+        Some(found) => Loss {
+            difference: paired(found.difference),
+            p: p_value(found.p_inferior),
+            kept: found.p_inferior < 0.05,
+        },
+        None => Loss { difference: "-".to_owned(), p: String::new(), kept: true },
+    };
+    Some(Gain {
+        name: model_label(&model.name),
+        child: Some(model.name.as_str()) == child,
+        score: percent(goal.score),
+        gain: paired(goal.gain),
+        protected: scores.protected.iter().map(loss).collect(),
     })
 }
 

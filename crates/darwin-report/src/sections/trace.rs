@@ -11,9 +11,9 @@ use plotly::layout::{Axis, HoverMode};
 use plotly::{Plot, Scatter};
 use serde::Serialize;
 
-/// Journal names that are no arm: both parents and the published recipe, evaluated before the
-/// search, and the random genomes that tell whether the proxy may rank (method 3.3, 3.4).
-const NO_ARMS: [&str; 2] = ["baseline", "rank_check"];
+/// The journal's name for what is no arm: both parents, the published recipe, the line's grid and
+/// the derivatives, evaluated before the arms begin (method 3.4).
+const BASELINE: &str = "baseline";
 
 /// Candidates of one arm that are drawn as dots, at most.
 const MOST_DOTS: usize = 600;
@@ -91,19 +91,30 @@ fn legend(arms: &[(&str, Ink)]) -> Vec<Swatch> {
 /// The arms in the order of their first line.
 fn arms(journal: &Journal) -> Vec<(&str, Ink)> {
     let mut arms: Vec<(&str, Ink)> = Vec::new();
-    for line in journal.lines.iter().filter(|l| !NO_ARMS.contains(&l.arm.as_str())) {
-        if !arms.iter().any(|(arm, _)| *arm == line.arm) {
-            arms.push((&line.arm, ink::arm(&line.arm, arms.len())));
+    for arm in journal.lines.iter().map(|l| l.arm.name()).filter(|arm| *arm != BASELINE) {
+        if !arms.iter().any(|(known, _)| *known == arm) {
+            arms.push((arm, ink::arm(arm, arms.len())));
         }
     }
     arms
 }
 
+/// An arm's candidates in the first replicate: the others have items of their own.
 fn of<'a>(journal: &'a Journal, arm: &str, phase: Phase) -> Vec<&'a JournalLine> {
-    let mut lines: Vec<&JournalLine> =
-        journal.lines.iter().filter(|l| l.arm == arm && l.phase == phase).collect();
+    let own = |l: &&JournalLine| l.replicate == 0 && l.arm.name() == arm && l.phase == phase;
+    let mut lines: Vec<&JournalLine> = journal.lines.iter().filter(own).collect();
     lines.sort_by_key(|l| l.step);
     lines
+}
+
+/// Tokens that were spent when each line was done, in thousands.
+fn spent(lines: &[&JournalLine]) -> Vec<f64> {
+    let mut sum = 0;
+    let after = lines.iter().map(|line| {
+        sum += line.tokens;
+        four_digits(sum as f64 / 1e3)
+    });
+    after.collect()
 }
 
 fn scored(line: &JournalLine) -> bool {
@@ -136,17 +147,18 @@ fn picture(
     }
     plot.set_layout(
         layout(
-            Axis::new().title("evaluations").zero_line(false),
+            Axis::new().title("thousand forward tokens").zero_line(false),
             value_axis(unit).range(range).zero_line(false),
         )
         .hover_mode(HoverMode::Closest),
     );
-    let label = format!("{title}: best fitness so far by evaluations. {}.", words.join("; "));
+    let label = format!("{title}: best fitness so far by forward tokens. {}.", words.join("; "));
     Some(figure(id, title, label, 340, plot))
 }
 
 fn longest(journal: &Journal, arms: &[(&str, Ink)], phase: Phase) -> f64 {
-    arms.iter().map(|(arm, _)| of(journal, arm, phase).len()).max().unwrap_or(1) as f64
+    let last = |arm: &str| spent(&of(journal, arm, phase)).last().copied().unwrap_or(0.0);
+    arms.iter().map(|(arm, _)| last(arm)).fold(0.0, f64::max)
 }
 
 /// A thin level line at a parent's fitness, where the journal has it. Gives its words.
@@ -163,7 +175,7 @@ fn reference(
     let y = four_digits(fitness);
     let line = Line::new().color(ink.faint(0.8)).dash(DashType::Dot).width(1.2);
     plot.add_trace(
-        Scatter::new(vec![1.0, longest], vec![y, y])
+        Scatter::new(vec![0.0, longest], vec![y, y])
             .mode(Mode::Lines)
             .name(parent)
             .line(line)
@@ -175,9 +187,9 @@ fn reference(
 /// Every candidate as a faint dot, thinned where there are many.
 fn dots(plot: &mut Plot, lines: &[&JournalLine], ink: Ink) {
     let every = lines.len().div_ceil(MOST_DOTS).max(1);
-    let shown = lines.iter().step_by(every).filter(|l| scored(l));
+    let shown = lines.iter().zip(spent(lines)).step_by(every).filter(|(l, _)| scored(l));
     let (x, y): (Vec<f64>, Vec<f64>) =
-        shown.map(|l| ((l.step + 1) as f64, four_digits(l.fitness))).unzip();
+        shown.map(|(l, tokens)| (tokens, four_digits(l.fitness))).unzip();
     let dots = Scatter::new(x, y)
         .mode(Mode::Markers)
         .marker(Marker::new().color(ink.faint(0.35)).size(4))
@@ -188,22 +200,21 @@ fn dots(plot: &mut Plot, lines: &[&JournalLine], ink: Ink) {
 /// The best so far as steps; only the steps are stored. Gives the last best.
 fn best_so_far(plot: &mut Plot, arm: &str, lines: &[&JournalLine], ink: Ink) -> Option<f64> {
     let (mut x, mut y, mut text) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut best, mut tokens) = (f64::NEG_INFINITY, 0);
-    for line in lines {
-        tokens += line.tokens;
+    let mut best = f64::NEG_INFINITY;
+    let tokens = spent(lines);
+    for (line, tokens) in lines.iter().zip(&tokens) {
         if scored(line) && line.fitness > best {
             best = line.fitness;
-            x.push((line.step + 1) as f64);
+            x.push(*tokens);
             y.push(four_digits(best));
-            let label = line.label.as_deref().map(|l| format!(" ({})", plain(l)));
-            text.push(format!("{}{} tokens", label.unwrap_or_default() + " at ", grouped(tokens)));
+            let label = line.label.as_deref().map(|l| format!(", {}", plain(l)));
+            text.push(format!(" (evaluation {}{})", line.step + 1, label.unwrap_or_default()));
         }
     }
-    let last = lines.last()?;
     if best.is_finite() {
-        x.push((last.step + 1) as f64);
+        x.push(*tokens.last()?);
         y.push(four_digits(best));
-        text.push(format!(" at {} tokens", grouped(tokens)));
+        text.push(format!(" ({} evaluations)", lines.len()));
     }
     let line = Line::new().color(ink.solid()).dash(ink.dash()).width(2.2).shape(LineShape::Hv);
     plot.add_trace(
@@ -212,7 +223,7 @@ fn best_so_far(plot: &mut Plot, arm: &str, lines: &[&JournalLine], ink: Ink) -> 
             .name(plain(&arm_label(arm)))
             .line(line)
             .text_array(text)
-            .hover_template("evaluation %{x}: %{y:.4g}%{text}"),
+            .hover_template("%{x} thousand tokens: %{y:.4g}%{text}"),
     );
     best.is_finite().then_some(best)
 }
@@ -226,16 +237,15 @@ fn visible(all: &mut [f64]) -> Option<Vec<f64>> {
 }
 
 fn costs(run: &Run, journal: &Journal, arms: &[(&str, Ink)]) -> Vec<Cost> {
-    let spent = |name: &&str| journal.lines.iter().any(|l| l.arm == **name);
-    let others = NO_ARMS.iter().copied().filter(spent);
-    arms.iter().map(|(arm, _)| *arm).chain(others).map(|arm| cost(run, journal, arm)).collect()
+    let all = arms.iter().map(|(arm, _)| *arm).chain([BASELINE]);
+    all.map(|arm| cost(run, journal, arm)).collect()
 }
 
 fn cost(run: &Run, journal: &Journal, arm: &str) -> Cost {
-    let lines: Vec<&JournalLine> = journal.lines.iter().filter(|l| l.arm == arm).collect();
+    let lines: Vec<&JournalLine> = journal.lines.iter().filter(|l| l.arm.name() == arm).collect();
     let count = |phase: Phase| lines.iter().filter(|l| l.phase == phase).count();
     Cost {
-        arm: arm_label(&arm.replace('_', " ")),
+        arm: arm_label(arm),
         proxy: count(Phase::Proxy),
         real: count(Phase::Real),
         failed: lines.iter().filter(|l| l.status != Status::Ok).count(),
@@ -252,13 +262,13 @@ fn diagnostics(run: &Run, arm: &str) -> Option<u64> {
 }
 
 fn selection(journal: &Journal) -> Vec<Choice> {
-    let chosen = |l: &&JournalLine| l.phase == Phase::Selection && scored(l);
+    let chosen = |l: &&JournalLine| l.replicate == 0 && l.phase == Phase::Selection && scored(l);
     let lines: Vec<&JournalLine> = journal.lines.iter().filter(chosen).collect();
     let best = |l: &JournalLine| !lines.iter().any(|o| o.arm == l.arm && o.fitness > l.fitness);
     lines
         .iter()
         .map(|l| Choice {
-            arm: arm_label(&l.arm),
+            arm: arm_label(l.arm.name()),
             candidate: l.label.clone().unwrap_or_else(|| format!("candidate {}", l.step)),
             fitness: format!("{:.4}", l.fitness),
             n: grouped(l.n.values().map(|n| *n as u64).sum()),
@@ -272,7 +282,8 @@ fn rank_note(run: &Run) -> Option<String> {
     let check = run.about.as_ref().ok()?.get("rank_check")?;
     let (rho, n) = (check.get("rho")?.as_f64()?, check.get("n")?.as_u64()?);
     Some(format!(
-        "Rank correlation of the proxy with the real benchmark, on {n} random genomes: {rho:.2}."
+        "Rank correlation of the proxy with the real benchmark, over the arms' best {n} candidates: \
+         {rho:.2}."
     ))
 }
 

@@ -4,9 +4,9 @@ use crate::cli::EvolveArgs;
 use crate::table::{human_count, table};
 use crate::ui::Ui;
 use darwin_core::Failure;
-use darwin_core::files::{DomainScore, Scored, Scores, Verdict};
-use darwin_core::stats::wilson;
-use darwin_evolve::{Outcome, RunConfig, Ui as RunUi, run as evolve};
+use darwin_core::files::{ArmName, DomainScore, Estimate, ModelScores, Scored, Scores, Verdict};
+use darwin_core::stats::{Z95, mean_se, wilson};
+use darwin_evolve::{Champion, Outcome, RunConfig, Ui as RunUi, run as evolve};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -55,21 +55,19 @@ fn result(config: &RunConfig, outcome: &Outcome) -> String {
     let child = &outcome.champions[outcome.child];
     let mut text = score_table(&outcome.scores);
     text.push('\n');
+    text.push_str(&gains(&outcome.scores));
+    if config.seeds.replicates > 1 {
+        text.push('\n');
+        text.push_str(&over_seeds(&outcome.scores, &config.arms));
+    }
+    text.push('\n');
+    text.push_str(&costs(&outcome.champions));
     if let Some(check) = &outcome.rank_check {
         text.push_str(&format!(
-            "proxy against benchmark: rank correlation {:.2} on {} random genomes\n",
-            check.rho, check.n
-        ));
-    }
-    for c in &outcome.champions {
-        text.push_str(&format!(
-            "{:<8} {} proxy + {} real steps, {} tokens ({} for diagnostics), selection {:.4}\n",
-            c.arm.name(),
-            c.steps[0],
-            c.steps[1],
-            human_count(c.tokens),
-            human_count(c.diagnostic_tokens),
-            c.fitness
+            "proxy against benchmark: rank correlation {:.2} over the arms' best {} candidates{}\n",
+            check.rho,
+            check.n,
+            if check.rho < 0.3 { ": the proxy did not rank them" } else { "" }
         ));
     }
     text.push_str(&format!(
@@ -82,6 +80,101 @@ fn result(config: &RunConfig, outcome: &Outcome) -> String {
     }
     text.push_str(&format!("see {}", config.out.join("report.html").display()));
     text
+}
+
+/// A difference of accuracies in points with its paired 95 % interval.
+fn points(difference: &Estimate) -> String {
+    let interval = difference.interval(Z95);
+    let of = |x: f64| format!("{:+.1}", 100.0 * x);
+    format!("{} [{}, {}]", of(difference.value), of(interval.low), of(interval.high))
+}
+
+/// A row per child: what it gains on the goal over the better parent, and what it loses in
+/// protected domains, paired by item.
+fn gains(scores: &Scores) -> String {
+    let mut head = vec!["points, paired".to_owned(), "goal".to_owned(), "gain".to_owned()];
+    head.extend(scores.protected.iter().map(|domain| format!("{domain} *")));
+    let mut rows = vec![head];
+    let mut better = None;
+    for model in &scores.models {
+        let Some(goal) = &model.goal else { continue };
+        better = Some(goal.better_parent.as_str());
+        let mut row =
+            vec![model.name.clone(), format!("{:.1}", 100.0 * goal.score), points(&goal.gain)];
+        row.extend(scores.protected.iter().map(|domain| {
+            model.protected.get(domain).map_or("-".to_owned(), |protection| {
+                let sure = if protection.p_inferior < 0.05 { "" } else { " ?" };
+                format!("{}{sure}", points(&protection.difference))
+            })
+        }));
+        rows.push(row);
+    }
+    let Some(better) = better else { return String::new() };
+    table(&rows)
+        + &format!(
+            "gain: on the goal over the {better}, the better parent; *: against the father; ?: a loss \
+             of the margin is not excluded (one-sided p of 5 %)\n"
+        )
+}
+
+/// A row per arm: mean and standard error over seeds of the goal's gain and of the worst protected
+/// domain.
+fn over_seeds(scores: &Scores, arms: &[ArmName]) -> String {
+    let head = ["over seeds", "n", "gain", "se", "worst protected", "se"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for arm in arms {
+        let name = arm.name();
+        let own = |model: &&ModelScores| {
+            let rest = model.name.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        let models: Vec<&ModelScores> = scores.models.iter().filter(own).collect();
+        let gains: Vec<f64> =
+            models.iter().filter_map(|m| Some(100.0 * m.goal.as_ref()?.gain.value)).collect();
+        let worst = |model: &&ModelScores| {
+            let losses = model.protected.values().map(|p| 100.0 * p.difference.value);
+            losses.reduce(f64::min)
+        };
+        let worst: Vec<f64> = models.iter().filter_map(worst).collect();
+        let cells = |values: &[f64]| {
+            let found = mean_se(values);
+            let se = if values.len() > 1 { format!("{:.2}", found.se) } else { "-".to_owned() };
+            [format!("{:+.2}", found.value), se]
+        };
+        let mut row = vec![name.to_owned(), gains.len().to_string()];
+        row.extend(cells(&gains));
+        row.extend(if worst.is_empty() { ["-".to_owned(), "-".to_owned()] } else { cells(&worst) });
+        rows.push(row);
+    }
+    table(&rows)
+}
+
+/// A row per champion: what it was and what it cost.
+fn costs(champions: &[Champion]) -> String {
+    let head = [
+        "champion",
+        "candidate",
+        "proxy steps",
+        "real steps",
+        "tokens",
+        "diagnostics",
+        "selection",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for c in champions {
+        let seed = if c.replicate > 0 { format!(" {}", c.replicate + 1) } else { String::new() };
+        let void = if c.is_void() { " (void)" } else { "" };
+        rows.push(vec![
+            format!("{}{seed}{void}", c.arm.name()),
+            c.label.clone().unwrap_or_else(|| "genes".to_owned()),
+            c.steps[0].to_string(),
+            c.steps[1].to_string(),
+            human_count(c.tokens.iter().sum()),
+            human_count(c.start_tokens),
+            format!("{:.4}", c.fitness),
+        ]);
+    }
+    table(&rows)
 }
 
 pub(crate) fn verdict(verdict: Verdict) -> &'static str {

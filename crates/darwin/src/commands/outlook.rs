@@ -60,20 +60,25 @@ fn splits(outlook: &Outlook) -> String {
     table(&rows)
 }
 
-/// A row per arm, and the rank check.
+/// A row per arm.
 fn arms(outlook: &Outlook) -> String {
-    let head = ["arm", "proxy steps", "real steps", "selection", "tokens"];
+    let head = ["arm", "proxy tokens", "before it begins", "real", "selection", "tokens in all"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for arm in &outlook.arms {
         rows.push(vec![
             arm.arm.name().to_owned(),
-            arm.proxy_steps.to_string(),
+            human_count(arm.proxy_tokens),
+            human_count(arm.begins),
             arm.real_steps.to_string(),
             arm.selection.to_string(),
             human_count(arm.tokens),
         ]);
     }
-    let n = outlook.rank_check.to_string();
-    rows.push(vec!["rank check".to_owned(), n.clone(), n, "0".to_owned(), "-".to_owned()]);
-    table(&rows)
+    let times = outlook.replicates;
+    let each = if times > 1 {
+        format!("each arm {times} times, each time with its own items\n")
+    } else {
+        String::new()
+    };
+    table(&rows) + &each
 }

@@ -46,9 +46,10 @@ fn setting(folder: &Path) {
         folder.join("run.yaml"),
         "title: tiny\nfather: father\nmother: mother\nitems: items\nout: run\n\
          goal: { protected: { language: 0.5 } }\n\
-         calibration: { per_domain: 8 }\nproxy: { per_domain: 4, steps: 26 }\n\
-         real: { per_domain: 2, steps: 14 }\nselection: { per_domain: 2, top: 1 }\n\
-         test: { per_domain: 3 }\nmax_new_tokens: 6\nrank_check: 4\n\
+         calibration: { per_domain: 8 }\n\
+         proxy: { per_domain: 2, steps: 200, final_per_domain: 6 }\n\
+         real: { per_domain: 2, steps: 3 }\nselection: { per_domain: 2, top: 1 }\n\
+         test: { per_domain: 3 }\nmax_new_tokens: 6\n\
          arms: [line, blind, card, guided, placebo]\n",
     )
     .expect("write");
@@ -102,6 +103,8 @@ fn a_run_killed_at_random_moments_ends_like_one_that_was_not() {
         journal.iter().filter(|byte| **byte == b'\n').count()
     };
     let total = lines(whole.path()) as f64;
+    let journal = std::fs::read_to_string(whole.path().join("run/journal.jsonl")).expect("read");
+    assert!(!journal.contains("\"failed\""), "a candidate of these parents failed");
     let expected = lasting(whole.path());
     assert!(
         expected.contains_key("/journal.jsonl") && expected.contains_key("child/manifest.json")
@@ -142,7 +145,7 @@ fn a_dry_run_foresees_the_run_and_writes_nothing() {
     setting(folder.path());
     let config = std::fs::read_to_string(folder.path().join("run.yaml")).expect("read");
     let config = config
-        .replace("steps: 26", "steps: 12")
+        .replace("steps: 200", "steps: 80")
         .replace("arms: [line, blind, card, guided, placebo]", "arms: [line]");
     let write = |text: &str| std::fs::write(folder.path().join("run.yaml"), text).expect("write");
     write(&config);
@@ -153,7 +156,9 @@ fn a_dry_run_foresees_the_run_and_writes_nothing() {
     };
     let (code, stdout, stderr) = dry();
     assert_eq!(code, Some(0), "{stderr}");
-    for word in ["calibration", "selection", "line ", "rank check", "the run begins", "memory  "] {
+    for word in
+        ["calibration", "selection", "line ", "before it begins", "the run begins", "memory  "]
+    {
         assert!(stdout.contains(word), "`{word}` is not in:\n{stdout}");
     }
     assert!(stdout.contains(" to run/child"), "{stdout}");
@@ -176,6 +181,23 @@ fn a_dry_run_foresees_the_run_and_writes_nothing() {
     let (code, _, stderr) = dry();
     assert_eq!(code, Some(2));
     assert!(stderr.starts_with("error: ") && stderr.contains("nowhere"), "{stderr}");
+}
+
+/// A budget that what an arm must know would exceed is refused before a weight is read.
+#[test]
+fn a_budget_that_is_too_small_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    setting(folder.path());
+    let path = folder.path().join("run.yaml");
+    let config = std::fs::read_to_string(&path).expect("read");
+    std::fs::write(&path, config.replace("steps: 200", "steps: 50")).expect("write");
+    for arguments in [&["--dry-run"][..], &[]] {
+        let output = evolve(folder.path()).args(arguments).output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("the arm guided needs ") && text.contains("proxy.steps"), "{text}");
+    }
+    assert!(!folder.path().join("run/journal.jsonl").exists());
 }
 
 #[test]

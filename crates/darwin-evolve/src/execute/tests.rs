@@ -1,12 +1,13 @@
 //! Candidates that fail: by an error, a panic, a loss that is not finite. The search goes on.
 
 use super::*;
-use crate::line_recipe;
 use crate::run::Ui;
+use crate::{RunConfig, line_recipe};
 use darwin_checkpoint::{HashCache, MemorySource, Tapped};
-use darwin_core::{NoProgress, Progress, Split};
-use darwin_engine::{Cost, Model};
-use darwin_eval::{Candidate, ItemResult, Likelihood};
+use darwin_core::Progress;
+use darwin_engine::Cost;
+use darwin_eval::{Candidate, ItemResult, ItemSet, Likelihood};
+use darwin_merge::Recipe;
 use darwin_testkit::{ExpertLayout, edited, sibling, tiny_qwen35, write_model};
 use std::path::Path;
 
@@ -38,8 +39,20 @@ fn setting(folder: &Path) -> RunConfig {
     };
     let lines: Vec<String> = (0..4).map(item).collect();
     std::fs::create_dir(folder.join("items")).expect("create");
-    darwin_core::fs::write_atomic(&folder.join("items/proxy.jsonl"), lines.join("\n").as_bytes())
-        .expect("write");
+    for split in ["calibration", "proxy", "search", "selection", "test"] {
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|line| {
+                if split == "proxy" {
+                    line.clone()
+                } else {
+                    line.replace("\"id\":\"p", &format!("\"id\":\"{split}"))
+                }
+            })
+            .collect();
+        let path = folder.join(format!("items/{split}.jsonl"));
+        darwin_core::fs::write_atomic(&path, lines.join("\n").as_bytes()).expect("write");
+    }
     let path = folder.join("run.yaml");
     let text = format!(
         "title: tiny\nfather: {0}/father\nmother: {0}/mother\nitems: {0}/items\nout: {0}/run\n\
@@ -112,7 +125,7 @@ fn a_candidate_that_panics_errs_or_overflows_fails_alone() {
     let line = |t: f64| line_recipe(&config, t, LAYERS).expect("valid");
     let (never, hashes) = (Cancel::default(), HashCache::default());
     let ui = Ui::silent(&never, &hashes);
-    let parents = Parents::open(&config, &line(0.5), ui).expect("two parents");
+    let parents = Parents::open(&config, ui).expect("two parents");
     let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
     let proxy = Likelihood::new(items.clone(), &parents.text).expect("items");
     let run = |recipe: &Recipe, evaluator: &dyn Evaluator| {
@@ -137,45 +150,78 @@ fn a_candidate_that_panics_errs_or_overflows_fails_alone() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_is_a_failed_line() {
+fn a_loss_that_is_not_finite_has_no_score() {
     let folder = tempfile::tempdir().expect("tempdir");
     let config = setting(folder.path());
     let items = ItemSet::open(&config.items_of(Split::Proxy), Split::Proxy).expect("items");
-    let line = || JournalLine {
-        schema: SCHEMA,
-        arm: "line".to_owned(),
-        phase: Phase::Proxy,
-        step: 0,
-        generation: 0,
-        genes: Vec::new(),
-        label: None,
-        recipe_sha256: String::new(),
-        items_sha256: String::new(),
-        split: Split::Proxy,
-        fitness: FAILED,
-        domains: ByDomain::new(),
-        n: items.domains(),
-        tokens: 0,
-        status: Status::Ok,
-    };
-    let father: ByDomain = [("math".parse().expect("known"), 0.5)].into();
     let scored = |nll: f64| {
         let evaluator = Evaluates { odd: Odd::Loses(nll), items: items.clone() };
         let evaluation = evaluator.evaluate(&[], &NoProgress, &Cancel::default());
         let evaluation = evaluation.expect("runs").remove(0).expect("results");
-        let fitness = Some(Fitness::new(&config, &father));
-        let stage = Stage { phase: Phase::Proxy, evaluator: &evaluator, fitness };
-        stage.scored(line(), &evaluation)
+        values(&evaluator, &evaluation)
     };
-    let good = scored(1.0);
-    assert_eq!(good.status, Status::Ok);
-    assert!((good.fitness - (3.0 + (-1.0_f64).exp()) / 4.0).abs() < 1e-12, "{}", good.fitness);
+    assert_eq!(scored(1.0), Ok(vec![1.0, 1.0, (-1.0_f64).exp(), 1.0]));
     // exp(-nll) of an infinite loss is a fine 0: the loss itself is what counts
     for nll in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let bad = scored(nll);
-        assert_eq!(bad.status, Status::Failed(format!("the loss of item p2 is {nll}")));
-        assert!(bad.fitness == FAILED && bad.domains.is_empty() && bad.tokens == 5);
-        let text = serde_json::to_string(&bad).expect("JSON");
+        assert_eq!(scored(nll), Err(format!("the loss of item p2 is {nll}")));
+    }
+}
+
+/// The search's own candidates between these parents overflow: they are `failed` lines, and the
+/// search goes on to its end.
+#[test]
+fn candidates_that_fail_are_lines_of_the_journal() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let config = setting(folder.path());
+    let (never, hashes) = (Cancel::default(), HashCache::default());
+    let parents = Parents::open(&config, Ui::silent(&never, &hashes)).expect("two parents");
+    let items = Items::open(&config, &parents.text).expect("items");
+    let header = crate::run::header(
+        &config,
+        parents.refs.each_ref().map(|parent| &parent.fingerprint),
+        &items,
+    );
+    let path = folder.path().join("journal.jsonl");
+    let (mut journal, _) = Journal::open(&path, &header.expect("a header")).expect("new");
+    let slopes = folder.path().join("slopes");
+    let mut executor = Executor::new(&parents, &items, &mut journal, slopes, &never);
+    let job = |id: u64, t: f64| Job {
+        id,
+        replicate: 0,
+        asker: darwin_core::files::Asker::Baseline,
+        phase: darwin_core::files::Phase::Proxy,
+        step: id as usize,
+        ask: crate::job::Ask::new(
+            line_recipe(&config, t, LAYERS).expect("valid").into(),
+            Work::Likelihood,
+            Window { split: Split::Proxy, indices: vec![0, 2] },
+        ),
+    };
+    let finite = executor.answer(&job(0, 0.0), |_| Ok(0.5)).expect("goes on");
+    assert!(finite.outcome.is_ok());
+    let failed = executor.answer(&job(1, 0.5), |_| Ok(0.5)).expect("goes on");
+    assert_eq!(failed.tokens, finite.tokens, "a failure counts like a pass");
+    assert!(failed.outcome.is_err_and(|why| why.contains("not finite: layer 0")));
+    let wild = executor.answer(&job(2, 0.0), |_| Ok(f64::NAN)).expect("goes on");
+    assert_eq!(wild.outcome, Err("its fitness is NaN".to_owned()));
+    drop(executor);
+    let lines = journal.lines();
+    assert_eq!(lines[0].status, Status::Ok);
+    for line in &lines[1..] {
+        assert!(matches!(line.status, Status::Failed(_)) && line.fitness == FAILED);
+        let text = serde_json::to_string(line).expect("JSON");
         assert!(text.contains("\"fitness\":-1000000000.0"), "{text}");
     }
+    // Replayed, they are what they were.
+    let (mut journal, _) = Journal::open(
+        &path,
+        &crate::run::header(&config, parents.refs.each_ref().map(|p| &p.fingerprint), &items)
+            .expect("a header"),
+    )
+    .expect("there");
+    let mut again =
+        Executor::new(&parents, &items, &mut journal, folder.path().join("slopes"), &never);
+    let first = again.answer(&job(0, 0.0), |_| Ok(0.5)).expect("known");
+    assert_eq!(first, finite);
+    assert!(again.answer(&job(1, 0.5), |_| Ok(0.5)).expect("known").outcome.is_err());
 }
