@@ -1,7 +1,7 @@
 //! Items of one split.
 
-use crate::item_line::{Line, read_text};
 use crate::Error;
+use crate::item_line::{Line, read_text};
 use darwin_core::hash::sha256_hex;
 use darwin_core::{Domain, Fingerprint, Split, nearest};
 use serde_json::Value;

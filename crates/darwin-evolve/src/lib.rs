@@ -25,6 +25,7 @@ mod recipe;
 mod run;
 mod search;
 mod slopes;
+mod solver;
 
 pub use config::{
     BlendMethod, Goal, MergeChoice, PerDomain, PhaseBudget, ProxyBudget, RunConfig, Seeds,

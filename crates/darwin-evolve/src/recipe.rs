@@ -6,7 +6,7 @@ use crate::genome::{LayerShares, RouterChoice, Shares};
 use crate::job::{FATHER, MOTHER};
 use darwin_checkpoint::Unit;
 use darwin_core::{Density, Group, LayerIdx, Part, Share};
-use darwin_merge::{GroupShares, LayerSpec, Recipe, RouterMode};
+use darwin_merge::{GroupShares, LayerSpec, Recipe, RegMean, RouterMode};
 
 /// Shares are rounded to so many decimals: a recipe is for people, too.
 const DECIMALS: f64 = 1e6;
@@ -108,6 +108,25 @@ pub fn group_recipe(
         .seed(config.seeds.masks)
         .build()
         .map_err(Error::below)
+}
+
+/// RegMean's child, the mother's activations weighing `b`; what cannot be solved is a blend with
+/// `anchor` of the mother.
+///
+/// # Errors
+/// [`Error::Below`] where the merge crate refuses it.
+pub(crate) fn regmean_recipe(
+    config: &RunConfig,
+    settings: &RegMean,
+    b: f64,
+    anchor: f64,
+) -> Result<Recipe, Error> {
+    let recipe = Recipe::blend("regmean", FATHER, MOTHER)
+        .default_share(share(anchor))
+        .seed(config.seeds.masks)
+        .build()
+        .map_err(Error::below)?;
+    Ok(recipe.with_regmean(RegMean { b, ..settings.clone() }))
 }
 
 /// The share of each group in a recipe that says them all.

@@ -35,9 +35,9 @@ pub use plan::Plan;
 pub use recipe::{
     AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities,
     ExpertShares, ExpertSpec, GroupShares, HubCache, HubRef, Inputs, LayerPosition, LayerShares,
-    LayerSpec, MixerKind, ModelEntry, Parameters, Parent, Recipe, RecipeBuilder, RegMean, RouterMode,
-    RouterRule, Selector, Sequence, Setting, Shares, Slice, SliceSource, Step, TokenName, TokenRow,
-    TokenRule, Tokenizer, TokenizerSource, Value,
+    LayerSpec, MixerKind, ModelEntry, Parameters, Parent, Recipe, RecipeBuilder, RegMean,
+    RouterMode, RouterRule, Selector, Sequence, Setting, Shares, Slice, SliceSource, Step,
+    TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
 };
 pub use solved::Unsolved;
 pub use sources::Sources;

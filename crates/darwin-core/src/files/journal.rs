@@ -35,6 +35,8 @@ pub enum ArmName {
     BlindWide,
     /// Ascent along derivatives, then CMA-ES around its result.
     Guided,
+    /// Linear maps solved from both parents' activations; the mother's weight is searched.
+    RegMean,
     /// As `guided`, the derivatives permuted within their kind over layers and experts.
     Placebo,
     /// As `guided`, the mother's differences replaced by random numbers of the same norms.
@@ -51,11 +53,12 @@ pub enum ArmName {
 
 impl ArmName {
     /// All arms, in the order of a table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Line,
         Self::Blind,
         Self::BlindWide,
         Self::Guided,
+        Self::RegMean,
         Self::Placebo,
         Self::RandomMother,
         Self::Inverted,
@@ -72,6 +75,7 @@ impl ArmName {
             Self::Blind => "blind",
             Self::BlindWide => "blind-wide",
             Self::Guided => "guided",
+            Self::RegMean => "regmean",
             Self::Placebo => "placebo",
             Self::RandomMother => "random-mother",
             Self::Inverted => "inverted",

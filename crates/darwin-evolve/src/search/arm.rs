@@ -4,11 +4,13 @@
 use super::ascent::{Ascent, Rule};
 use super::line::Line;
 use super::population::Population;
+use super::regmean::Weights;
 use super::setting::{Explorer, Setting, Tried, best};
 use super::space::{Small, V4, Wide};
 use crate::Error;
 use crate::job::{Answer, Ask, MOTHER, RANDOM_MOTHER, Window, Work};
 use crate::prior::Prior;
+use crate::solver::Solvable;
 use darwin_core::files::{ArmName, Phase};
 use darwin_merge::Recipe;
 use std::sync::Arc;
@@ -65,6 +67,8 @@ pub(crate) struct ArmSearch {
     /// Tokens spent in the proxy and in the real phase.
     spent: [u64; 2],
     start_tokens: u64,
+    /// What a solution adds to each candidate's tokens.
+    solution: u64,
     steps: [usize; 3],
     finalists: Vec<Tried>,
     /// What the last comparison on the proxy said.
@@ -90,9 +94,10 @@ impl ArmSearch {
     pub(crate) fn new(
         arm: ArmName,
         setting: Arc<Setting>,
-        card: &Prior,
+        known: (&Prior, Option<&Solvable>),
         start_tokens: u64,
     ) -> Result<Self, Error> {
+        let (card, solvable) = known;
         let small = |prior| Box::new(Small::new(&setting, prior));
         let blind = || small(Prior::ignorant());
         let of = |space, random| Population::new(setting.clone(), space, arm.name(), random);
@@ -106,6 +111,10 @@ impl ArmSearch {
             ArmName::BlindWide => Box::new(of(Box::new(Wide::new(&setting)), false)?),
             ArmName::V4 => Box::new(of(Box::new(V4::new(&setting)), false)?),
             ArmName::Guided => Box::new(climb(MOTHER, Rule::Plain)),
+            ArmName::RegMean => {
+                let missing = || Error::Optimiser("nobody can solve RegMean's maps".to_owned());
+                Box::new(Weights::new(setting.clone(), solvable.ok_or_else(missing)?.clone()))
+            }
             ArmName::RandomMother => Box::new(climb(RANDOM_MOTHER, Rule::Plain)),
             ArmName::Inverted => Box::new(climb(MOTHER, Rule::Inverted)),
             ArmName::Placebo => {
@@ -123,6 +132,7 @@ impl ArmSearch {
             stage: Stage::Explore,
             spent: [start_tokens, 0],
             start_tokens,
+            solution: solvable.filter(|_| arm == ArmName::RegMean).map_or(0, |s| s.tokens),
             steps: [0; 3],
             finalists: Vec::new(),
             compared: Vec::new(),
@@ -163,7 +173,7 @@ impl ArmSearch {
             match self.stage {
                 Stage::Explore => {
                     let plan = &self.setting.plan;
-                    let kept = plan.last + self.spent[0];
+                    let kept = plan.last + COMPARED * self.solution + self.spent[0];
                     let asks = self.explorer.next(plan.proxy.saturating_sub(kept))?;
                     if !asks.is_empty() {
                         return Ok(asks);

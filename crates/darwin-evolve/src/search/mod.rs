@@ -7,6 +7,7 @@ mod ascent;
 mod line;
 mod plan;
 mod population;
+mod regmean;
 mod setting;
 mod space;
 
@@ -19,6 +20,7 @@ use crate::deck::Deck;
 use crate::diagnosis::Diagnosis;
 use crate::job::{Answer, Ask, Job, Scored, Window, Work};
 use crate::recipe::{line_recipe, published_recipe};
+use crate::solver::Solvable;
 use crate::{Error, Fitness, Prior, RunConfig};
 use arm::ArmSearch;
 use darwin_core::Domain;
@@ -55,6 +57,8 @@ pub struct Setup {
     pub items: [Vec<(Domain, u64)>; 3],
     /// What both profiles cost.
     pub profile_tokens: u64,
+    /// What RegMean's children are made from, where an arm asks for them.
+    pub solvable: Option<Solvable>,
 }
 
 /// A run's search: replicates one after the other, in each the baselines, the line, the diagnosis,
@@ -205,11 +209,14 @@ impl Search {
         let known = match arm {
             arm if arm.ascends() => diagnosed + self.setup.profile_tokens,
             ArmName::Card => self.setup.profile_tokens / 2,
+            ArmName::RegMean => self.setup.solvable.as_ref().map_or(0, |s| s.measured),
             _ => 0,
         };
         let start = setting.line_tokens + known;
-        setting.plan.enough(arm, start)?;
-        ArmSearch::new(arm, setting, &self.setup.card, start)
+        let solvable = self.setup.solvable.as_ref();
+        let solution = solvable.map_or(0, |solvable| solvable.tokens);
+        setting.plan.enough(arm, start, solution)?;
+        ArmSearch::new(arm, setting, (&self.setup.card, solvable), start)
     }
 
     fn next_replicate(&mut self) {

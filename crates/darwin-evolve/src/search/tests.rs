@@ -5,6 +5,7 @@ use super::*;
 use crate::job::{RANDOM_MOTHER, Slope, Slopes, Tally};
 use darwin_core::files::Estimate;
 use darwin_core::{ExpertIdx, Group, LayerIdx, Part, Share, Split};
+use darwin_merge::RegMean;
 use std::collections::BTreeSet;
 
 const LAYERS: usize = 3;
@@ -68,6 +69,7 @@ fn setup(arms: &str, steps: usize, seeds: usize) -> Setup {
         card: Prior::ignorant(),
         items: [items(600), items(300), items(300)],
         profile_tokens: 100,
+        solvable: Some(Solvable { settings: RegMean::default(), measured: 60, tokens: 50 }),
     }
 }
 
@@ -144,6 +146,9 @@ fn answer(setup: &Setup, job: &Job) -> Answer {
     if ask.work == Work::Slopes {
         tokens = slopes_cost(tokens);
     }
+    if ask.items.split == Split::Proxy && ask.recipe.needs_activations() {
+        tokens += 50;
+    }
     Answer { tokens, outcome: Ok(Scored { domains, slopes }) }
 }
 
@@ -172,14 +177,15 @@ fn run(setup: &Setup) -> (Search, Vec<(Job, f64)>) {
 
 #[test]
 fn every_arm_spends_the_same_and_derivatives_find_what_is_to_be_found() {
-    let all = "line, blind, blind-wide, guided, placebo, random-mother, inverted, random, card, v4";
+    let all = "line, blind, blind-wide, guided, regmean, placebo, random-mother, inverted, \
+               random, card, v4";
     let setup = setup(all, 400, 1);
     let (search, jobs) = run(&setup);
     for (i, (job, _)) in jobs.iter().enumerate() {
         assert_eq!(job.id, i as u64);
     }
     let champions = search.champions();
-    assert_eq!(champions.len(), 10);
+    assert_eq!(champions.len(), 11);
     let budget = search.setting.as_ref().expect("walked").plan.proxy;
     for champion in champions {
         let spent = champion.tokens[0];

@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("darwin-eval", &["core", "checkpoint", "engine"]),
     ("darwin-profile", &["core", "checkpoint", "engine", "eval"]),
     ("darwin-regmean", &["core", "checkpoint", "engine", "eval", "merge"]),
-    ("darwin-evolve", &["core", "checkpoint", "engine", "eval", "merge", "profile"]),
+    ("darwin-evolve", &["core", "checkpoint", "engine", "eval", "merge", "profile", "regmean"]),
     ("darwin-report", &["core"]),
     (
         "darwin",
