@@ -4,10 +4,10 @@
 use crate::job::{FATHER, MOTHER, RANDOM_MOTHER};
 use crate::recipe::line_recipe;
 use crate::run::Ui;
-use crate::search::Shape;
+use crate::search::{Shape, TensorShare};
 use crate::solver::{Solvable, Solver};
 use crate::{ArmName, Error, RunConfig};
-use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource, read_tensor};
+use darwin_checkpoint::{Checkpoint, MemorySource, TensorId, TensorSource, part_of, read_tensor};
 use darwin_core::files::ModelRef;
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::panics::caught;
@@ -16,7 +16,7 @@ use darwin_engine::derivative::Direction;
 use darwin_engine::{LayerSource, Model, Text};
 use darwin_eval::{Candidate, Encoded, Evaluation, Evaluator};
 use darwin_merge::{Merge, Recipe, Sources};
-use darwin_profile::{Loaded, Subject, Weights, model_ref};
+use darwin_profile::{Loaded, Subject, Weights, model_ref, tensor_statics};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -237,6 +237,36 @@ impl Parents {
             Vec::new()
         };
         Ok(Shape { linear: self.linear_layers(), groups: groups.into() })
+    }
+
+    /// What the rule of `card-v5` reads in the parents' values: of each tensor with a share, the
+    /// mother's score over the sum of both.
+    ///
+    /// # Errors
+    /// [`Error::Below`] where a tensor cannot be read.
+    pub(crate) fn tensor_shares(&self) -> Result<Vec<TensorShare>, Error> {
+        let [father, mother] =
+            [FATHER, MOTHER].map(|name| self.sources.get(name).expect("opened").as_ref());
+        let (mut named, mut ids) = (Vec::new(), [Vec::new(), Vec::new()]);
+        for id in father.manifest().ids() {
+            let info = father.manifest().get(id);
+            let other = mother.manifest().find(&info.name);
+            let part = part_of(info.role, &info.name).filter(|_| info.dtype.is_mergeable());
+            if let (Some(part), Some(other)) = (part, other) {
+                named.push((info.name.clone(), part));
+                ids[0].push(id);
+                ids[1].push(other);
+            }
+        }
+        let scores = |source: &dyn TensorSource, ids: &[TensorId]| {
+            let found = tensor_statics(source, ids).map_err(Error::below)?;
+            Ok::<Vec<f64>, Error>(found.into_iter().map(TensorShare::score).collect())
+        };
+        let (of_father, of_mother) = (scores(father, &ids[0])?, scores(mother, &ids[1])?);
+        let both = of_father.into_iter().zip(of_mother);
+        let shares = both.map(|(f, m)| if f + m > 0.0 { m / (f + m) } else { 0.5 });
+        let tensors = named.into_iter().zip(shares);
+        Ok(tensors.map(|((tensor, part), share)| TensorShare { tensor, part, share }).collect())
     }
 
     /// For each layer whether it is linear attention.

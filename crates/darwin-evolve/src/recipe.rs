@@ -54,10 +54,7 @@ fn build(config: &RunConfig, shares: &Shares, method: &str) -> Result<Recipe, Er
         .component(Part::Embed, share(shares.embed))
         .component(Part::Norm, share(shares.norm))
         .component(Part::Head, share(shares.head))
-        .unit(match config.merge.unit {
-            UnitName::Tensor => Unit::Tensor,
-            UnitName::Expert => Unit::Expert,
-        })
+        .unit(unit(config))
         .seed(config.seeds.masks);
     for (l, layer) in shares.layers.iter().enumerate() {
         let parts = [
@@ -144,10 +141,18 @@ fn rounded(value: f64) -> f64 {
     (value * DECIMALS).round() / DECIMALS
 }
 
-fn share(t: f64) -> Share {
+/// The unit of the method's statistics.
+pub(crate) fn unit(config: &RunConfig) -> Unit {
+    match config.merge.unit {
+        UnitName::Tensor => Unit::Tensor,
+        UnitName::Expert => Unit::Expert,
+    }
+}
+
+pub(crate) fn share(t: f64) -> Share {
     Share::new(rounded(t).clamp(Share::MIN, Share::MAX)).expect("inside after clamping")
 }
 
-fn density(d: f64) -> Density {
+pub(crate) fn density(d: f64) -> Density {
     Density::new(rounded(d).clamp(Density::MIN, Density::MAX)).expect("inside after clamping")
 }

@@ -114,6 +114,10 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
         items: costs,
         profile_tokens: profiles.iter().map(|p| p.forward_tokens).sum(),
         solvable: parents.solvable().cloned(),
+        tensor_shares: match config.arms.contains(&ArmName::CardV5) {
+            true => parents.tensor_shares()?.into(),
+            false => Arc::default(),
+        },
     });
     // Derivatives of another run stay with its journal.
     let folder = out.join("slopes").join(header.run.short());

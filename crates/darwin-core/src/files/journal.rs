@@ -47,13 +47,15 @@ pub enum ArmName {
     Random,
     /// The published rule of the seed, literally.
     Card,
+    /// The published rule of the seed's sibling, literally: scores of each tensor's values.
+    CardV5,
     /// CMA-ES over the four genes of the published blind predecessor.
     V4,
 }
 
 impl ArmName {
     /// All arms, in the order of a table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Line,
         Self::Blind,
         Self::BlindWide,
@@ -64,6 +66,7 @@ impl ArmName {
         Self::Inverted,
         Self::Random,
         Self::Card,
+        Self::CardV5,
         Self::V4,
     ];
 
@@ -81,6 +84,7 @@ impl ArmName {
             Self::Inverted => "inverted",
             Self::Random => "random",
             Self::Card => "card",
+            Self::CardV5 => "card-v5",
             Self::V4 => "v4",
         }
     }

@@ -1,7 +1,9 @@
 //! An arm's way: the proxy explored, its best compared on more items, then on the real benchmark,
 //! then on `selection` (method 3).
 
+use super::Setup;
 use super::ascent::{Ascent, Rule};
+use super::card::CardV5;
 use super::line::Line;
 use super::population::Population;
 use super::regmean::Weights;
@@ -10,7 +12,6 @@ use super::space::{Small, V4, Wide};
 use crate::Error;
 use crate::job::{Answer, Ask, MOTHER, RANDOM_MOTHER, Window, Work};
 use crate::prior::Prior;
-use crate::solver::Solvable;
 use darwin_core::files::{ArmName, Phase};
 use darwin_merge::Recipe;
 use std::sync::Arc;
@@ -94,10 +95,10 @@ impl ArmSearch {
     pub(crate) fn new(
         arm: ArmName,
         setting: Arc<Setting>,
-        known: (&Prior, Option<&Solvable>),
+        setup: &Setup,
         start_tokens: u64,
     ) -> Result<Self, Error> {
-        let (card, solvable) = known;
+        let solvable = setup.solvable.as_ref();
         let small = |prior| Box::new(Small::new(&setting, prior));
         let blind = || small(Prior::ignorant());
         let of = |space, random| Population::new(setting.clone(), space, arm.name(), random);
@@ -107,7 +108,11 @@ impl ArmSearch {
             ArmName::Line => Box::new(Line::new(setting.clone())),
             ArmName::Blind => Box::new(of(blind(), false)?),
             ArmName::Random => Box::new(of(blind(), true)?),
-            ArmName::Card => Box::new(of(small(card.clone()), false)?),
+            ArmName::Card => Box::new(of(small(setup.card.clone()), false)?),
+            ArmName::CardV5 => {
+                let tensors = setup.tensor_shares.clone();
+                Box::new(of(Box::new(CardV5::new(&setting, tensors)), false)?)
+            }
             ArmName::BlindWide => Box::new(of(Box::new(Wide::new(&setting)), false)?),
             ArmName::V4 => Box::new(of(Box::new(V4::new(&setting)), false)?),
             ArmName::Guided => Box::new(climb(MOTHER, Rule::Plain)),

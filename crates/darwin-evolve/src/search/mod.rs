@@ -4,24 +4,27 @@
 
 mod arm;
 mod ascent;
+mod card;
 mod line;
 mod plan;
 mod population;
 mod regmean;
 mod setting;
+mod setup;
 mod space;
 
 pub use arm::Champion;
+pub use card::TensorShare;
 pub(crate) use plan::Plan;
 pub use setting::{Shape, Tried};
+pub use setup::Setup;
 pub(crate) use space::is_real;
 
 use crate::deck::Deck;
 use crate::diagnosis::Diagnosis;
 use crate::job::{Answer, Ask, Job, Scored, Window, Work};
 use crate::recipe::{line_recipe, published_recipe};
-use crate::solver::Solvable;
-use crate::{Error, Fitness, Prior, RunConfig};
+use crate::{Error, Fitness};
 use arm::ArmSearch;
 use darwin_core::Domain;
 use darwin_core::files::{ArmName, Asker, Phase};
@@ -41,24 +44,6 @@ const DIAGNOSED: usize = 64;
 /// What a pass with derivatives over so many tokens counts in a budget.
 pub(crate) fn slopes_cost(tokens: u64) -> u64 {
     tokens * Keep::Activations.passes()
-}
-
-/// Everything that a search is made from.
-#[derive(Clone)]
-pub struct Setup {
-    /// The configuration.
-    pub config: Arc<RunConfig>,
-    /// The parents' shape.
-    pub shape: Shape,
-    /// What the card's rule reads in the mother's profile.
-    pub card: Prior,
-    /// Domain and forward tokens of every item of `proxy`, `search` and `selection`, in the order of
-    /// the run's sets.
-    pub items: [Vec<(Domain, u64)>; 3],
-    /// What both profiles cost.
-    pub profile_tokens: u64,
-    /// What RegMean's children are made from, where an arm asks for them.
-    pub solvable: Option<Solvable>,
 }
 
 /// A run's search: replicates one after the other, in each the baselines, the line, the diagnosis,
@@ -216,7 +201,7 @@ impl Search {
         let solvable = self.setup.solvable.as_ref();
         let solution = solvable.map_or(0, |solvable| solvable.tokens);
         setting.plan.enough(arm, start, solution)?;
-        ArmSearch::new(arm, setting, (&self.setup.card, solvable), start)
+        ArmSearch::new(arm, setting, &self.setup, start)
     }
 
     fn next_replicate(&mut self) {

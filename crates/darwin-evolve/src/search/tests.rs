@@ -3,6 +3,8 @@
 use super::plan::PHASES;
 use super::*;
 use crate::job::{RANDOM_MOTHER, Slope, Slopes, Tally};
+use crate::solver::Solvable;
+use crate::{Prior, RunConfig};
 use darwin_core::files::Estimate;
 use darwin_core::{ExpertIdx, Group, LayerIdx, Part, Share, Split};
 use darwin_merge::RegMean;
@@ -45,6 +47,18 @@ fn optimum(group: &Group) -> f64 {
     0.8 - 0.4 * layer + 0.3 * expert * if group.part == Part::Router { -1.0 } else { 1.0 }
 }
 
+/// The father's and mother's scores are nearly equal, as those of siblings are.
+fn tensors() -> Vec<TensorShare> {
+    let mut tensors: Vec<TensorShare> = Vec::new();
+    for group in groups() {
+        if tensors.last().is_none_or(|last| *last.tensor != *group.tensor) {
+            let tensor = group.tensor.to_string();
+            tensors.push(TensorShare { tensor, part: group.part, share: 0.51 });
+        }
+    }
+    tensors
+}
+
 fn setup(arms: &str, steps: usize, seeds: usize) -> Setup {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("run.yaml");
@@ -69,6 +83,7 @@ fn setup(arms: &str, steps: usize, seeds: usize) -> Setup {
         card: Prior::ignorant(),
         items: [items(600), items(300), items(300)],
         profile_tokens: 100,
+        tensor_shares: tensors().into(),
         solvable: Some(Solvable { settings: RegMean::default(), measured: 60, tokens: 50 }),
     }
 }
@@ -178,14 +193,14 @@ fn run(setup: &Setup) -> (Search, Vec<(Job, f64)>) {
 #[test]
 fn every_arm_spends_the_same_and_derivatives_find_what_is_to_be_found() {
     let all = "line, blind, blind-wide, guided, regmean, placebo, random-mother, inverted, \
-               random, card, v4";
+               random, card, card-v5, v4";
     let setup = setup(all, 400, 1);
     let (search, jobs) = run(&setup);
     for (i, (job, _)) in jobs.iter().enumerate() {
         assert_eq!(job.id, i as u64);
     }
     let champions = search.champions();
-    assert_eq!(champions.len(), 11);
+    assert_eq!(champions.len(), 12);
     let budget = search.setting.as_ref().expect("walked").plan.proxy;
     for champion in champions {
         let spent = champion.tokens[0];
