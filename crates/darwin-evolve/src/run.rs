@@ -167,6 +167,7 @@ fn diagnosis_file(
         swaps_correlation: spearman(&slopes, &swaps),
         child: shares.zip(child.over_line).map(|(shares, measured)| Prediction {
             predicted: diagnosis.predict(weight, &shares),
+            along: child.foretold,
             measured,
         }),
         forward_tokens: diagnosis.tokens,

@@ -12,6 +12,7 @@ use super::space::{Small, V4, Wide};
 use crate::Error;
 use crate::job::{Answer, Ask, MOTHER, RANDOM_MOTHER, Window, Work};
 use crate::prior::Prior;
+use crate::recipe::group_shares;
 use darwin_core::files::{ArmName, Phase};
 use darwin_merge::Recipe;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Champion {
     pub proxy_fitness: f64,
     /// What it gained there on the goal over the line's best point, without fines.
     pub over_line: Option<f64>,
+    /// What derivatives along an ascent foretold of that, where one led to it.
+    pub foretold: Option<f64>,
     /// Candidates tried in the proxy and in the real phase.
     pub steps: [usize; 2],
     /// Forward tokens of the proxy phase, the line and diagnostics included, and of the real one.
@@ -302,6 +305,11 @@ impl ArmSearch {
                 .compared_gain(&winner.recipe)
                 .zip(self.compared_gain(&self.setting.line_best().1.recipe))
                 .map(|(own, line)| own - line),
+            foretold: self
+                .explorer
+                .foretold()
+                .zip(group_shares(&winner.recipe, &self.setting.shape.groups))
+                .map(|(foretold, shares)| foretold.gain(&shares)),
             proxy_fitness: self.proxy_fitness(&winner.recipe).unwrap_or(super::FAILED),
             steps: [self.steps[0], self.steps[1]],
             tokens: self.spent,

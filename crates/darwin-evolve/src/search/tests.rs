@@ -215,6 +215,10 @@ fn every_arm_spends_the_same_and_derivatives_find_what_is_to_be_found() {
     for other in [ArmName::Blind, ArmName::BlindWide, ArmName::Placebo, ArmName::V4] {
         assert!(guided > of(other) + 0.01, "{}: {guided} {}", other.name(), of(other));
     }
+    // The derivatives along the ascent foretell what it gains; the made-up goal is a parabola.
+    let found = champions.iter().find(|c| c.arm == ArmName::Guided).expect("it ran");
+    let (foretold, measured) = found.foretold.zip(found.over_line).expect("it ascended");
+    assert!((foretold - measured).abs() < 0.1 * measured, "{foretold} {measured}");
     // Nothing is won with another mother than the user's, and the father's level is kept.
     assert!((of(ArmName::RandomMother) - line).abs() < 0.02);
     assert!(champions.iter().any(|c| c.permuted.is_some_and(|changed| changed > 0.05)));
