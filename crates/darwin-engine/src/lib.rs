@@ -47,6 +47,7 @@ mod finite;
 mod footprint;
 mod gdn;
 mod generate;
+pub mod grams;
 mod head;
 mod kernels;
 mod kv_head;

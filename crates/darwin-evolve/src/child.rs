@@ -10,7 +10,7 @@ use darwin_core::files::{Health, MergeManifest, SCHEMA, Scores};
 use darwin_core::fs::read_bounded;
 use darwin_core::{ARITHMETIC, Domain, Split};
 use darwin_eval::{Evaluator, ItemSet, Scorer, Wants, model_scores};
-use darwin_merge::{Merge, MergeOptions, merge_to};
+use darwin_merge::{MergeOptions, merge_to};
 use darwin_profile::{CheckOptions, Family, Loaded, Subject, check as check_health, model_ref};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub(crate) fn write(
             }
         }
     }
-    let merge = Merge::new(&located, &parents.sources).map_err(Error::below)?;
+    let merge = parents.merge(&located, ui.progress, ui.cancel)?;
     let options = MergeOptions {
         max_shard_bytes: SHARD_BYTES,
         memory: MEMORY_BYTES,

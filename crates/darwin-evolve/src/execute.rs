@@ -2,7 +2,7 @@
 //! journal has already is not done again.
 
 use crate::items::{Items, Selected};
-use crate::job::{Answer, FATHER, Job, Scored, Slope, Slopes, Tally, Window, Work};
+use crate::job::{Answer, Ask, FATHER, Job, Scored, Slope, Slopes, Tally, Window, Work};
 use crate::search::{FAILED, slopes_cost};
 use crate::slopes;
 use crate::{Error, Journal, Parents, Wanted};
@@ -191,19 +191,28 @@ impl<'a> Executor<'a> {
         }
         let evaluator = selected.evaluator();
         let found = self.parents.evaluate(&job.ask.recipe, evaluator, self.cancel)?;
+        let solution = self.solution(&job.ask);
         let evaluation = match found {
             Ok(evaluation) => evaluation,
             // A failure counts like a pass: a search in which everything fails ends, too.
             Err(why) => {
-                return Ok(Answer { tokens: selected.tokens(), outcome: Err(why.to_string()) });
+                let tokens = selected.tokens() + solution;
+                return Ok(Answer { tokens, outcome: Err(why.to_string()) });
             }
         };
-        let tokens = evaluation.cost.tokens;
+        let tokens = evaluation.cost.tokens + solution;
         let outcome = values(evaluator, &evaluation).map(|values| Scored {
             domains: tallies(evaluator.items(), &values, &father),
             slopes: None,
         });
         Ok(Answer { tokens, outcome })
+    }
+
+    /// What a solution of its maps adds to a candidate's tokens on the proxy, whether it is kept from
+    /// before or not: budgets do not depend on what a resumed run has to do again.
+    fn solution(&self, ask: &Ask) -> u64 {
+        let solved = ask.items.split == Split::Proxy && ask.recipe.needs_activations();
+        self.parents.solvable().filter(|_| solved).map_or(0, |solvable| solvable.tokens)
     }
 
     /// The father's scores on a window's items.
@@ -240,7 +249,7 @@ impl<'a> Executor<'a> {
         }
         let direction = &self.directions[&mother];
         let tokens = slopes_cost(asked.cost().tokens);
-        let found = self.parents.with_child(&job.ask.recipe, |source| {
+        let found = self.parents.with_child(&job.ask.recipe, self.cancel, |source| {
             let model = match Model::load(source) {
                 Ok(model) => model,
                 Err(error) => return Ok(Err(Error::below(error))),

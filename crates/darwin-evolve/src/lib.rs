@@ -25,6 +25,7 @@ mod recipe;
 mod run;
 mod search;
 mod slopes;
+mod solver;
 
 pub use config::{
     BlendMethod, Goal, MergeChoice, PerDomain, PhaseBudget, ProxyBudget, RunConfig, Seeds,
@@ -42,4 +43,5 @@ pub use parents::Parents;
 pub use prior::Prior;
 pub use recipe::{group_recipe, line_recipe, published_recipe, recipe};
 pub use run::{Outcome, RankCheck, Ui, run};
-pub use search::{Champion, FAILED, Search, Setup, Shape, Tried};
+pub use search::{Champion, FAILED, Search, Setup, Shape, TensorShare, Tried};
+pub use solver::Solvable;

@@ -6,10 +6,12 @@ use crate::parents::{draws_bytes, float32_bytes, kept_bytes, located};
 use crate::recipe::line_recipe;
 use crate::run::header;
 use crate::search::Plan;
+use crate::solver::KEPT_BYTES;
 use crate::{ArmName, BlendMethod, Error, Journal, RunConfig};
 use darwin_checkpoint::{Checkpoint, HasFiles, HashCache};
 use darwin_core::{Cancel, Domain, Fingerprint, Progress, Split};
-use darwin_engine::{Resident, Run, Stream, Text};
+use darwin_engine::grams::footprint;
+use darwin_engine::{LayerSource, Resident, Run, Stream, Text};
 use darwin_eval::{Encoded, ItemSet};
 use darwin_merge::{Merge, Sources};
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,10 +158,20 @@ impl Opened {
         };
         let copies: u64 = config.arms.iter().map(times).max().unwrap_or(0);
         let slopes = copies * float32_bytes(&self.father);
+        let solved = match config.arms.contains(&ArmName::RegMean) {
+            true => {
+                let items = config.calibration.per_domain * Domain::KNOWN.len();
+                let tokens = (items * CALIBRATION_TOKENS) as u64;
+                let stream = Stream::open(self.father.as_ref()).map_err(Error::below)?;
+                let kept = KEPT_BYTES.max(self.father.tensor_bytes());
+                kept + 2 * footprint(stream.config(), tokens)
+            }
+            false => 0,
+        };
         Ok(Takes {
             // A candidate has the father's shape.
             models: father.and(mother).and(father),
-            tensors: kept_bytes(&self.father) + kept_bytes(&self.mother) + draws + slopes,
+            tensors: kept_bytes(&self.father) + kept_bytes(&self.mother) + draws + slopes + solved,
             read: self.father.tensor_bytes() + self.mother.tensor_bytes(),
             written: self.written,
         })

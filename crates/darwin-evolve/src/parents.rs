@@ -4,18 +4,19 @@
 use crate::job::{FATHER, MOTHER, RANDOM_MOTHER};
 use crate::recipe::line_recipe;
 use crate::run::Ui;
-use crate::search::Shape;
+use crate::search::{Shape, TensorShare};
+use crate::solver::{Solvable, Solver};
 use crate::{ArmName, Error, RunConfig};
-use darwin_checkpoint::{Checkpoint, MemorySource, TensorSource, read_tensor};
+use darwin_checkpoint::{Checkpoint, MemorySource, TensorId, TensorSource, part_of, read_tensor};
 use darwin_core::files::ModelRef;
 use darwin_core::keyed::{Key, Rng};
 use darwin_core::panics::caught;
-use darwin_core::{Cancel, Fault, Fingerprint, NoProgress};
+use darwin_core::{Cancel, Fault, Fingerprint, NoProgress, Progress};
 use darwin_engine::derivative::Direction;
-use darwin_engine::{Model, Text};
-use darwin_eval::{Candidate, Evaluation, Evaluator};
+use darwin_engine::{LayerSource, Model, Text};
+use darwin_eval::{Candidate, Encoded, Evaluation, Evaluator};
 use darwin_merge::{Merge, Recipe, Sources};
-use darwin_profile::{Loaded, Subject, Weights, model_ref};
+use darwin_profile::{Loaded, Subject, Weights, model_ref, tensor_statics};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub struct Parents {
     pub sources: Sources,
     /// Who they are.
     pub refs: [ModelRef; 2],
+    /// Solves RegMean's maps, where an arm asks for them.
+    pub(crate) solver: Option<Solver>,
 }
 
 impl Parents {
@@ -111,7 +114,45 @@ impl Parents {
             text,
             sources,
             refs,
+            solver: None,
         })
+    }
+
+    /// Makes RegMean's recipes possible: their maps are solved from these items.
+    ///
+    /// # Errors
+    /// [`Error::Below`] with the sentences of RegMean; [`Error::Cancelled`].
+    pub(crate) fn solve_from(
+        &mut self,
+        config: &RunConfig,
+        calibration: &Encoded,
+        ui: Ui<'_>,
+    ) -> Result<(), Error> {
+        self.solver = Some(Solver::new(config, self, calibration, ui)?);
+        Ok(())
+    }
+
+    /// What RegMean's recipes are made from.
+    pub(crate) fn solvable(&self) -> Option<&Solvable> {
+        self.solver.as_ref().map(Solver::solvable)
+    }
+
+    /// A recipe's merge, its maps solved where it needs that.
+    ///
+    /// # Errors
+    /// [`Error::Below`] with the sentences of merge and RegMean; [`Error::Cancelled`].
+    pub(crate) fn merge(
+        &self,
+        recipe: &Recipe,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Merge, Error> {
+        let merge = Merge::new(recipe, &self.sources).map_err(Error::below)?;
+        let Some(solver) = self.solver.as_ref().filter(|_| !merge.is_solved()) else {
+            return Ok(merge);
+        };
+        let models: [&dyn LayerSource; 2] = [&self.father_model, &self.mother_model];
+        solver.solve(models, recipe, merge, progress, cancel)
     }
 
     /// The father as the profiler sees him.
@@ -142,11 +183,13 @@ impl Parents {
     pub fn with_child<T>(
         &self,
         recipe: &Recipe,
+        cancel: &Cancel,
         work: impl FnOnce(&dyn TensorSource) -> Result<Result<T, Error>, Error>,
     ) -> Result<Result<T, Error>, Error> {
-        let made = || match Merge::new(recipe, &self.sources) {
+        let made = || match self.merge(recipe, &NoProgress, cancel) {
             Ok(merge) => work(&merge),
-            Err(error) => Ok(Err(Error::below(error))),
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(error) => Ok(Err(error)),
         };
         // What a panic could leave half done is not seen afterwards: merge and loaded model are the
         // candidate's own and gone, weights and items of the parents are only read, and what is
@@ -164,7 +207,7 @@ impl Parents {
         evaluator: &dyn Evaluator,
         cancel: &Cancel,
     ) -> Result<Result<Evaluation, Error>, Error> {
-        self.with_child(recipe, |source| {
+        self.with_child(recipe, cancel, |source| {
             let candidate = Candidate { name: "candidate", source };
             let mut results =
                 evaluator.evaluate(&[candidate], &NoProgress, cancel).map_err(Error::below)?;
@@ -194,6 +237,36 @@ impl Parents {
             Vec::new()
         };
         Ok(Shape { linear: self.linear_layers(), groups: groups.into() })
+    }
+
+    /// What the rule of `card-v5` reads in the parents' values: of each tensor with a share, the
+    /// mother's score over the sum of both.
+    ///
+    /// # Errors
+    /// [`Error::Below`] where a tensor cannot be read.
+    pub(crate) fn tensor_shares(&self) -> Result<Vec<TensorShare>, Error> {
+        let [father, mother] =
+            [FATHER, MOTHER].map(|name| self.sources.get(name).expect("opened").as_ref());
+        let (mut named, mut ids) = (Vec::new(), [Vec::new(), Vec::new()]);
+        for id in father.manifest().ids() {
+            let info = father.manifest().get(id);
+            let other = mother.manifest().find(&info.name);
+            let part = part_of(info.role, &info.name).filter(|_| info.dtype.is_mergeable());
+            if let (Some(part), Some(other)) = (part, other) {
+                named.push((info.name.clone(), part));
+                ids[0].push(id);
+                ids[1].push(other);
+            }
+        }
+        let scores = |source: &dyn TensorSource, ids: &[TensorId]| {
+            let found = tensor_statics(source, ids).map_err(Error::below)?;
+            Ok::<Vec<f64>, Error>(found.into_iter().map(TensorShare::score).collect())
+        };
+        let (of_father, of_mother) = (scores(father, &ids[0])?, scores(mother, &ids[1])?);
+        let both = of_father.into_iter().zip(of_mother);
+        let shares = both.map(|(f, m)| if f + m > 0.0 { m / (f + m) } else { 0.5 });
+        let tensors = named.into_iter().zip(shares);
+        Ok(tensors.map(|((tensor, part), share)| TensorShare { tensor, part, share }).collect())
     }
 
     /// For each layer whether it is linear attention.

@@ -6,7 +6,7 @@ use crate::genome::{LayerShares, RouterChoice, Shares};
 use crate::job::{FATHER, MOTHER};
 use darwin_checkpoint::Unit;
 use darwin_core::{Density, Group, LayerIdx, Part, Share};
-use darwin_merge::{GroupShares, LayerSpec, Recipe, RouterMode};
+use darwin_merge::{GroupShares, LayerSpec, Recipe, RegMean, RouterMode};
 
 /// Shares are rounded to so many decimals: a recipe is for people, too.
 const DECIMALS: f64 = 1e6;
@@ -54,10 +54,7 @@ fn build(config: &RunConfig, shares: &Shares, method: &str) -> Result<Recipe, Er
         .component(Part::Embed, share(shares.embed))
         .component(Part::Norm, share(shares.norm))
         .component(Part::Head, share(shares.head))
-        .unit(match config.merge.unit {
-            UnitName::Tensor => Unit::Tensor,
-            UnitName::Expert => Unit::Expert,
-        })
+        .unit(unit(config))
         .seed(config.seeds.masks);
     for (l, layer) in shares.layers.iter().enumerate() {
         let parts = [
@@ -110,6 +107,25 @@ pub fn group_recipe(
         .map_err(Error::below)
 }
 
+/// RegMean's child, the mother's activations weighing `b`; what cannot be solved is a blend with
+/// `anchor` of the mother.
+///
+/// # Errors
+/// [`Error::Below`] where the merge crate refuses it.
+pub(crate) fn regmean_recipe(
+    config: &RunConfig,
+    settings: &RegMean,
+    b: f64,
+    anchor: f64,
+) -> Result<Recipe, Error> {
+    let recipe = Recipe::blend("regmean", FATHER, MOTHER)
+        .default_share(share(anchor))
+        .seed(config.seeds.masks)
+        .build()
+        .map_err(Error::below)?;
+    Ok(recipe.with_regmean(RegMean { b, ..settings.clone() }))
+}
+
 /// The share of each group in a recipe that says them all.
 pub(crate) fn group_shares(recipe: &Recipe, groups: &[Group]) -> Option<Vec<f64>> {
     let known = recipe.groups()?;
@@ -125,10 +141,18 @@ fn rounded(value: f64) -> f64 {
     (value * DECIMALS).round() / DECIMALS
 }
 
-fn share(t: f64) -> Share {
+/// The unit of the method's statistics.
+pub(crate) fn unit(config: &RunConfig) -> Unit {
+    match config.merge.unit {
+        UnitName::Tensor => Unit::Tensor,
+        UnitName::Expert => Unit::Expert,
+    }
+}
+
+pub(crate) fn share(t: f64) -> Share {
     Share::new(rounded(t).clamp(Share::MIN, Share::MAX)).expect("inside after clamping")
 }
 
-fn density(d: f64) -> Density {
+pub(crate) fn density(d: f64) -> Density {
     Density::new(rounded(d).clamp(Density::MIN, Density::MAX)).expect("inside after clamping")
 }

@@ -7,7 +7,8 @@ use crate::search::{Champion, Plan, Search, Setup, is_real};
 use crate::{Diagnosis, Error, Journal, Parents, Prior, RunConfig, child, diagnose};
 use darwin_checkpoint::HashCache;
 use darwin_core::files::{
-    Comparison, DiagnosisFile, Health, Origin, Prediction, Profile, RunHeader, SCHEMA, Scores,
+    ArmName, Comparison, DiagnosisFile, Health, Origin, Prediction, Profile, RunHeader, SCHEMA,
+    Scores,
 };
 use darwin_core::fs::{own, write_json};
 use darwin_core::stats::spearman;
@@ -93,7 +94,7 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     for note in config.notes() {
         (ui.note)(&note);
     }
-    let parents = Parents::open(config, ui)?;
+    let mut parents = Parents::open(config, ui)?;
     let items = Items::open(config, &parents.text)?;
     let costs = items.costs();
     Plan::of(config, &costs).check(&config.arms, items.calibration.tokens())?;
@@ -104,6 +105,10 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
         (ui.note)(&sentence);
     }
     let profiles = diagnose::profiles(config, &parents, &items, ui)?;
+    if config.arms.contains(&ArmName::RegMean) {
+        parents.solve_from(config, &items.calibration, ui)?;
+    }
+    let parents = parents;
     let comparison = diagnose::comparison(config, &parents, &profiles, &items, ui)?;
     let mut search = Search::new(Setup {
         config: Arc::new(config.clone()),
@@ -111,6 +116,11 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
         card: Prior::card(&profiles[1]),
         items: costs,
         profile_tokens: profiles.iter().map(|p| p.forward_tokens).sum(),
+        solvable: parents.solvable().cloned(),
+        tensor_shares: match config.arms.contains(&ArmName::CardV5) {
+            true => parents.tensor_shares()?.into(),
+            false => Arc::default(),
+        },
     });
     // Derivatives of another run stay with its journal.
     let folder = out.join("slopes").join(header.run.short());
@@ -160,6 +170,7 @@ fn diagnosis_file(
         swaps_correlation: spearman(&slopes, &swaps),
         child: shares.zip(child.over_line).map(|(shares, measured)| Prediction {
             predicted: diagnosis.predict(weight, &shares),
+            along: child.foretold,
             measured,
         }),
         forward_tokens: diagnosis.tokens,

@@ -230,7 +230,7 @@ impl<'a> Work<'a> {
             return self.combine_each(each, numbers, place, out, others, scratch);
         }
         match &self.line.operation {
-            Operation::Copy(_) | Operation::Formula { .. } => {}
+            Operation::Copy(_) | Operation::Formula { .. } | Operation::Solved { .. } => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),
             Operation::Linear { terms, convex, .. } => match terms[..] {
                 [(_, a), (_, b)] => kernels::blend(out, &mut others[0], a, b, *convex),

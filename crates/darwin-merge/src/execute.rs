@@ -51,6 +51,9 @@ pub fn merge_into(
             "open it from its folder",
         ));
     };
+    if !merge.is_solved() {
+        return Err(merge.not_solved());
+    }
     let mut documents = vec![
         ("config.json".to_owned(), config(merge)),
         ("manifest.json".to_owned(), json(&merge.plan().manifest())),

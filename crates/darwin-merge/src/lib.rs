@@ -18,6 +18,7 @@ mod numerics;
 mod plan;
 mod recipe;
 mod side;
+mod solved;
 mod sources;
 mod statistics;
 mod twister;
@@ -34,8 +35,9 @@ pub use plan::Plan;
 pub use recipe::{
     AdapterRef, Align, Blocks, ChatTemplate, Conditional, CopyRule, Darwin, Densities,
     ExpertShares, ExpertSpec, GroupShares, HubCache, HubRef, Inputs, LayerPosition, LayerShares,
-    LayerSpec, MixerKind, ModelEntry, Parameters, Parent, Recipe, RecipeBuilder, RouterMode,
-    RouterRule, Selector, Sequence, Setting, Shares, Slice, SliceSource, Step, TokenName, TokenRow,
-    TokenRule, Tokenizer, TokenizerSource, Value,
+    LayerSpec, MixerKind, ModelEntry, Parameters, Parent, Recipe, RecipeBuilder, RegMean,
+    RouterMode, RouterRule, Selector, Sequence, Setting, Shares, Slice, SliceSource, Step,
+    TokenName, TokenRow, TokenRule, Tokenizer, TokenizerSource, Value,
 };
+pub use solved::Unsolved;
 pub use sources::Sources;

@@ -5,6 +5,7 @@ use crate::compute::{Scratch, Work};
 use crate::masks::{Chance, Kept, MaskSource};
 use crate::plan::{Line, Operation, Plan, plan};
 use crate::side::Side;
+use crate::solved::Solved;
 use crate::sources::Source;
 use crate::statistics::Statistics;
 use crate::twister::Twister;
@@ -23,10 +24,12 @@ pub struct Merge {
     name: String,
     record: (String, Option<(&'static str, Vec<u8>)>),
     manifest: Manifest,
-    plan: Plan,
-    sources: Vec<Source>,
+    pub(crate) plan: Plan,
+    pub(crate) sources: Vec<Source>,
     structure: Option<Arc<Checkpoint>>,
     side: Side,
+    /// The values of lines that are solved, once they are there.
+    pub(crate) solved: Option<Solved>,
     masks: Option<Arc<dyn MaskSource>>,
     chance: Chance,
     statistics: Vec<Statistics>,
@@ -84,6 +87,7 @@ impl Merge {
             sources: list,
             structure: sources.checkpoint(recipe.structure()).cloned(),
             side,
+            solved: None,
             masks: None,
             chance,
             scratch: Mutex::default(),
@@ -187,6 +191,9 @@ impl TensorSource for Merge {
 
     fn prepare(&self, id: TensorId) -> Result<TensorPlan, darwin_checkpoint::Error> {
         let line = self.line(id);
+        if line.operation.is_solved() {
+            return self.solved(id)?.prepare(id);
+        }
         if let Operation::TaskVectors { vectors, rescale: true, .. } = &line.operation {
             vectors.iter().for_each(|vector| self.chance.keep(&line.info, vector));
         }
@@ -208,6 +215,9 @@ impl TensorSource for Merge {
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), darwin_checkpoint::Error> {
+        if self.line(plan.id).operation.is_solved() {
+            return self.solved(plan.id)?.read_tile(plan, rows, out);
+        }
         let mut scratch = self.scratch().pop().unwrap_or_default();
         let done = self.work(self.line(plan.id))?.tile(&plan.statistics, rows, out, &mut scratch);
         self.scratch().push(scratch);
@@ -220,6 +230,9 @@ impl TensorSource for Merge {
         rows: Range<usize>,
         out: &mut [u8],
     ) -> Result<bool, darwin_checkpoint::Error> {
+        if self.line(plan.id).operation.is_solved() {
+            return self.solved(plan.id)?.read_bytes(plan, rows, out);
+        }
         let mut scratch = self.scratch().pop().unwrap_or_default();
         let done = self.work(self.line(plan.id))?.bytes(&plan.statistics, rows, out, &mut scratch);
         self.scratch().push(scratch);

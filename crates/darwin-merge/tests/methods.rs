@@ -89,7 +89,8 @@ fn same(a: &[f32], b: &[f32]) -> bool {
 fn every_method_is_tested() {
     let classic = METHODS.iter().take(7).map(|method| method.name);
     let tested: Vec<&str> = classic.chain(RECIPES.iter().map(|(name, ..)| *name)).collect();
-    for method in METHODS {
+    // what needs activations is tested where they are: darwin-regmean
+    for method in METHODS.iter().filter(|method| !method.needs_activations()) {
         assert!(tested.contains(&method.name), "{}", method.name);
     }
 }

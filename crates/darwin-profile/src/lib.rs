@@ -30,7 +30,7 @@ pub use compare::{CompareOptions, compare, compare_origin};
 pub use error::Error;
 pub use profile::counters::Samples;
 pub use profile::probes::Pooling;
-pub use profile::statics::literal_mri;
+pub use profile::statics::{literal_mri, tensor_statics};
 pub use profile::streamed::{
     Forecast, ProfilePlan, Unloaded, forecast_profile, plan_profile, profile_streamed,
 };

@@ -43,7 +43,7 @@ pub(crate) const COMPONENTS: [Ink; 3] = [
 pub(crate) const FAMILY: [(&str, Ink); 3] =
     [("father", FATHER), ("mother", MOTHER), ("child", CHILD)];
 
-const ARMS: [(&str, Ink); 10] = [
+const ARMS: [(&str, Ink); 12] = [
     ("guided", CHILD),
     ("blind", ink([140, 107, 184], Stroke::Dashed)),
     ("line", ink([138, 143, 152], Stroke::Dotted)),
@@ -54,12 +54,14 @@ const ARMS: [(&str, Ink); 10] = [
     ("inverted", ink([160, 138, 44], Stroke::Dotted)),
     ("v4", ink([179, 99, 58], Stroke::Long)),
     ("random", ink([107, 142, 35], Stroke::Mixed)),
+    ("regmean", ink([63, 81, 181], Stroke::Long)),
+    ("card-v5", ink([173, 20, 87], Stroke::Dashed)),
 ];
 
 /// The ink of an arm; arms without a fixed one share the last three colours.
 pub(crate) fn arm(name: &str, position: usize) -> Ink {
     let named = ARMS.iter().find(|(arm, _)| *arm == name);
-    named.map_or(ARMS[7 + position % 3].1, |(_, ink)| *ink)
+    named.map_or(ARMS[9 + position % 3].1, |(_, ink)| *ink)
 }
 
 impl Ink {

@@ -8,11 +8,12 @@ use crate::ui::Ui;
 use darwin_checkpoint::{Checkpoint, TensorInfo, TensorSource};
 use darwin_core::{Failure, Fault};
 use darwin_engine::{
-    Batch, Error as EngineError, LayerSource, NoTap, Resident, Run, Sequence, Stream,
+    Batch, Error as EngineError, LayerSource, NoTap, Resident, Run, Sequence, Speed, Stream,
 };
 use darwin_eval::score_items::Scorable;
 use darwin_evolve::{RunConfig, Takes, takes};
 use darwin_merge::Merge;
+use darwin_regmean::Outlook;
 use std::path::{Path, PathBuf};
 
 /// What the process holds beside what is counted: its code, tables of names, output.
@@ -32,6 +33,9 @@ const KEPT_VALUES: usize = 1 << 25;
 const MERGE_MOST: u64 = 168 << 20;
 const MERGE_THREAD: u64 = 2 << 20;
 const MERGE_LEAST: u64 = 1 << 20;
+
+/// The memory of a merge for tiles where nobody says how much.
+const MERGE_MEMORY: u64 = 512 << 20;
 
 /// What a command takes.
 #[derive(Clone, Debug, Default)]
@@ -184,18 +188,20 @@ pub(crate) fn merge(
     arguments: &MergeArgs,
     merge: &Merge,
     out: Option<&Path>,
+    solving: Option<&Outlook>,
     ui: &Ui,
 ) -> Result<u64, Failure> {
     let (plan, threads) = (merge.plan(), rayon::current_num_threads() as u64);
     let machine = Machine::here().memory().map_or(u64::MAX, |available| available.bytes);
     let room =
         (machine.saturating_sub(BESIDE) / 4 * 3).max(MERGE_LEAST + threads * MERGE_THREAD / 8);
-    let memory = arguments.memory.min(room);
+    let memory = arguments.memory.unwrap_or(MERGE_MEMORY).min(room);
     let most = memory.min(MERGE_MOST + threads * MERGE_THREAD);
+    let beside = solving.map_or(0, |solving| solving.solved);
     let need = Need {
         resident: Resident { buffers: most, ..Resident::default() },
-        read: plan.read_bytes(),
-        written: out.map(|path| (path.to_owned(), plan.written_bytes())),
+        read: plan.read_bytes() + solving.map_or(0, |solving| solving.plan.read),
+        written: out.map(|path| (path.to_owned(), plan.written_bytes() + beside)),
         seconds: None,
         advice: "use less `--memory` or fewer threads (-j)",
     };
@@ -251,13 +257,18 @@ pub(crate) fn evolution(config: &RunConfig, takes: &Takes) -> Need {
 
 /// Reading the model, and so many tokens through its layers, by a layer of each kind that is tried.
 fn seconds(stream: &Stream<'_>, tokens: u64) -> Result<f64, EngineError> {
+    let speed = speed(stream, tokens)?;
+    Ok(speed.reading(stream.footprint().stored) + speed.running(tokens))
+}
+
+/// How fast a model is read and run, by a layer of each kind that is tried on at most so many tokens.
+pub(crate) fn speed(stream: &Stream<'_>, tokens: u64) -> Result<Speed, EngineError> {
     let measured = MEASURED_TOKENS * rayon::current_num_threads();
     let measured = measured.min(usize::try_from(tokens).unwrap_or(usize::MAX)).max(1);
     let longest = MEASURED_TOKENS.min(measured).min(stream.config().max_position_embeddings);
     let sequences =
         (0..measured.div_ceil(MEASURED_TOKENS)).map(|_| Sequence::new(vec![0; longest])).collect();
-    let speed = stream.measure(&Batch::new(sequences), |_, _| NoTap)?;
-    Ok(speed.reading(stream.footprint().stored) + speed.running(tokens))
+    stream.measure(&Batch::new(sequences), |_, _| NoTap)
 }
 
 /// The limit of the machine as an error of the environment, where nobody gave one: too little

@@ -69,6 +69,10 @@ pub struct ExpertSlope {
 pub struct Prediction {
     /// By the quadratic model at the line's best point.
     pub predicted: f64,
+    /// By the derivatives added up along the ascent that led to it, each step by those of the items
+    /// that came after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub along: Option<f64>,
     /// In the last comparison on the proxy.
     pub measured: f64,
 }

@@ -35,6 +35,8 @@ pub enum ArmName {
     BlindWide,
     /// Ascent along derivatives, then CMA-ES around its result.
     Guided,
+    /// Linear maps solved from both parents' activations; the mother's weight is searched.
+    RegMean,
     /// As `guided`, the derivatives permuted within their kind over layers and experts.
     Placebo,
     /// As `guided`, the mother's differences replaced by random numbers of the same norms.
@@ -45,22 +47,26 @@ pub enum ArmName {
     Random,
     /// The published rule of the seed, literally.
     Card,
+    /// The published rule of the seed's sibling, literally: scores of each tensor's values.
+    CardV5,
     /// CMA-ES over the four genes of the published blind predecessor.
     V4,
 }
 
 impl ArmName {
     /// All arms, in the order of a table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Line,
         Self::Blind,
         Self::BlindWide,
         Self::Guided,
+        Self::RegMean,
         Self::Placebo,
         Self::RandomMother,
         Self::Inverted,
         Self::Random,
         Self::Card,
+        Self::CardV5,
         Self::V4,
     ];
 
@@ -72,11 +78,13 @@ impl ArmName {
             Self::Blind => "blind",
             Self::BlindWide => "blind-wide",
             Self::Guided => "guided",
+            Self::RegMean => "regmean",
             Self::Placebo => "placebo",
             Self::RandomMother => "random-mother",
             Self::Inverted => "inverted",
             Self::Random => "random",
             Self::Card => "card",
+            Self::CardV5 => "card-v5",
             Self::V4 => "v4",
         }
     }

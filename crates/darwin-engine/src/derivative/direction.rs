@@ -66,7 +66,7 @@ impl<'a> Direction<'a> {
         to: &'a dyn TensorSource,
         config: Config,
     ) -> Result<Self, Error> {
-        supported(&config)?;
+        supported(&config, "derivatives by share")?;
         let tensors = expected(&config);
         check_tensors(from.unwrap_or(to), &tensors)?;
         Ok(Self {

@@ -29,7 +29,7 @@ pub(super) struct Kept {
     queries: Buffer,
     attended: Buffer,
     /// What goes into `o_proj` (tokens, heads x head dim)
-    gated: Buffer,
+    pub(super) gated: Buffer,
     /// Of each sequence those of all key-value heads
     caches: Vec<HeadCache>,
 }

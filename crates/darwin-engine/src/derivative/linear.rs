@@ -33,7 +33,7 @@ pub(super) struct Kept {
     decay: Buffer,
     /// What the recurrence gives, and that after the gated norm (tokens, value heads x value dim)
     mixed: Buffer,
-    gated: Buffer,
+    pub(super) gated: Buffer,
 }
 
 #[derive(Debug, Default)]

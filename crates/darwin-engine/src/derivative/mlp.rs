@@ -15,7 +15,7 @@ pub(super) struct Kept {
     /// (tokens, [gate ; up])
     gate_up: Buffer,
     /// (tokens, width)
-    activated: Buffer,
+    pub(super) activated: Buffer,
     /// The sigmoid gates of a shared expert (tokens)
     gates: Buffer,
 }

@@ -15,16 +15,18 @@ mod direction;
 mod full;
 mod groups;
 mod head;
+mod inputs;
 mod layered;
 mod linear;
 mod maps;
 mod mlp;
 mod moe;
 mod resident;
-mod step;
+pub(crate) mod step;
 
 pub use darwin_core::Group;
 pub use direction::Direction;
+pub(crate) use inputs::Inputs;
 
 use crate::config::RouterForm;
 use crate::score::{check_items, fed, fed_tokens};
@@ -127,7 +129,7 @@ pub fn derivatives(
     cancel: &Cancel,
 ) -> Result<Derivatives, Error> {
     let config = point.config();
-    supported(config)?;
+    supported(config, "derivatives by share")?;
     if !direction.fits(config) {
         return Err(Error::Shapes);
     }
@@ -156,11 +158,12 @@ struct Pass<'a> {
 }
 
 /// Items whose sequences go through together.
-struct Bundle {
+#[derive(Debug)]
+pub(crate) struct Bundle {
     /// The first item.
-    first: usize,
+    pub(crate) first: usize,
     /// Where each sequence starts (n + 1).
-    offsets: Vec<usize>,
+    pub(crate) offsets: Vec<usize>,
     /// The item of each token, counted from the first.
     owners: Vec<u32>,
     ids: Vec<u32>,
@@ -185,7 +188,7 @@ impl Bundle {
     }
 
     /// All items, cut where a thread has enough.
-    fn cut(first: usize, items: &[ScoreItem], tokens: usize) -> Vec<Self> {
+    pub(crate) fn cut(first: usize, items: &[ScoreItem], tokens: usize) -> Vec<Self> {
         let (mut bundles, mut start, mut count) = (Vec::new(), 0, 0);
         for (i, item) in items.iter().enumerate() {
             count += fed_tokens(item);
@@ -201,7 +204,7 @@ impl Bundle {
         self.offsets.len() - 1
     }
 
-    fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
     }
 
@@ -217,7 +220,7 @@ impl Bundle {
 }
 
 /// All sequences of bundles.
-fn batch(bundles: &[Bundle]) -> Batch {
+pub(crate) fn batch(bundles: &[Bundle]) -> Batch {
     Batch::new(bundles.iter().flat_map(Bundle::sequences).collect())
 }
 
@@ -250,8 +253,8 @@ fn parts<'v, T>(mut values: &'v mut [T], bundles: &[Bundle], each: usize) -> Vec
     cut.collect()
 }
 
-/// Checks that a model of these numbers has derivatives.
-fn supported(config: &Config) -> Result<(), Error> {
+/// Checks that the passes of this module, which `what` needs, are there for a model of these numbers.
+pub(crate) fn supported(config: &Config, what: &str) -> Result<(), Error> {
     let mut missing = Vec::new();
     if config.latent.is_some() {
         missing.push("latent attention");
@@ -273,7 +276,9 @@ fn supported(config: &Config) -> Result<(), Error> {
     }
     let model = &config.model_type;
     Err(Error::Model(vec![Problem::new(
-        format!("{model}: there are no derivatives by share for {}", missing.join(", ")),
-        "derivatives are there for Qwen3.5, Qwen3-Next, Qwen3, Llama, and what is built of the same parts",
+        format!("{model}: there are no {what} for {}", missing.join(", ")),
+        format!(
+            "{what} are there for Qwen3.5, Qwen3-Next, Qwen3, Llama, and what is built of the same parts"
+        ),
     )]))
 }

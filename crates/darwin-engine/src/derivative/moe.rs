@@ -18,13 +18,13 @@ pub(super) struct Kept {
     /// (tokens, experts)
     logits: Buffer,
     /// (tokens, k), falling gates
-    experts: Vec<u32>,
+    pub(super) experts: Vec<u32>,
     gates: Buffer,
-    order: Order,
+    pub(super) order: Order,
     /// (slots by expert, [gate ; up])
     gate_up: Buffer,
     /// (slots by expert, width)
-    activated: Buffer,
+    pub(super) activated: Buffer,
 }
 
 #[derive(Debug, Default)]

@@ -36,30 +36,30 @@ pub(super) enum MlpBack {
 
 /// Tokens that go through together: whole sequences.
 #[derive(Clone, Copy)]
-pub(super) struct Tokens<'a> {
-    pub(super) config: &'a Config,
-    pub(super) team: Team<'a>,
+pub(crate) struct Tokens<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) team: Team<'a>,
     /// Where each sequence starts (n + 1).
-    pub(super) offsets: &'a [usize],
+    pub(crate) offsets: &'a [usize],
 }
 
 /// What a layer's forward pass leaves for its way back.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// (tokens, hidden): the layer's input after its norm, the stream after the mixer, and that
     /// after its norm
-    normed: Buffer,
+    pub(super) normed: Buffer,
     mid: Buffer,
-    normed_mid: Buffer,
-    linear: linear::Kept,
-    full: full::Kept,
-    dense: mlp::Kept,
-    moe: moe::Kept,
+    pub(super) normed_mid: Buffer,
+    pub(super) linear: linear::Kept,
+    pub(super) full: full::Kept,
+    pub(super) dense: mlp::Kept,
+    pub(super) moe: moe::Kept,
 }
 
 /// Buffers that are used again for every layer.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(crate) struct Work {
     /// (tokens, hidden): the output of a part, or the gradient of a norm's output
     part: Buffer,
     shares: Buffer,
@@ -105,7 +105,7 @@ impl Step {
         self.weights.get(self.layer)
     }
 
-    /// The layer on `x` (tokens, hidden), into `out` if its output is needed.
+    /// [`forward`] of this layer.
     pub(super) fn forward(
         &self,
         tokens: &Tokens<'_>,
@@ -114,55 +114,7 @@ impl Step {
         work: &mut Work,
         out: Option<&mut [f32]>,
     ) -> Result<(), Error> {
-        let (weights, eps) = (self.weights(), tokens.config.rms_norm_eps as f32);
-        let normed = scratch(&mut kept.normed, x.len());
-        norm(tokens.team, x, &weights.input_layernorm, eps, normed);
-        let mid = scratch(&mut kept.mid, x.len());
-        match &weights.mixer {
-            layer::Mixer::Linear(mixer) => {
-                linear::forward(tokens, mixer, normed, &mut kept.linear, mid);
-            }
-            layer::Mixer::Full(mixer) => {
-                let (of, kept) = ((self.layer, &**mixer), &mut kept.full);
-                full::forward(tokens, of, normed, kept, &mut work.full, mid);
-            }
-            layer::Mixer::Latent(..) => unreachable!("refused before"),
-        }
-        tokens.check(self.layer, "mixer", mid)?;
-        add_assign(mid, x);
-        tokens.check(self.layer, RESIDUAL, mid)?;
-        let normed = scratch(&mut kept.normed_mid, x.len());
-        norm(tokens.team, mid, &weights.post_attention_layernorm, eps, normed);
-        match &weights.mlp {
-            layer::Mlp::Dense(dense) => {
-                let kept = &mut kept.dense;
-                mlp::forward(tokens, dense, normed, kept);
-                if let Some(out) = out {
-                    mlp::output(tokens, dense, kept, out);
-                    add_assign(out, mid);
-                    tokens.check(self.layer, "routed", out)?;
-                }
-            }
-            layer::Mlp::Sparse { router, routed, shared } => {
-                let (moe, part) = (&mut kept.moe, scratch(&mut work.part, x.len()));
-                moe::forward(tokens, self.layer, (router, routed), normed, moe)?;
-                if let Some(shared) = shared {
-                    mlp::forward(tokens, &shared.expert, normed, &mut kept.dense);
-                    mlp::gates(shared, normed, &mut kept.dense);
-                }
-                if let Some(out) = out {
-                    moe::output(tokens, routed, moe, &mut work.moe, out);
-                    if let Some(shared) = shared {
-                        mlp::output(tokens, &shared.expert, &kept.dense, part);
-                        mlp::scale_by_gates(shared, &kept.dense, part);
-                        out.iter_mut().zip(&*part).for_each(|(to, x)| *to += x);
-                    }
-                    add_assign(out, mid);
-                    tokens.check(self.layer, "routed", out)?;
-                }
-            }
-        }
-        Ok(())
+        forward((self.layer, self.weights()), tokens, x, kept, work, out)
     }
 
     /// From the gradient of the layer's output to that of its input `x`, in place; adds the inner
@@ -302,6 +254,66 @@ impl Step {
             _ => unreachable!("weights and directions are of the same layer"),
         }
     }
+}
+
+/// The layer on `x` (tokens, hidden), into `out` if its output is needed.
+pub(crate) fn forward(
+    (layer, weights): (usize, &layer::Layer),
+    tokens: &Tokens<'_>,
+    x: &[f32],
+    kept: &mut Kept,
+    work: &mut Work,
+    out: Option<&mut [f32]>,
+) -> Result<(), Error> {
+    let eps = tokens.config.rms_norm_eps as f32;
+    let normed = scratch(&mut kept.normed, x.len());
+    norm(tokens.team, x, &weights.input_layernorm, eps, normed);
+    let mid = scratch(&mut kept.mid, x.len());
+    match &weights.mixer {
+        layer::Mixer::Linear(mixer) => {
+            linear::forward(tokens, mixer, normed, &mut kept.linear, mid);
+        }
+        layer::Mixer::Full(mixer) => {
+            let (of, kept) = ((layer, &**mixer), &mut kept.full);
+            full::forward(tokens, of, normed, kept, &mut work.full, mid);
+        }
+        layer::Mixer::Latent(..) => unreachable!("refused before"),
+    }
+    tokens.check(layer, "mixer", mid)?;
+    add_assign(mid, x);
+    tokens.check(layer, RESIDUAL, mid)?;
+    let normed = scratch(&mut kept.normed_mid, x.len());
+    norm(tokens.team, mid, &weights.post_attention_layernorm, eps, normed);
+    match &weights.mlp {
+        layer::Mlp::Dense(dense) => {
+            let kept = &mut kept.dense;
+            mlp::forward(tokens, dense, normed, kept);
+            if let Some(out) = out {
+                mlp::output(tokens, dense, kept, out);
+                add_assign(out, mid);
+                tokens.check(layer, "routed", out)?;
+            }
+        }
+        layer::Mlp::Sparse { router, routed, shared } => {
+            let (moe, part) = (&mut kept.moe, scratch(&mut work.part, x.len()));
+            moe::forward(tokens, layer, (router, routed), normed, moe)?;
+            if let Some(shared) = shared {
+                mlp::forward(tokens, &shared.expert, normed, &mut kept.dense);
+                mlp::gates(shared, normed, &mut kept.dense);
+            }
+            if let Some(out) = out {
+                moe::output(tokens, routed, moe, &mut work.moe, out);
+                if let Some(shared) = shared {
+                    mlp::output(tokens, &shared.expert, &kept.dense, part);
+                    mlp::scale_by_gates(shared, &kept.dense, part);
+                    out.iter_mut().zip(&*part).for_each(|(to, x)| *to += x);
+                }
+                add_assign(out, mid);
+                tokens.check(layer, "routed", out)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Adds what comes through a norm of `x` to the stream's gradient, and the norm's inner products.

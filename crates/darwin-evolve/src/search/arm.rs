@@ -1,14 +1,18 @@
 //! An arm's way: the proxy explored, its best compared on more items, then on the real benchmark,
 //! then on `selection` (method 3).
 
+use super::Setup;
 use super::ascent::{Ascent, Rule};
+use super::card::CardV5;
 use super::line::Line;
 use super::population::Population;
+use super::regmean::Weights;
 use super::setting::{Explorer, Setting, Tried, best};
 use super::space::{Small, V4, Wide};
 use crate::Error;
 use crate::job::{Answer, Ask, MOTHER, RANDOM_MOTHER, Window, Work};
 use crate::prior::Prior;
+use crate::recipe::group_shares;
 use darwin_core::files::{ArmName, Phase};
 use darwin_merge::Recipe;
 use std::sync::Arc;
@@ -34,6 +38,8 @@ pub struct Champion {
     pub proxy_fitness: f64,
     /// What it gained there on the goal over the line's best point, without fines.
     pub over_line: Option<f64>,
+    /// What derivatives along an ascent foretold of that, where one led to it.
+    pub foretold: Option<f64>,
     /// Candidates tried in the proxy and in the real phase.
     pub steps: [usize; 2],
     /// Forward tokens of the proxy phase, the line and diagnostics included, and of the real one.
@@ -65,6 +71,8 @@ pub(crate) struct ArmSearch {
     /// Tokens spent in the proxy and in the real phase.
     spent: [u64; 2],
     start_tokens: u64,
+    /// What a solution adds to each candidate's tokens.
+    solution: u64,
     steps: [usize; 3],
     finalists: Vec<Tried>,
     /// What the last comparison on the proxy said.
@@ -90,9 +98,10 @@ impl ArmSearch {
     pub(crate) fn new(
         arm: ArmName,
         setting: Arc<Setting>,
-        card: &Prior,
+        setup: &Setup,
         start_tokens: u64,
     ) -> Result<Self, Error> {
+        let solvable = setup.solvable.as_ref();
         let small = |prior| Box::new(Small::new(&setting, prior));
         let blind = || small(Prior::ignorant());
         let of = |space, random| Population::new(setting.clone(), space, arm.name(), random);
@@ -102,10 +111,18 @@ impl ArmSearch {
             ArmName::Line => Box::new(Line::new(setting.clone())),
             ArmName::Blind => Box::new(of(blind(), false)?),
             ArmName::Random => Box::new(of(blind(), true)?),
-            ArmName::Card => Box::new(of(small(card.clone()), false)?),
+            ArmName::Card => Box::new(of(small(setup.card.clone()), false)?),
+            ArmName::CardV5 => {
+                let tensors = setup.tensor_shares.clone();
+                Box::new(of(Box::new(CardV5::new(&setting, tensors)), false)?)
+            }
             ArmName::BlindWide => Box::new(of(Box::new(Wide::new(&setting)), false)?),
             ArmName::V4 => Box::new(of(Box::new(V4::new(&setting)), false)?),
             ArmName::Guided => Box::new(climb(MOTHER, Rule::Plain)),
+            ArmName::RegMean => {
+                let missing = || Error::Optimiser("nobody can solve RegMean's maps".to_owned());
+                Box::new(Weights::new(setting.clone(), solvable.ok_or_else(missing)?.clone()))
+            }
             ArmName::RandomMother => Box::new(climb(RANDOM_MOTHER, Rule::Plain)),
             ArmName::Inverted => Box::new(climb(MOTHER, Rule::Inverted)),
             ArmName::Placebo => {
@@ -123,6 +140,7 @@ impl ArmSearch {
             stage: Stage::Explore,
             spent: [start_tokens, 0],
             start_tokens,
+            solution: solvable.filter(|_| arm == ArmName::RegMean).map_or(0, |s| s.tokens),
             steps: [0; 3],
             finalists: Vec::new(),
             compared: Vec::new(),
@@ -163,7 +181,7 @@ impl ArmSearch {
             match self.stage {
                 Stage::Explore => {
                     let plan = &self.setting.plan;
-                    let kept = plan.last + self.spent[0];
+                    let kept = plan.last + COMPARED * self.solution + self.spent[0];
                     let asks = self.explorer.next(plan.proxy.saturating_sub(kept))?;
                     if !asks.is_empty() {
                         return Ok(asks);
@@ -287,6 +305,11 @@ impl ArmSearch {
                 .compared_gain(&winner.recipe)
                 .zip(self.compared_gain(&self.setting.line_best().1.recipe))
                 .map(|(own, line)| own - line),
+            foretold: self
+                .explorer
+                .foretold()
+                .zip(group_shares(&winner.recipe, &self.setting.shape.groups))
+                .map(|(foretold, shares)| foretold.gain(&shares)),
             proxy_fitness: self.proxy_fitness(&winner.recipe).unwrap_or(super::FAILED),
             steps: [self.steps[0], self.steps[1]],
             tokens: self.spent,

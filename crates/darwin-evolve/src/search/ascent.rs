@@ -2,7 +2,7 @@
 //! its result.
 
 use super::population::Population;
-use super::setting::{Explorer, Setting, Tried};
+use super::setting::{Explorer, Foretold, Setting, Tried};
 use super::space::{Along, SHARES};
 use crate::Error;
 use crate::deck::Deck;
@@ -104,6 +104,8 @@ pub(crate) struct Ascent {
     failures: usize,
     /// Groups whose derivatives shrink towards their mean.
     families: Vec<Vec<usize>>,
+    /// What the goal's own derivatives say of the way, whatever the rule.
+    foretold: Foretold,
     after: Option<Population>,
     result: Option<Tried>,
 }
@@ -139,6 +141,7 @@ impl Ascent {
             budget: None,
             used: 0,
             failures: 0,
+            foretold: Foretold::default(),
             after: None,
             result: None,
         }
@@ -162,6 +165,13 @@ impl Ascent {
 
     fn step(&mut self, scored: &Scored, slopes: &Slopes) {
         self.follow(scored);
+        let fitness = self.setting.fitness(Phase::Proxy);
+        let mut goal = vec![0.0; self.shares.len()];
+        for (domain, slope) in &slopes.domains {
+            let weight = fitness.weight(domain);
+            goal.iter_mut().zip(&slope.value).for_each(|(sum, v)| *sum += weight * f64::from(*v));
+        }
+        self.foretold.go(&self.shares, goal);
         let (values, errors) = self.gradient(slopes);
         let gradient = self.shrunk(&values, &errors);
         let budget = self.budget.unwrap_or(1).max(1) as f64;
@@ -301,6 +311,10 @@ impl Explorer for Ascent {
             }
         }
         Ok(())
+    }
+
+    fn foretold(&self) -> Option<&Foretold> {
+        (self.steps > 0).then_some(&self.foretold)
     }
 
     fn tried(&self) -> Vec<Tried> {

@@ -41,7 +41,7 @@ impl Line {
 
 impl Explorer for Line {
     fn next(&mut self, left: u64) -> Result<Vec<Ask>, Error> {
-        let Some(t) = next_on_line(&self.tried) else { return Ok(Vec::new()) };
+        let Some(t) = next_between(&self.tried, 1e-3) else { return Ok(Vec::new()) };
         let window = self.deck.deal(both(&self.setting.config));
         if self.deck.tokens(&window) > left {
             return Ok(Vec::new());
@@ -62,15 +62,15 @@ impl Explorer for Line {
     }
 }
 
-/// Where to look next on the line: the middle of the interval with the best end, while it is wider
-/// than 1/1000; `None` when every interval is that small.
-fn next_on_line(tried: &[Tried]) -> Option<f64> {
+/// Where to look next along one gene: the middle of the interval with the best end, while it is
+/// wider than `width`; `None` when every interval is that small.
+pub(super) fn next_between(tried: &[Tried], width: f64) -> Option<f64> {
     let mut points: Vec<(f64, f64)> = tried.iter().map(|t| (t.genes[0], t.fitness)).collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
     let rank = |f: f64| points.iter().filter(|(_, g)| *g > f).count();
     points
         .windows(2)
-        .filter(|w| w[1].0 - w[0].0 > 1e-3)
+        .filter(|w| w[1].0 - w[0].0 > width)
         // The best end decides; among equals the other end, then the width.
         .min_by(|a, b| {
             let key = |w: &[(f64, f64)]| {
@@ -99,7 +99,7 @@ mod tests {
         };
         let mut tried: Vec<Tried> = grid().map(at).collect();
         for _ in 0..15 {
-            let t = next_on_line(&tried).expect("not exhausted");
+            let t = next_between(&tried, 1e-3).expect("not exhausted");
             tried.push(at(t));
         }
         let top = best(&tried, 1).next().expect("some").genes[0];

@@ -4,22 +4,27 @@
 
 mod arm;
 mod ascent;
+mod card;
 mod line;
 mod plan;
 mod population;
+mod regmean;
 mod setting;
+mod setup;
 mod space;
 
 pub use arm::Champion;
+pub use card::TensorShare;
 pub(crate) use plan::Plan;
 pub use setting::{Shape, Tried};
+pub use setup::Setup;
 pub(crate) use space::is_real;
 
 use crate::deck::Deck;
 use crate::diagnosis::Diagnosis;
 use crate::job::{Answer, Ask, Job, Scored, Window, Work};
 use crate::recipe::{line_recipe, published_recipe};
-use crate::{Error, Fitness, Prior, RunConfig};
+use crate::{Error, Fitness};
 use arm::ArmSearch;
 use darwin_core::Domain;
 use darwin_core::files::{ArmName, Asker, Phase};
@@ -39,22 +44,6 @@ const DIAGNOSED: usize = 64;
 /// What a pass with derivatives over so many tokens counts in a budget.
 pub(crate) fn slopes_cost(tokens: u64) -> u64 {
     tokens * Keep::Activations.passes()
-}
-
-/// Everything that a search is made from.
-#[derive(Clone)]
-pub struct Setup {
-    /// The configuration.
-    pub config: Arc<RunConfig>,
-    /// The parents' shape.
-    pub shape: Shape,
-    /// What the card's rule reads in the mother's profile.
-    pub card: Prior,
-    /// Domain and forward tokens of every item of `proxy`, `search` and `selection`, in the order of
-    /// the run's sets.
-    pub items: [Vec<(Domain, u64)>; 3],
-    /// What both profiles cost.
-    pub profile_tokens: u64,
 }
 
 /// A run's search: replicates one after the other, in each the baselines, the line, the diagnosis,
@@ -205,11 +194,14 @@ impl Search {
         let known = match arm {
             arm if arm.ascends() => diagnosed + self.setup.profile_tokens,
             ArmName::Card => self.setup.profile_tokens / 2,
+            ArmName::RegMean => self.setup.solvable.as_ref().map_or(0, |s| s.measured),
             _ => 0,
         };
         let start = setting.line_tokens + known;
-        setting.plan.enough(arm, start)?;
-        ArmSearch::new(arm, setting, &self.setup.card, start)
+        let solvable = self.setup.solvable.as_ref();
+        let solution = solvable.map_or(0, |solvable| solvable.tokens);
+        setting.plan.enough(arm, start, solution)?;
+        ArmSearch::new(arm, setting, &self.setup, start)
     }
 
     fn next_replicate(&mut self) {

@@ -50,13 +50,15 @@ impl Plan {
     /// Refuses arms whose tokens do not cover what they must know, as far as that can be foretold;
     /// `calibration` is a pass over its items.
     pub(crate) fn check(&self, arms: &[ArmName], calibration: u64) -> Result<(), Error> {
-        arms.iter().try_for_each(|arm| self.enough(*arm, self.begins(*arm, calibration)))
+        let enough = |arm: &ArmName| self.enough(*arm, self.begins(*arm, calibration), calibration);
+        arms.iter().try_for_each(enough)
     }
 
     /// Refuses an arm whose tokens do not cover what it pays before it begins, one candidate and the
-    /// last comparison.
-    pub(super) fn enough(&self, arm: ArmName, begins: u64) -> Result<(), Error> {
-        let (needs, budget) = (begins + self.last + self.unit, self.proxy);
+    /// last comparison; `solution` is what each of RegMean's candidates costs beside its score.
+    pub(super) fn enough(&self, arm: ArmName, begins: u64, solution: u64) -> Result<(), Error> {
+        let solutions = if arm == ArmName::RegMean { (arm::COMPARED + 1) * solution } else { 0 };
+        let (needs, budget) = (begins + self.last + self.unit + solutions, self.proxy);
         if needs <= budget { Ok(()) } else { Err(Error::Budget { arm, needs, budget }) }
     }
 
@@ -65,7 +67,7 @@ impl Plan {
         self.line
             + match arm {
                 arm if arm.ascends() => self.diagnosis + 4 * calibration,
-                ArmName::Card => 2 * calibration,
+                ArmName::Card | ArmName::RegMean => 2 * calibration,
                 _ => 0,
             }
     }

@@ -143,6 +143,35 @@ pub(crate) fn both(config: &RunConfig) -> impl Fn(&Domain) -> usize + '_ {
     move |domain| first(domain) + race(domain)
 }
 
+/// What derivatives along a way say of the goal: the gain up to its end, and the derivative there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Foretold {
+    gain: f64,
+    /// The shares of the newest derivative.
+    at: Vec<f64>,
+    gradient: Vec<f64>,
+}
+
+impl Foretold {
+    /// Goes on to some shares, where the derivative is this. The step is judged by what was measured
+    /// after it, on other items than those that chose it: a choice makes its own noise look like gain.
+    pub(crate) fn go(&mut self, to: &[f64], gradient: Vec<f64>) {
+        if !self.at.is_empty() {
+            self.gain += between(&self.at, to, &gradient);
+        }
+        (self.at, self.gradient) = (to.to_vec(), gradient);
+    }
+
+    /// The gain at some shares near the end.
+    pub(crate) fn gain(&self, shares: &[f64]) -> f64 {
+        self.gain + between(&self.at, shares, &self.gradient)
+    }
+}
+
+fn between(from: &[f64], to: &[f64], gradient: &[f64]) -> f64 {
+    from.iter().zip(to).zip(gradient).map(|((from, to), g)| g * (to - from)).sum()
+}
+
 /// Explores the proxy for an arm: questions until its tokens are spent.
 pub(crate) trait Explorer: Send {
     /// The next questions, of at most so many tokens in all; none where it is done.
@@ -154,4 +183,9 @@ pub(crate) trait Explorer: Send {
     /// Everything that was tried, and what nobody tried that may be best of all (a mean), with an
     /// infinite fitness.
     fn tried(&self) -> Vec<Tried>;
+
+    /// What derivatives said on the way, where there were some.
+    fn foretold(&self) -> Option<&Foretold> {
+        None
+    }
 }

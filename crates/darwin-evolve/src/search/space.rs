@@ -26,7 +26,7 @@ pub(crate) struct Coordinate {
 }
 
 /// A share that nothing is known of.
-const UNKNOWN: Coordinate = Coordinate { mean: 0.5, sd: 0.2, bounds: SHARES };
+pub(super) const UNKNOWN: Coordinate = Coordinate { mean: 0.5, sd: 0.2, bounds: SHARES };
 
 /// A space that a population lives in.
 pub(crate) trait Space: Send {

@@ -44,7 +44,10 @@ impl Work<'_> {
                 Operation::TaskVectors { .. } => {
                     self.vectors_of_run(each, run, numbers, place, at, out, others, scratch);
                 }
-                Operation::Copy(_) | Operation::Scale(..) | Operation::Formula { .. } => {}
+                Operation::Copy(_)
+                | Operation::Scale(..)
+                | Operation::Formula { .. }
+                | Operation::Solved { .. } => {}
             }
         }
     }

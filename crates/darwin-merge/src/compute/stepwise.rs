@@ -23,7 +23,7 @@ impl Work<'_> {
         self.read(0, rows, out)?;
         match &self.line.operation {
             // The planner refuses formulas in these numerics.
-            Operation::Copy(_) | Operation::Formula { .. } => {}
+            Operation::Copy(_) | Operation::Formula { .. } | Operation::Solved { .. } => {}
             Operation::Scale(_, factor) => kernels::scale(out, *factor),
             Operation::Linear { terms, divisor, .. } => {
                 self.linear_stepwise(terms, *divisor, rows, out, scratch)?;

@@ -54,7 +54,7 @@ impl Method {
     #[must_use]
     pub fn needs_base(&self) -> bool {
         match self.kind {
-            Kind::Passthrough | Kind::Linear => false,
+            Kind::Passthrough | Kind::Linear | Kind::Solved => false,
             Kind::Slerp | Kind::TaskVectors { .. } => true,
             Kind::Formula(rule) => {
                 !matches!(rule, Rule::Nuslerp | Rule::Multislerp | Rule::Karcher)
@@ -78,8 +78,16 @@ impl Method {
     pub fn follows_mergekit(&self) -> bool {
         !matches!(
             self.kind,
-            Kind::Formula(_) | Kind::TaskVectors { sparsifier: Sparsifier::Ranked, .. }
+            Kind::Formula(_)
+                | Kind::Solved
+                | Kind::TaskVectors { sparsifier: Sparsifier::Ranked, .. }
         )
+    }
+
+    /// Whether it needs activations of the parents, from which its values are solved.
+    #[must_use]
+    pub fn needs_activations(&self) -> bool {
+        self.kind == Kind::Solved
     }
 
     /// Whether a base, where there is one, is not a model among others.
@@ -131,6 +139,8 @@ pub(crate) enum Kind {
     TaskVectors { sparsifier: Sparsifier, consensus: bool },
     /// All models at once.
     Formula(Rule),
+    /// By values that somebody else computes from activations.
+    Solved,
 }
 
 /// The methods of [`Kind::Formula`].

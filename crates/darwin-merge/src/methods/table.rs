@@ -189,4 +189,11 @@ pub static METHODS: &[Method] = &[
         kind: Kind::Formula(Rule::Fusion),
         parameters: &[],
     },
+    Method {
+        name: "regmean",
+        about: "each linear map closest to both parents' on their own inputs, by least squares",
+        source: "arXiv 2212.09849; docs/method.md 2.3",
+        kind: Kind::Solved,
+        parameters: &[],
+    },
 ];

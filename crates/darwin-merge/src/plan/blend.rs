@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 const ROWS: &str = "router rows with their experts";
 
 /// The share of a tensor, or those of its experts.
-enum Given {
+pub(super) enum Given {
     One(Share),
     Each(Vec<Share>),
 }
@@ -57,7 +57,7 @@ impl Blend {
 
 impl Lowering<'_> {
     /// Norms and the mixers' small tensors: merged linearly, never thinned out (method 3.1).
-    fn is_small(info: &TensorInfo) -> bool {
+    pub(super) fn is_small(info: &TensorInfo) -> bool {
         const SMALL: [&str; 6] = [
             ".A_log",
             ".dt_bias",
@@ -144,14 +144,18 @@ impl Lowering<'_> {
     pub(super) fn shares(&self, target: &Target<'_>, problems: &mut Problems) -> Option<Decision> {
         let shares = self.recipe.darwin.t.as_ref()?;
         let own = self.selector(&target.info);
-        let (given, mut reason) = self.given(shares, &target.info, own);
+        let (given, mut reason) = self.of_ends(own, self.given(shares, &target.info, own));
         let small = Self::is_small(&target.info) || own == Some(Part::Router.into());
         let scale = shares.scale.unwrap_or(1.0);
         let method = match small {
             true if scale != 1.0 => self.task_arithmetic,
             true => self.linear,
+            false if self.recipe.method.needs_activations() => self.linear,
             false => self.recipe.method,
         };
+        if let (Given::One(share), true) = (&given, self.is_solved(&target.info)) {
+            return self.solved(target, share.get(), &reason);
+        }
         if small && self.recipe.method != method && !reason.starts_with(ROWS) {
             let how = if scale == 1.0 { "linear" } else { "task_arithmetic" };
             reason.push_str(&format!("; {how} for norms, routers and small tensors"));
@@ -172,6 +176,15 @@ impl Lowering<'_> {
         }
     }
 
+    /// Father's and mother's tensor.
+    pub(super) fn parents_of(&self, target: &Target<'_>) -> Option<[Input; 2]> {
+        let (father, mother) = self.parents?;
+        let input = |source: usize| {
+            target.inputs.iter().flatten().find(|input| input.source == source).copied()
+        };
+        Some([input(father)?, input(mother)?])
+    }
+
     fn blend(
         &self,
         target: &Target<'_>,
@@ -182,9 +195,6 @@ impl Lowering<'_> {
         problems: &mut Problems,
     ) -> Option<Blend> {
         let (father, mother) = self.parents?;
-        let input = |source: usize| {
-            target.inputs.iter().flatten().find(|input| input.source == source).copied()
-        };
         let layer = target.info.layer.map(|layer| (layer, self.num_layers));
         let densities = shares
             .density(layer)
@@ -209,7 +219,7 @@ impl Lowering<'_> {
             Some(name) => self.shared(target, name, parameters, problems)?,
             None => 0.0,
         };
-        let parents = [input(father)?, input(mother)?];
+        let parents = self.parents_of(target)?;
         Some(Blend { method, parents, scale, densities, default_density, margin, ends })
     }
 

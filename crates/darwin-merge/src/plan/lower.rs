@@ -227,7 +227,7 @@ impl<'r> Lowering<'r> {
             let parent = match mode {
                 RouterMode::Father => Some(Parent::Father),
                 RouterMode::Mother => Some(Parent::Mother),
-                RouterMode::Blend | RouterMode::RowWithExpert => None,
+                RouterMode::Blend | RouterMode::RowWithExpert | RouterMode::Calibrated => None,
             };
             if let Some(parent) = parent {
                 let mark = if default { " (default)" } else { "" };
@@ -261,7 +261,9 @@ impl<'r> Lowering<'r> {
         let rules = &self.recipe.darwin.router;
         let rule = layer
             .and_then(|layer| rules.iter().find(|r| r.layers.contains(layer, self.num_layers)));
-        rule.map_or((RouterMode::default(), true), |rule| (rule.from, false))
+        let solved = self.recipe.method.needs_activations();
+        let default = if solved { RouterMode::Calibrated } else { RouterMode::default() };
+        rule.map_or((default, true), |rule| (rule.from, false))
     }
 
     fn structural(

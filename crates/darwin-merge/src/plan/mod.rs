@@ -13,6 +13,7 @@ mod formulas;
 mod lower;
 mod order;
 mod scope;
+mod solved;
 mod weights;
 
 use crate::Numerics;
@@ -76,9 +77,17 @@ pub(crate) enum Operation {
         rescale: bool,
         lambda: f32,
     },
+    /// Somebody else computes the values from activations of both parents; where these say too
+    /// little, they are a blend with so much of the mother.
+    Solved { father: Input, mother: Input, anchor: f64 },
 }
 
 impl Operation {
+    /// Whether somebody else computes the values.
+    pub(crate) fn is_solved(&self) -> bool {
+        matches!(self, Self::Solved { .. })
+    }
+
     /// All tensors that are read.
     pub(crate) fn inputs(&self) -> Vec<Input> {
         match self {
@@ -86,6 +95,7 @@ impl Operation {
             Self::Linear { terms, .. } => terms.iter().map(|(input, _)| *input).collect(),
             Self::Slerp { inputs, .. } => inputs.to_vec(),
             Self::Formula { inputs, .. } => inputs.clone(),
+            Self::Solved { father, mother, .. } => vec![*father, *mother],
             Self::TaskVectors { base, vectors, .. } => {
                 std::iter::once(*base).chain(vectors.iter().map(|v| v.input)).collect()
             }

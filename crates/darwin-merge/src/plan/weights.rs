@@ -71,7 +71,7 @@ impl Lowering<'_> {
                 Kind::Passthrough => (value("scale"), Some(1.0), Some(0.0)),
                 Kind::Linear => (value("weight"), Some(1.0), Some(0.0)),
                 Kind::Formula(rule) if rule.weighs() => (value("weight"), Some(1.0), Some(0.0)),
-                Kind::Slerp | Kind::Formula(_) => (Some(1.0), Some(1.0), Some(0.0)),
+                Kind::Slerp | Kind::Formula(_) | Kind::Solved => (Some(1.0), Some(1.0), Some(0.0)),
                 Kind::TaskVectors { .. } => {
                     let margin = method.margin().map_or(Some(0.0), &mut value);
                     (value("weight"), value("density"), margin)
@@ -88,6 +88,8 @@ impl Lowering<'_> {
                 scale => Operation::Scale(row.input, scale as f32),
             }),
             Kind::Linear => self.weighted(target, &rows, &mut decision.parameters, problems),
+            // refused without shares
+            Kind::Solved => None,
             Kind::Slerp => self.slerp(target, &inputs, &mut decision.parameters, problems),
             Kind::Formula(rule) => {
                 self.formula(rule, target, &rows, &mut decision.parameters, problems)

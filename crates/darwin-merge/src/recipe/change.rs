@@ -1,7 +1,7 @@
 //! Recipes with something changed: parents, seed, numerics, how the child is written, where models
 //! lie.
 
-use super::{HubCache, Recipe};
+use super::{HubCache, Recipe, RegMean};
 use crate::Numerics;
 use darwin_checkpoint::ExpertLayout;
 use std::path::PathBuf;
@@ -67,6 +67,12 @@ impl Recipe {
     #[must_use]
     pub fn text_only(&self) -> Self {
         self.changed(|recipe| recipe.darwin.text_only = true)
+    }
+
+    /// The same recipe with other settings of RegMean.
+    #[must_use]
+    pub fn with_regmean(&self, regmean: RegMean) -> Self {
+        self.changed(|recipe| recipe.darwin.regmean = Some(regmean))
     }
 
     fn changed(&self, change: impl FnOnce(&mut Self)) -> Self {

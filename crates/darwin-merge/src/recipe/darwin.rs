@@ -1,6 +1,6 @@
 //! The namespace `darwin:` but for the shares: parents, routers, units, copies (method 2.2, 3.1).
 
-use super::{LayerSpec, Selector, Shares};
+use super::{LayerSpec, RegMean, Selector, Shares};
 use crate::Numerics;
 use darwin_checkpoint::{ExpertLayout, Unit};
 use darwin_core::Density;
@@ -37,15 +37,18 @@ pub enum RouterMode {
     Blend,
     /// Each row moves with its expert: averaged by the share of the layer's routed experts.
     RowWithExpert,
+    /// Solved by least squares from activations of both parents, as RegMean solves every map.
+    Calibrated,
 }
 
 impl RouterMode {
     /// All modes with the names used in recipes.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::Father, "father"),
         (Self::Mother, "mother"),
         (Self::Blend, "blend"),
         (Self::RowWithExpert, "row_with_expert"),
+        (Self::Calibrated, "calibrated"),
     ];
 
     /// The name used in recipes.
@@ -119,6 +122,8 @@ pub struct Darwin {
     pub t: Option<Shares>,
     /// Densities of the task vectors.
     pub density: Option<Densities>,
+    /// How RegMean and calibrated routers are solved.
+    pub regmean: Option<RegMean>,
     /// Routers; the first rule that holds a layer decides, else the father's is copied.
     pub router: Vec<RouterRule>,
     /// What norms, angles, thresholds are taken over.

@@ -21,6 +21,10 @@ impl Recipe {
         if let Some(t) = self.darwin.t.as_ref() {
             self.describe_shares(t, &mut line);
         }
+        if self.method.needs_activations() || self.darwin.regmean.is_some() {
+            let settings = self.darwin.regmean.clone().unwrap_or_default();
+            line("solved with", settings.emit());
+        }
         match &self.inputs {
             Inputs::Models(entries) => {
                 line("layers", "all layers of the models, one on one".to_owned());

@@ -74,7 +74,7 @@ pub(super) fn model_of_tokenizer(recipe: &Recipe, path: &str) -> String {
 }
 
 /// The shortest decimal that reads back as the same number.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     format!("{value:?}")
 }
 
@@ -153,6 +153,9 @@ fn darwin(out: &mut String, recipe: &Recipe, groups: Option<&str>) {
     }
     if let Some(density) = darwin.density {
         line(out, 2, "density", &densities(density));
+    }
+    if let Some(regmean) = &darwin.regmean {
+        line(out, 2, "regmean", &regmean.emit());
     }
     if !darwin.router.is_empty() {
         out.push_str("  router:\n");

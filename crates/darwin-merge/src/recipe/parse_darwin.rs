@@ -11,12 +11,13 @@ use darwin_checkpoint::{ExpertLayout, Unit};
 use darwin_core::{Density, nearest};
 use std::collections::BTreeMap;
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "structure",
     "father",
     "mother",
     "t",
     "density",
+    "regmean",
     "router",
     "unit",
     "align",
@@ -37,6 +38,7 @@ pub(super) fn darwin(reader: &mut Reader<'_>, node: &Node) -> Darwin {
         mother,
         t: fields.get("t").and_then(|node| shares(reader, node)),
         density: fields.get("density").and_then(|node| densities(reader, node)),
+        regmean: fields.get("regmean").and_then(|node| super::regmean::parse(reader, node)),
         router: fields.get("router").map(|node| routers(reader, node)).unwrap_or_default(),
         unit: fields.get("unit").and_then(|node| unit(reader, node)),
         align: fields.get("align").and_then(|node| align(reader, node)),

@@ -48,6 +48,7 @@ pub(super) fn validate(recipe: &mut Recipe) -> Vec<Finding> {
             "layers that slices put together need not correspond: write `models`",
         );
     }
+    super::regmean::validate(recipe, &mut find);
     let rules = !recipe.darwin.router.is_empty() || !recipe.darwin.copy.is_empty();
     if rules && (recipe.father().is_none() || recipe.mother().is_none()) {
         let text = "`darwin.router` and `darwin.copy` need two parents".to_owned();

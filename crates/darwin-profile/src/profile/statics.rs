@@ -183,6 +183,21 @@ impl<'a> Statics<'a> {
     }
 }
 
+/// Entropy of the histogram in bits, standard deviation and L2 norm of some of a source's tensors,
+/// in the order of `ids` (method 2).
+///
+/// # Errors
+/// Whatever reading brings.
+pub fn tensor_statics(source: &dyn TensorSource, ids: &[TensorId]) -> Result<Vec<[f64; 3]>, Error> {
+    let statics = Statics::new(source);
+    let of = |id: &TensorId| {
+        let [entropy, sd, root_mean_square] = statics.of_tensor(*id)?;
+        let elements = source.manifest().get(*id).elements() as f64;
+        Ok([entropy, sd, root_mean_square * elements.sqrt()])
+    };
+    ids.par_iter().map(of).collect()
+}
+
 /// Whether a tensor of a layer enters its statistics.
 fn counts(info: &TensorInfo) -> bool {
     info.dtype.is_mergeable() && info.elements() > 1

@@ -101,9 +101,12 @@ fn words(file: &DiagnosisFile) -> Vec<String> {
         ));
     }
     if let Some(child) = file.child {
+        let along = child.along.map_or_else(String::new, |along| {
+            format!("the derivatives along the ascent say {along:+.3}; ")
+        });
         words.push(format!(
-            "What would change: the quadratic model says that the child's shares gain {:+.3} over the line's best \
-             point; measured were {:+.3} (mean probability of the reference answer).",
+            "What would change: {along}the quadratic model at the line's best point says that the child's shares \
+             gain {:+.3} over that point; measured were {:+.3} (mean probability of the reference answer).",
             child.predicted, child.measured
         ));
     }

@@ -1,10 +1,11 @@
 //! `darwin merge CONFIG OUT`
 
+use super::regmean::{self, Activations};
 use crate::cli::MergeArgs;
 use crate::preflight;
 use crate::table::human_bytes;
 use crate::ui::Ui;
-use darwin_checkpoint::{HashCache, open_output};
+use darwin_checkpoint::{HashCache, Written, open_output};
 use darwin_core::files::MergeManifest;
 use darwin_core::fs::{AtomicDir, resolve};
 use darwin_core::{Failure, Fault};
@@ -25,6 +26,10 @@ pub(crate) fn run(arguments: &MergeArgs, ui: &Ui) -> Result<ExitCode, Failure> {
     let named = arguments.out.as_deref().filter(|_| !arguments.dry_run);
     let mut out = named.map(open_output).transpose()?;
     let sequence = sequence(arguments)?;
+    if arguments.items.is_some() && !sequence.steps().iter().any(|s| s.recipe.needs_activations()) {
+        let text = "`--items` is given and nothing of this recipe is solved from activations";
+        return Err(Failure::user(text).with_hint("leave it out, or choose `regmean`"));
+    }
     let folder = intermediate(arguments);
     let mut made: Vec<(&str, PathBuf)> = Vec::new();
     for step in sequence.steps() {
@@ -153,19 +158,31 @@ fn one(
         // Nothing is written where it is there already.
         Some(Output::Step(at)) => Some(*at).filter(|at| !at.exists()),
     };
-    let memory = preflight::merge(arguments, &merge, place, ui)?;
+    let activations = Activations::of(arguments, recipe, &sources, &merge)?;
+    let solving = activations.as_ref().map(|activations| &activations.outlook);
+    let memory = preflight::merge(arguments, &merge, place, solving, ui)?;
+    let mut bound = recipe.clone();
     let hashes = super::hash_cache();
     if !arguments.dry_run {
         sources.identify(&hashes, ui.progress(), ui.cancel())?;
         hashes.save();
-        merge.name_inputs(recipe, &sources);
+        if let Some(activations) = &activations {
+            bound = activations.bind(recipe, ui)?;
+            merge = self::merge(arguments, &bound, &sources)?;
+        }
+        merge.name_inputs(&bound, &sources);
     }
+    let recipe = &bound;
     if arguments.json {
         let json = serde_json::to_string_pretty(&merge.plan().manifest())
             .map_err(|e| Failure::user(format!("cannot print JSON: {e}")))?;
         ui.say(json);
     } else if arguments.dry_run || arguments.verbose > 0 {
         ui.say(merge.plan().describe().join("\n"));
+    }
+    if let Some(activations) = activations.as_ref().filter(|_| arguments.dry_run && !arguments.json)
+    {
+        ui.say(activations.describe()?);
     }
     let dir = match out {
         None => return Ok(()),
@@ -177,6 +194,10 @@ fn one(
         Some(Output::Opened(dir)) => dir,
     };
     let out = dir.named().to_owned();
+    let folder = regmean::folder(&out);
+    if let Some(activations) = &activations {
+        merge = activations.solve(merge, recipe, &folder, ui)?;
+    }
     let options = MergeOptions {
         max_shard_bytes: arguments.out_shard_size,
         memory,
@@ -185,8 +206,18 @@ fn one(
         cancel: ui.cancel(),
     };
     let written = merge_into(&merge, dir, &options)?;
+    if activations.is_some() {
+        drop(merge);
+        regmean::forget(&folder)?;
+    }
     hashes.learn(&out);
     hashes.save();
+    tell(&written, &out, ui);
+    Ok(())
+}
+
+/// Says what was written.
+fn tell(written: &Written, out: &Path, ui: &Ui) {
     if written.discarded > 0 {
         let shards = written.discarded;
         let what = "of an interrupted merge of another recipe or other parents";
@@ -206,7 +237,6 @@ fn one(
     if written.kept > 0 {
         ui.say(format!("{} shards were there from an interrupted merge", written.kept));
     }
-    Ok(())
 }
 
 /// The model card, unless it is not wanted; the last flag on the line holds.

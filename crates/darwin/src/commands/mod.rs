@@ -11,6 +11,7 @@ mod ls;
 mod merge;
 mod outlook;
 mod profile;
+mod regmean;
 mod report;
 mod score;
 mod stream;

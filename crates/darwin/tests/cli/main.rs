@@ -10,6 +10,7 @@ mod layouts;
 mod memory;
 mod mergekit;
 mod preflight;
+mod regmean;
 mod stream;
 mod text;
 

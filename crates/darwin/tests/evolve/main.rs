@@ -50,7 +50,7 @@ fn setting(folder: &Path) {
          proxy: { per_domain: 2, steps: 200, final_per_domain: 6 }\n\
          real: { per_domain: 2, steps: 3 }\nselection: { per_domain: 2, top: 1 }\n\
          test: { per_domain: 3 }\nmax_new_tokens: 6\n\
-         arms: [line, blind, card, guided, placebo]\n",
+         arms: [line, blind, card, guided, regmean, placebo]\n",
     )
     .expect("write");
 }
@@ -146,7 +146,7 @@ fn a_dry_run_foresees_the_run_and_writes_nothing() {
     let config = std::fs::read_to_string(folder.path().join("run.yaml")).expect("read");
     let config = config
         .replace("steps: 200", "steps: 80")
-        .replace("arms: [line, blind, card, guided, placebo]", "arms: [line]");
+        .replace("arms: [line, blind, card, guided, regmean, placebo]", "arms: [line]");
     let write = |text: &str| std::fs::write(folder.path().join("run.yaml"), text).expect("write");
     write(&config);
     let dry = || {

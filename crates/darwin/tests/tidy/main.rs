@@ -10,16 +10,30 @@ const MAX_LINES: usize = 400;
 const MAX_FAMILY_LINES: usize = 600;
 
 /// Which crates each crate may use (ARCHITECTURE.md, code map).
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("darwin-core", &[]),
     ("darwin-checkpoint", &["core"]),
     ("darwin-merge", &["core", "checkpoint"]),
     ("darwin-engine", &["core", "checkpoint"]),
     ("darwin-eval", &["core", "checkpoint", "engine"]),
     ("darwin-profile", &["core", "checkpoint", "engine", "eval"]),
-    ("darwin-evolve", &["core", "checkpoint", "engine", "eval", "merge", "profile"]),
+    ("darwin-regmean", &["core", "checkpoint", "engine", "eval", "merge"]),
+    ("darwin-evolve", &["core", "checkpoint", "engine", "eval", "merge", "profile", "regmean"]),
     ("darwin-report", &["core"]),
-    ("darwin", &["core", "checkpoint", "engine", "eval", "evolve", "merge", "profile", "report"]),
+    (
+        "darwin",
+        &[
+            "core",
+            "checkpoint",
+            "engine",
+            "eval",
+            "evolve",
+            "merge",
+            "profile",
+            "regmean",
+            "report",
+        ],
+    ),
     ("darwin-testkit", &["core", "checkpoint"]),
     (
         "darwin-fuzz",
