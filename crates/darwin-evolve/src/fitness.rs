@@ -53,6 +53,11 @@ impl Fitness {
         self.weights.iter().filter(|(_, w)| **w > 0.0).map(|(d, w)| w * gain(d)).sum()
     }
 
+    /// Puts the margins on another scale.
+    pub(crate) fn translate(&mut self, margin: impl Fn(&Domain, f64) -> f64) {
+        self.margins.iter_mut().for_each(|(domain, own)| *own = margin(domain, *own));
+    }
+
     /// What a domain weighs.
     #[must_use]
     pub fn weight(&self, domain: &Domain) -> f64 {

@@ -150,7 +150,7 @@ impl Tally {
         }
     }
 
-    fn and(&self, other: &Self) -> Self {
+    pub(crate) fn and(&self, other: &Self) -> Self {
         let (a, b) = (self.n as f64, other.n as f64);
         let total = (a + b).max(1.0);
         let mean = |x: f64, y: f64| (a * x + b * y) / total;

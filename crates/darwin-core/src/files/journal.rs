@@ -36,6 +36,7 @@ pub enum ArmName {
     /// Ascent along derivatives, then CMA-ES around its result.
     Guided,
     /// Linear maps solved from both parents' activations; the mother's weight is searched.
+    #[serde(rename = "regmean")]
     RegMean,
     /// As `guided`, the derivatives permuted within their kind over layers and experts.
     Placebo,
@@ -322,6 +323,14 @@ impl Chain {
 mod tests {
     use super::*;
     use crate::files::SCHEMA;
+
+    #[test]
+    fn an_arm_has_one_name() {
+        for arm in ArmName::ALL {
+            let text = serde_json::to_string(&arm).expect("JSON");
+            assert_eq!(text, format!("\"{}\"", arm.name()));
+        }
+    }
 
     fn journal() -> Vec<u8> {
         let of = |text: &str| Fingerprint::of("test", [("text", text)]);

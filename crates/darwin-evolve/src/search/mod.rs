@@ -6,6 +6,7 @@ mod arm;
 mod ascent;
 mod card;
 mod line;
+mod margins;
 mod plan;
 mod population;
 mod regmean;
@@ -29,6 +30,7 @@ use arm::ArmSearch;
 use darwin_core::Domain;
 use darwin_core::files::{ArmName, Asker, Phase};
 use darwin_engine::derivative::Keep;
+use margins::Baselines;
 use plan::decks;
 use setting::Setting;
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +57,7 @@ pub struct Search {
     next_id: u64,
     asked: Vec<Job>,
     fitness: [Option<Fitness>; 3],
+    baselines: Baselines,
     decks: [Deck; 3],
     setting: Option<Arc<Setting>>,
     waiting: VecDeque<ArmName>,
@@ -85,6 +88,7 @@ impl Search {
             next_id: 0,
             asked: Vec::new(),
             fitness: [None, None, None],
+            baselines: Baselines::default(),
             decks,
             setting: None,
             arm: None,
@@ -208,6 +212,7 @@ impl Search {
         self.replicate += 1;
         self.stage = Stage::Baselines(Phase::Proxy);
         self.fitness = [None, None, None];
+        self.baselines = Baselines::default();
         self.decks = decks(&self.setup.config, &self.setup.items, self.replicate);
         self.setting = None;
         self.waiting = self.setup.config.arms.iter().copied().collect();
@@ -247,6 +252,10 @@ impl Search {
             Stage::Baselines(phase) => {
                 if let Some(Answer { outcome: Err(why), .. }) = answers.first() {
                     return Err(Error::father(why));
+                }
+                self.baselines.tell(phase as usize, answers);
+                if let (Phase::Selection, Some(proxy)) = (phase, &mut self.fitness[0]) {
+                    proxy.translate(|domain, margin| self.baselines.translated(domain, margin));
                 }
                 self.stage = match phase {
                     Phase::Proxy => Stage::Baselines(Phase::Real),
