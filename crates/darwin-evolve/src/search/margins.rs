@@ -17,9 +17,9 @@ impl Baselines {
         self.answers[phase] = answers.iter().skip(1).cloned().collect();
     }
 
-    /// The loss on the proxy where the accuracy falls by the margin: on the straight line from the
-    /// father to the baseline that loses least accuracy, but as much as the margin. The margin itself
-    /// where there is none.
+    /// The loss on the proxy where the accuracy falls by the margin, on the straight line from the
+    /// father to a baseline that loses as much accuracy or more: the most cautious of them, for too
+    /// large a margin breaks a promise. The margin itself where there is none.
     pub(super) fn translated(&self, domain: &Domain, margin: f64) -> f64 {
         let losses = (0..self.answers[0].len()).filter_map(|i| {
             let of = |phase: usize| self.tally(phase, i, domain);
@@ -30,10 +30,8 @@ impl Baselines {
             Some((-accuracy.gain.value, -of(0)?.gain.value))
         });
         let enough = losses.filter(|(accuracy, proxy)| *accuracy >= margin && *proxy > 0.0);
-        let nearest = enough.min_by(|a, b| a.0.total_cmp(&b.0));
-        nearest.map_or(margin, |(accuracy, proxy)| {
-            (margin * proxy / accuracy.max(f64::MIN_POSITIVE)).clamp(margin, MOST * margin)
-        })
+        let ratios = enough.map(|(accuracy, proxy)| proxy / accuracy.max(f64::MIN_POSITIVE));
+        margin * ratios.reduce(f64::min).map_or(1.0, |ratio| ratio.clamp(1.0, MOST))
     }
 
     fn tally(&self, phase: usize, baseline: usize, domain: &Domain) -> Option<Tally> {
@@ -70,16 +68,17 @@ mod tests {
     }
 
     #[test]
-    fn a_margin_is_what_the_nearest_baseline_says() {
+    fn a_margin_is_what_the_most_cautious_baseline_says() {
         let mother = [-0.28, -0.15, -0.15];
-        // Losses of 10 points on the proxy where the accuracy falls by 4.
-        assert!((translated([mother, [-0.10, -0.05, -0.03]]) - 0.05).abs() < 1e-12);
-        // A baseline that loses less than the margin says nothing.
         let by_mother = 0.02 * 0.28 / 0.15;
-        assert!((translated([mother, [-0.10, -0.01, -0.01]]) - by_mother).abs() < 1e-12);
+        assert!((translated([mother, [-0.10, -0.05, -0.03]]) - by_mother).abs() < 1e-12);
+        // Losses of 6 points on the proxy where the accuracy falls by 4.
+        assert!((translated([mother, [-0.06, -0.05, -0.03]]) - 0.03).abs() < 1e-12);
+        // A baseline that loses less than the margin says nothing.
+        assert!((translated([mother, [-0.01, -0.01, -0.01]]) - by_mother).abs() < 1e-12);
         // Nothing known, a proxy that loses less, one that loses wildly more.
         assert_eq!(translated([[0.0; 3]; 2]), 0.02);
         assert_eq!(translated([[-0.01, -0.1, -0.1]; 2]), 0.02);
-        assert_eq!(translated([[-0.9, -0.03, -0.03]; 2]), 0.08);
+        assert!((translated([[-0.9, -0.03, -0.03]; 2]) - 0.08).abs() < 1e-12);
     }
 }
