@@ -135,8 +135,7 @@ pub fn run(config: &RunConfig, ui: Ui<'_>) -> Result<Outcome, Error> {
     let rank_check = RankCheck::of(&champions);
     about(config, &parents, &search, best, rank_check.as_ref(), ui)?;
     if let Some(Some(diagnosis)) = search.diagnoses().first() {
-        let child = &champions[best];
-        let file = diagnosis_file(&search, diagnosis, child, &comparison, header.origin);
+        let file = diagnosis_file(&search, diagnosis, &champions[best], &comparison, header.origin);
         save(&out.join("diagnosis.json"), &file)?;
     }
     Ok(Outcome { profiles, comparison, rank_check, champions, child: best, health, scores })
@@ -151,7 +150,11 @@ fn diagnosis_file(
     origin: Origin,
 ) -> DiagnosisFile {
     let weight = |domain: &Domain| search.weight(domain);
-    let shares = group_shares(&child.recipe, &diagnosis.groups);
+    let of = |c: &Champion| group_shares(&c.recipe, &diagnosis.groups);
+    let own = |c: &&Champion| c.replicate == 0 && c.arm.ascends() && is_real(&c.recipe);
+    let others = search.champions().iter().filter(own);
+    let shown = std::iter::once(child).chain(others).find(|c| of(c).is_some());
+    let shares = shown.and_then(of);
     let (parts, experts) = diagnosis.parts(weight, shares.as_deref());
     let of_layer = |layer: usize| {
         let own = parts.iter().filter(|part| part.layer.is_some_and(|l| l.0 == layer));
@@ -168,9 +171,10 @@ fn diagnosis_file(
         parts,
         experts,
         swaps_correlation: spearman(&slopes, &swaps),
-        child: shares.zip(child.over_line).map(|(shares, measured)| Prediction {
+        arm: shown.map(|champion| champion.arm),
+        child: shares.zip(shown.and_then(|c| c.over_line)).map(|(shares, measured)| Prediction {
             predicted: diagnosis.predict(weight, &shares),
-            along: child.foretold,
+            along: shown.and_then(|champion| champion.foretold),
             measured,
         }),
         forward_tokens: diagnosis.tokens,

@@ -58,6 +58,9 @@ impl Names {
     }
 
     fn blended(&self, line: &ManifestLine) -> Option<f64> {
+        if is_solved(line) {
+            return None;
+        }
         let given = line.parameters.get("t").or_else(|| line.parameters.get("t_mean"));
         if let Some(t) = given.and_then(|s| s.value.as_f64()) {
             let from_mother = line.method == "slerp"
@@ -77,6 +80,11 @@ impl Names {
     }
 }
 
+/// Whether a tensor was solved from activations: it has a share only where these said too little.
+pub(crate) fn is_solved(line: &ManifestLine) -> bool {
+    line.method == "regmean"
+}
+
 fn weight_of(source: &SourceRef) -> Option<f64> {
     source.parameters.get("weight")?.value.as_f64()
 }
@@ -93,6 +101,24 @@ pub(crate) fn layer_of(tensor: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_solved_has_no_share() {
+        let line = |method: &str| -> ManifestLine {
+            serde_json::from_value(serde_json::json!({
+                "tensor": "model.layers.0.self_attn.o_proj.weight", "role": "attention",
+                "action": "blend", "method": method, "unit": "tensor",
+                "parameters": {"t": {"value": 0.5}},
+                "sources": [{"model": "f", "tensor": "a"}, {"model": "m", "tensor": "a"}],
+                "reason": "a test", "dtype": "BF16", "shape": [2, 2],
+            }))
+            .expect("a line")
+        };
+        let names = Names(vec![("f".to_owned(), Parent::Father), ("m".to_owned(), Parent::Mother)]);
+        assert_eq!(names.share(&line("linear")), Some(0.5));
+        assert_eq!(names.share(&line("regmean")), None);
+        assert_eq!(names.range(&line("regmean")), None);
+    }
 
     #[test]
     fn layers_are_found_in_names() {

@@ -72,6 +72,7 @@ pub(crate) fn four_digits(x: f64) -> f64 {
 pub(crate) fn model_label(name: &str) -> String {
     match name {
         "line" => "Best of the line".to_owned(),
+        "regmean" => "RegMean".to_owned(),
         _ => arm_label(name),
     }
 }

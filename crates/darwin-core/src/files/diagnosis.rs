@@ -1,7 +1,7 @@
 //! `diagnosis.json`: what would change if a share changed, measured at the line's best point, and
 //! what became of it (method 1.6, 2).
 
-use super::{Estimate, Origin};
+use super::{ArmName, Estimate, Origin};
 use crate::{Domain, ExpertIdx, LayerIdx, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,8 +26,12 @@ pub struct DiagnosisFile {
     /// Rank correlation over layers of the swaps of whole layers with the derivative; absent where
     /// it is undefined.
     pub swaps_correlation: Option<f64>,
-    /// What the quadratic model and the measurement say that the child gains over the line's best
-    /// point; absent where the child has no share for each group.
+    /// The arm whose champion's shares and gain stand here: the child's arm where its recipe has a
+    /// share for each group, else the first that ascended; absent where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arm: Option<ArmName>,
+    /// What derivatives and the measurement say that this champion gains over the line's best point;
+    /// absent where it has no share for each group.
     pub child: Option<Prediction>,
     /// Forward tokens that it cost.
     pub forward_tokens: u64,
@@ -47,7 +51,7 @@ pub struct PartSlope {
     pub domains: BTreeMap<Domain, Estimate>,
     /// Curvature of the goal.
     pub curvature: f64,
-    /// The child's shares in it: least, mean and most; absent where it has none for each group.
+    /// The champion's shares in it: least, mean and most; absent where it has none for each group.
     pub shares: Option<[f64; 3]>,
 }
 
@@ -60,7 +64,7 @@ pub struct ExpertSlope {
     pub expert: ExpertIdx,
     /// Of its matrices and its row of the router together.
     pub goal: Estimate,
-    /// The child's mean share of it.
+    /// The champion's mean share of it.
     pub share: Option<f64>,
 }
 

@@ -105,9 +105,11 @@ fn words(file: &DiagnosisFile) -> Vec<String> {
             format!("the derivatives along the ascent say {along:+.3}; ")
         });
         words.push(format!(
-            "What would change: {along}the quadratic model at the line's best point says that the child's shares \
+            "What would change: {along}the quadratic model at the line's best point says that the shares {} \
              gain {:+.3} over that point; measured were {:+.3} (mean probability of the reference answer).",
-            child.predicted, child.measured
+            whose(file),
+            child.predicted,
+            child.measured
         ));
     }
     words
@@ -168,18 +170,25 @@ fn by_domain(file: &DiagnosisFile, domains: &[&Domain]) -> Option<Group> {
     })
 }
 
-/// The child's mean shares, where it has one for each group.
+/// Whose shares they are.
+fn whose(file: &DiagnosisFile) -> String {
+    file.arm.map_or_else(|| "of the child".to_owned(), |arm| format!("that `{}` found", arm.name()))
+}
+
+/// Mean shares, where there is one for each group.
 fn shares(file: &DiagnosisFile) -> Option<Group> {
     let bare = |part: &PartSlope| Some(Estimate { value: part.shares?[1], se: 0.0 });
     let drawn = drawn(file, bare);
     let legend = drawn.iter().map(|c| Swatch::line(c.name, c.ink)).collect();
-    let label = "The child's mean share of the mother, by layer and part.".to_owned();
+    let label = format!("Mean of the mother's shares {}, by layer and part.", whose(file));
     let plot = curves(layers(file), value_axis("share of the mother"), &drawn);
     (!drawn.is_empty()).then(|| Group {
         title: "What became of it".to_owned(),
-        text: "The child's mean share of the mother in each part; experts and tensors have shares \
-               of their own within it."
-            .to_owned(),
+        text: format!(
+            "Mean of the mother's shares {} in each part; experts and tensors have shares of their \
+             own within it.",
+            whose(file)
+        ),
         legend,
         columns: "one",
         figures: vec![figure("slopes-shares", "", label, 260, plot)],

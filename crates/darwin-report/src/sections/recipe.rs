@@ -3,7 +3,7 @@
 use crate::figure::{Figure, Group, Scale, figure, heat_map, layer_axis, layout};
 use crate::ink::cividis_css;
 use crate::run::Run;
-use crate::shares::{Names, layer_of};
+use crate::shares::{Names, is_solved, layer_of};
 use crate::size::elements;
 use crate::words::plain;
 use darwin_core::files::{Action, ManifestLine, MergeManifest};
@@ -27,6 +27,8 @@ const ROWS: [(&str, &[&str]); 5] = [
 pub(crate) struct Recipe {
     pub(crate) group: Option<Group>,
     pub(crate) outside: Vec<Outside>,
+    /// Tensors that were solved from activations.
+    pub(crate) solved: usize,
     pub(crate) left_out: Vec<String>,
     pub(crate) yaml: Option<String>,
 }
@@ -55,8 +57,13 @@ pub(crate) fn recipe(run: &Run) -> super::Section<Recipe> {
     let yaml = run.recipe.as_ref().ok().cloned();
     let missing = super::sentences([run.manifest.as_ref().err(), run.recipe.as_ref().err()]);
     let Ok(manifest) = &run.manifest else {
-        let text_only =
-            |yaml| Recipe { group: None, outside: vec![], left_out: vec![], yaml: Some(yaml) };
+        let text_only = |yaml| Recipe {
+            group: None,
+            outside: vec![],
+            solved: 0,
+            left_out: vec![],
+            yaml: Some(yaml),
+        };
         return super::Section { missing, body: yaml.map(text_only) };
     };
     let names = Names::of(manifest);
@@ -71,7 +78,8 @@ pub(crate) fn recipe(run: &Run) -> super::Section<Recipe> {
         ..Group::default()
     });
     let left_out = manifest.left_out.iter().map(|(t, why)| format!("{t}: {why}")).collect();
-    let body = Recipe { group, outside: outside(manifest, &names), left_out, yaml };
+    let solved = manifest.tensors.iter().filter(|line| is_solved(line)).count();
+    let body = Recipe { group, outside: outside(manifest, &names), solved, left_out, yaml };
     super::Section { missing, body: Some(body) }
 }
 
