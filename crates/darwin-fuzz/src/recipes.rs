@@ -106,6 +106,8 @@ pub(crate) fn run_config(input: &[u8]) {
     for split in [Split::Calibration, Split::Proxy, Split::Test] {
         let _ = config.items_of(split);
     }
+    // A key that does nothing is not kept.
+    let config = RunConfig { rank_check: None, ..config };
     // JSON is YAML: what is kept in the run's folder must be accepted like what the user wrote.
     put(&path, &serde_json::to_vec(&config).expect("plain data"));
     match RunConfig::read(&path) {
