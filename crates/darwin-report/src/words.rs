@@ -72,7 +72,6 @@ pub(crate) fn four_digits(x: f64) -> f64 {
 pub(crate) fn model_label(name: &str) -> String {
     match name {
         "line" => "Best of the line".to_owned(),
-        "regmean" => "RegMean".to_owned(),
         _ => arm_label(name),
     }
 }
@@ -81,6 +80,7 @@ pub(crate) fn model_label(name: &str) -> String {
 pub(crate) fn arm_label(name: &str) -> String {
     match name {
         "v4" => "V4".to_owned(),
+        "regmean" => "RegMean".to_owned(),
         _ => {
             let mut letters = name.chars();
             letters.next().map_or_else(String::new, |c| c.to_uppercase().chain(letters).collect())
