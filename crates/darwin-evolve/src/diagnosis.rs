@@ -168,7 +168,8 @@ fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
     [least, sum / n, most]
 }
 
-fn add(sums: &mut [f64], slopes: &Slopes, weight: impl Fn(&Domain) -> f64) {
+/// Adds the derivatives of a weighted sum of domains.
+pub(crate) fn add(sums: &mut [f64], slopes: &Slopes, weight: impl Fn(&Domain) -> f64) {
     for (domain, slope) in &slopes.domains {
         let weight = weight(domain);
         sums.iter_mut().zip(&slope.value).for_each(|(sum, v)| *sum += weight * f64::from(*v));

@@ -60,9 +60,6 @@ impl Solver {
             Err(error) => return Err(Error::below(error)),
         };
         let items = sides.items(calibration);
-        let fed = |items: &Vec<ScoreItem>| -> u64 {
-            items.iter().map(|item| (item.prompt.len() + item.answer.len() - 1) as u64).sum()
-        };
         let solvable = Solvable {
             settings: RegMean {
                 father: sides.father,
@@ -71,7 +68,7 @@ impl Solver {
                 ..settings
             },
             measured: 2 * calibration.tokens(),
-            tokens: items.iter().map(fed).sum(),
+            tokens: items.iter().flatten().map(ScoreItem::fed_tokens).sum::<usize>() as u64,
         };
         let bytes: u64 = parents.father.tensor_bytes().max(1);
         let most = (KEPT_BYTES / bytes).clamp(1, 64) as usize;

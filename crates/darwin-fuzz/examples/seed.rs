@@ -308,13 +308,14 @@ fn kept(temporary: &Path) {
         "journal.jsonl",
         "best.yaml",
         "run.json",
+        "diagnosis.json",
     ];
     for (i, file) in files.iter().enumerate() {
         let text = std::fs::read(run.join(file)).expect("written above");
         // Without the blanks of pretty JSON, and the first layers of a long list.
         let text = match serde_json::from_slice::<serde_json::Value>(&text) {
             Ok(mut value) => {
-                for key in ["layers", "tensors", "findings"] {
+                for key in ["layers", "tensors", "findings", "parts"] {
                     if let Some(list) = value.get_mut(key).and_then(|v| v.as_array_mut()) {
                         list.truncate(2);
                     }

@@ -116,7 +116,10 @@ mod tests {
             {
                 continue;
             }
-            assert!(typed(file, text), "{file}: make the seeds anew with tools/fuzz/kept.py");
+            assert!(
+                typed(file, text),
+                "{file}: make the seeds anew, `cargo run -p darwin-fuzz --example seed`"
+            );
             let first: serde_json::Value =
                 serde_json::Deserializer::from_slice(text).into_iter().next().unwrap().unwrap();
             assert_eq!(first["schema"], SCHEMA, "{file}: make the seeds anew");

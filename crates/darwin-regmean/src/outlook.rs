@@ -5,7 +5,7 @@ use crate::balance::Balance;
 use crate::sides::given;
 use darwin_core::keyed::{Key, Rng};
 use darwin_engine::grams::{Gram, footprint, operations};
-use darwin_engine::{Budget, LayerSource, Plan, Stream, Workload};
+use darwin_engine::{Budget, LayerSource, Plan, ScoreItem, Stream, Workload};
 use darwin_eval::Encoded;
 use darwin_merge::{Merge, RegMean};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,10 +47,9 @@ pub fn outlook(
 ) -> Result<Outlook, Error> {
     let (known, all) = (given(settings, items)?, items.tokens());
     let tokens: [u64; 2] = match &known {
-        Some(sides) => sides.items(items).map(|items| {
-            let fed = items.iter().map(|item| item.prompt.len() + item.answer.len() - 1);
-            fed.sum::<usize>() as u64
-        }),
+        Some(sides) => sides
+            .items(items)
+            .map(|items| items.iter().map(ScoreItem::fed_tokens).sum::<usize>() as u64),
         None => [all, all],
     };
     let sequences = items.items().iter().map(|item| item.main());

@@ -88,7 +88,7 @@ fn main() {
     let kept = Direction::between(father, mother).unwrap().keeping();
     let read = Direction::between(father, mother).unwrap();
     let items = items(&model, count);
-    let tokens: usize = items.iter().map(|i| i.prompt.len() + i.answer.len() - 1).sum();
+    let tokens: usize = items.iter().map(ScoreItem::fed_tokens).sum();
     println!(
         "{} -> {}: {count} items, {tokens} tokens, {} groups, {} threads",
         folders[0],

@@ -29,7 +29,7 @@ pub use direction::Direction;
 pub(crate) use inputs::Inputs;
 
 use crate::config::RouterForm;
-use crate::score::{check_items, fed, fed_tokens};
+use crate::score::{check_items, fed};
 use crate::{Batch, Config, Error, LayerSource, QkNorm, Room, ScoreItem, Sequence, SharedForm};
 use darwin_checkpoint::Problem;
 use darwin_core::{Cancel, Progress};
@@ -191,7 +191,7 @@ impl Bundle {
     pub(crate) fn cut(first: usize, items: &[ScoreItem], tokens: usize) -> Vec<Self> {
         let (mut bundles, mut start, mut count) = (Vec::new(), 0, 0);
         for (i, item) in items.iter().enumerate() {
-            count += fed_tokens(item);
+            count += item.fed_tokens();
             if count >= tokens || i + 1 == items.len() {
                 bundles.push(Self::of(first + start, &items[start..=i]));
                 (start, count) = (i + 1, 0);

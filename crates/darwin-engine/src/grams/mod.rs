@@ -20,7 +20,7 @@ use crate::derivative::step::{Kept, Tokens, Work, forward};
 use crate::derivative::{Bundle, batch, supported};
 use crate::layers::group_tokens;
 use crate::moe::Order;
-use crate::score::{check_items, fed_tokens};
+use crate::score::check_items;
 use crate::states::States;
 use crate::team::{Team, run_all};
 use crate::{Config, Error, LayerSource, Layers, Room, ScoreItem};
@@ -152,7 +152,7 @@ impl GramSweep {
         check_items(model.config(), items)?;
         let (mut groups, mut start, mut tokens) = (Vec::new(), 0, 0);
         for (i, item) in items.iter().enumerate() {
-            tokens += fed_tokens(item);
+            tokens += item.fed_tokens();
             if tokens >= GROUP_TOKENS || i + 1 == items.len() {
                 let bundles = Bundle::cut(start, &items[start..=i], group_tokens(tokens));
                 groups.push(Group { bundles, tokens, number: 0 });

@@ -28,6 +28,14 @@ pub struct ScoreItem {
     pub answer: Vec<u32>,
 }
 
+impl ScoreItem {
+    /// How many of its tokens go through the layers: nothing follows the last one.
+    #[must_use]
+    pub fn fed_tokens(&self) -> usize {
+        self.prompt.len() + self.answer.len() - 1
+    }
+}
+
 /// How likely a model finds an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ItemScore {
@@ -109,11 +117,6 @@ pub(crate) fn check_items(config: &Config, items: &[ScoreItem]) -> Result<(), Er
 /// Tokens of an item that go through the layers: nothing follows the last one.
 pub(crate) fn fed(item: &ScoreItem) -> Vec<u32> {
     [&item.prompt, &item.answer[..item.answer.len() - 1]].concat()
-}
-
-/// How many tokens of an item go through the layers.
-pub(crate) fn fed_tokens(item: &ScoreItem) -> usize {
-    item.prompt.len() + item.answer.len() - 1
 }
 
 /// A node to run, and what is before it.

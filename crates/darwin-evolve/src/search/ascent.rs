@@ -6,6 +6,7 @@ use super::setting::{Explorer, Foretold, Setting, Tried};
 use super::space::{Along, SHARES};
 use crate::Error;
 use crate::deck::Deck;
+use crate::diagnosis::add;
 use crate::job::{Answer, Ask, Scored, Slopes, Work};
 use crate::recipe::group_recipe;
 use darwin_core::files::Phase;
@@ -167,10 +168,7 @@ impl Ascent {
         self.follow(scored);
         let fitness = self.setting.fitness(Phase::Proxy);
         let mut goal = vec![0.0; self.shares.len()];
-        for (domain, slope) in &slopes.domains {
-            let weight = fitness.weight(domain);
-            goal.iter_mut().zip(&slope.value).for_each(|(sum, v)| *sum += weight * f64::from(*v));
-        }
+        add(&mut goal, slopes, |domain| fitness.weight(domain));
         self.foretold.go(&self.shares, goal);
         let (values, errors) = self.gradient(slopes);
         let gradient = self.shrunk(&values, &errors);
