@@ -54,6 +54,18 @@ pub(super) fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// An entry under a key that the user chose. YAML reads a key of more than 1,024 characters only where
+/// it is marked as one.
+pub(super) fn entry(out: &mut String, indent: usize, key: &str, value: &str) {
+    const MOST: usize = 1000;
+    let key = quote(key);
+    if key.chars().count() <= MOST {
+        return line(out, indent, &key, value);
+    }
+    let _ = writeln!(out, "{:indent$}? {key}", "");
+    let _ = writeln!(out, "{:indent$}: {value}", "");
+}
+
 /// A model's folder; one with the signs of revisions and adapters in its name needs a mapping.
 fn model(recipe: &Recipe, path: &str) -> String {
     if let Some(adapter) = recipe.adapter(path) {
@@ -219,7 +231,7 @@ fn shares(out: &mut String, shares: &Shares, groups: Option<&str>) {
                     [one] => one.clone(),
                     _ => format!("[{}]", numbers.join(", ")),
                 };
-                line(out, 6, &quote(tensor), &value);
+                entry(out, 6, tensor, &value);
             }
         }
     }

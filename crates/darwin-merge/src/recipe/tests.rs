@@ -82,3 +82,30 @@ fn contradictions_are_refused() {
     insta::assert_snapshot!("density_without_task_vectors", problems(text));
     insta::assert_snapshot!("not_yaml", problems("merge_method: [linear"));
 }
+
+/// YAML takes a key of more than 1,024 characters only where it is marked as one.
+#[test]
+fn keys_of_any_length_read_back() {
+    for length in [1, 998, 999, 1022, 1023, 1024, 4000] {
+        let (tensor, token) = ("t".repeat(length), "\u{1}".repeat(length));
+        let text = format!(
+            "merge_method: linear\nmodels: [{{model: f}}, {{model: m}}]\n\
+             darwin:\n  father: f\n  mother: m\n  t:\n    default: 0.5\n    groups:\n      \
+             ? {tensor}\n      : [0.25, 0.75]\n      other: 0.5\n"
+        );
+        let recipe = Recipe::parse(&text).unwrap();
+        assert_eq!(recipe.groups().unwrap().get(&tensor).map(<[Share]>::len), Some(2));
+        let again = Recipe::parse(&recipe.to_yaml()).unwrap();
+        assert_eq!(again.groups(), recipe.groups());
+        assert_eq!(again.to_yaml(), recipe.to_yaml());
+        let token = serde_json::Value::from(token);
+        let text = format!(
+            "merge_method: linear\nmodels: [{{model: f}}, {{model: m}}]\nparameters: {{weight: 1}}\n\
+             tokenizer:\n  source: union\n  tokens:\n    ? {token}\n    : {{source: f}}\n"
+        );
+        let recipe = Recipe::parse(&text).unwrap();
+        let again = Recipe::parse(&recipe.to_yaml()).unwrap();
+        assert_eq!(again.to_yaml(), recipe.to_yaml());
+        assert!(recipe.to_yaml().contains(&token.to_string()));
+    }
+}

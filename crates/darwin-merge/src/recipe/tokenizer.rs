@@ -1,7 +1,7 @@
 //! Whose vocabulary the child gets: `tokenizer_source`, `tokenizer` (mergekit 0.1.5, `tokenizer/`).
 
 use super::Recipe;
-use super::emit::{line, model_of_tokenizer, quote};
+use super::emit::{entry, line, model_of_tokenizer, quote};
 use super::parse::Reader;
 use super::yaml::{Node, NodeKind};
 use std::collections::BTreeMap;
@@ -128,7 +128,7 @@ impl Tokenizer {
             out.push_str("  tokens:\n");
         }
         for (token, rule) in &self.tokens {
-            line(out, 4, &quote(token), &rule.emit(recipe));
+            entry(out, 4, token, &rule.emit(recipe));
         }
     }
 }
