@@ -153,9 +153,9 @@ fn diagnosis_file(
     let of = |c: &Champion| group_shares(&c.recipe, &diagnosis.groups);
     let own = |c: &&Champion| c.replicate == 0 && c.arm.ascends() && is_real(&c.recipe);
     let others = search.champions().iter().filter(own);
-    let shown = std::iter::once(child).chain(others).find(|c| of(c).is_some());
-    let shares = shown.and_then(of);
-    let (parts, experts) = diagnosis.parts(weight, shares.as_deref());
+    let shown = std::iter::once(child).chain(others).find_map(|c| Some((c, of(c)?)));
+    let shares = shown.as_ref().map(|(_, shares)| &shares[..]);
+    let (parts, experts) = diagnosis.parts(weight, shares);
     let of_layer = |layer: usize| {
         let own = parts.iter().filter(|part| part.layer.is_some_and(|l| l.0 == layer));
         own.map(|part| part.goal.value).sum::<f64>()
@@ -171,11 +171,13 @@ fn diagnosis_file(
         parts,
         experts,
         swaps_correlation: spearman(&slopes, &swaps),
-        arm: shown.map(|champion| champion.arm),
-        child: shares.zip(shown.and_then(|c| c.over_line)).map(|(shares, measured)| Prediction {
-            predicted: diagnosis.predict(weight, &shares),
-            along: shown.and_then(|champion| champion.foretold),
-            measured,
+        arm: shown.as_ref().map(|(champion, _)| champion.arm),
+        child: shown.as_ref().and_then(|(champion, shares)| {
+            Some(Prediction {
+                predicted: diagnosis.predict(weight, shares),
+                along: champion.foretold,
+                measured: champion.over_line?,
+            })
         }),
         forward_tokens: diagnosis.tokens,
     }
